@@ -1,0 +1,26 @@
+"""DDRNet for JAX and Flax NNX: train, evaluate, predict.
+
+main.py          flags -> one command
+config.py        every key, its unit, its checks
+compilation.py   XLA options per platform, compilation cache
+checkpoints.py   all of Orbax: save, resume, best, restore anywhere
+models/          the network
+data/            from files to batches
+training/        state, step, losses, optimiser, loop
+evaluation/      mIoU on whole images
+inference/       masks and overlays for people
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_LAZY = {"DDRNet": "ddrnet_jax.models.ddrnet", "load_checkpoint": "ddrnet_jax.checkpoints"}
+__all__ = ["DDRNet", "load_checkpoint"]
+
+
+def __getattr__(name: str):
+    """Resolve the public names on first use, so that importing a submodule does not load jax."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ddrnet_jax' has no attribute {name!r}; it offers {', '.join(_LAZY)}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,202 @@
+"""Building blocks: ConvBN, PreActConv, BasicBlock, Bottleneck, BatchNorm, pooling, resizing."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import relu
+from jax.typing import DTypeLike
+
+# Kaiming normal, fan_out, untruncated: the reference's initialisation of every convolution.
+conv_kernel_init = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def uniform_bias_init(fan_in: int):
+    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for biases and linear layers."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def conv(cin: int, cout: int, size: int, stride: int = 1, *, use_bias: bool = False, dtype, rngs) -> nnx.Conv:
+    """`size` x `size` convolution, padded by size // 2 on all four sides.
+
+    Source: XLA's "SAME" pads even inputs of a stride-2 convolution by (0, 1); the reference pads (1, 1).
+    """
+    pad = size // 2
+    return nnx.Conv(
+        cin,
+        cout,
+        (size, size),
+        strides=stride,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=use_bias,
+        kernel_init=conv_kernel_init,
+        bias_init=uniform_bias_init(cin * size * size),
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+class BatchNorm(nnx.Module):
+    """Batch norm over (N, H, W) with PyTorch's statistics.
+
+    Source: flax.nnx.BatchNorm keeps the biased variance in its running statistics, PyTorch the unbiased
+    one (a factor 2 for the 1x1 global branch of DAPPM at batch 2). Statistics are two-pass and at least
+    float32 whatever the compute dtype: the one-pass variance cancels.
+    """
+
+    EPSILON = 1e-5
+    MOMENTUM = 0.1  # PyTorch's convention: new = (1 - momentum) * old + momentum * batch
+
+    def __init__(self, channels: int, *, dtype: DTypeLike | None = None):
+        self.dtype = dtype
+        self.use_running_average = False
+        self.scale = nnx.Param(jnp.ones(channels))
+        self.bias = nnx.Param(jnp.zeros(channels))
+        self.mean = nnx.BatchStat(jnp.zeros(channels))
+        self.var = nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B,h,w,C] -> [B,h,w,C]; in train mode the running statistics move."""
+        wide = x.astype(jnp.promote_types(x.dtype, self.scale[...].dtype))
+        if self.use_running_average:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean = wide.mean((0, 1, 2))
+            var = jnp.square(wide - mean).mean((0, 1, 2))
+            self._move_statistics(mean, var, count=x.size // x.shape[-1])
+        factor = self.scale[...] * jax.lax.rsqrt(var + self.EPSILON)
+        y = (wide - mean) * factor + self.bias[...]
+        return y.astype(self.dtype or y.dtype)
+
+    def _move_statistics(self, mean: jax.Array, var: jax.Array, count: int) -> None:
+        if count < 2:
+            raise ValueError(
+                "batch norm in train mode needs more than one value per channel, found one: "
+                "the global branch of DAPPM needs a batch of at least 2 images"
+            )
+        unbiased = var * (count / (count - 1))
+        old_mean, old_var = self.mean[...], self.var[...]
+        self.mean[...] = old_mean + self.MOMENTUM * (jax.lax.stop_gradient(mean) - old_mean)
+        self.var[...] = old_var + self.MOMENTUM * (jax.lax.stop_gradient(unbiased) - old_var)
+
+
+class ConvBN(nnx.Module):
+    """Convolution, then batch norm; no activation."""
+
+    def __init__(self, cin, cout, size, stride=1, *, use_bias=False, dtype, rngs):
+        self.conv = conv(cin, cout, size, stride, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.bn = BatchNorm(cout, dtype=dtype)
+
+    def __call__(self, x):
+        return self.bn(self.conv(x))
+
+
+class PreActConv(nnx.Module):
+    """Batch norm, ReLU, convolution: the order of DAPPM and of the heads."""
+
+    def __init__(self, cin, cout, size, *, use_bias=False, dtype, rngs):
+        self.bn = BatchNorm(cin, dtype=dtype)
+        self.conv = conv(cin, cout, size, use_bias=use_bias, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.conv(relu(self.bn(x)))
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 ConvBN and a residual; the output is not activated."""
+
+    def __init__(self, cin, cout, stride=1, *, dtype, rngs):
+        self.conv_bn1 = ConvBN(cin, cout, 3, stride, dtype=dtype, rngs=rngs)
+        self.conv_bn2 = ConvBN(cout, cout, 3, dtype=dtype, rngs=rngs)
+        needs_projection = stride != 1 or cin != cout
+        self.shortcut = nnx.data(
+            ConvBN(cin, cout, 1, stride, dtype=dtype, rngs=rngs) if needs_projection else None
+        )
+
+    def __call__(self, x):
+        y = self.conv_bn2(relu(self.conv_bn1(x)))
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+
+class Bottleneck(nnx.Module):
+    """1x1, 3x3 (strided), 1x1 ConvBN with expansion 2 and a projected residual; not activated."""
+
+    def __init__(self, cin, width, stride=1, *, dtype, rngs):
+        self.conv_bn1 = ConvBN(cin, width, 1, dtype=dtype, rngs=rngs)
+        self.conv_bn2 = ConvBN(width, width, 3, stride, dtype=dtype, rngs=rngs)
+        self.conv_bn3 = ConvBN(width, 2 * width, 1, dtype=dtype, rngs=rngs)
+        self.shortcut = ConvBN(cin, 2 * width, 1, stride, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        y = relu(self.conv_bn1(x))
+        y = relu(self.conv_bn2(y))
+        return self.conv_bn3(y) + self.shortcut(x)
+
+
+class Stage(nnx.Module):
+    """`depth` BasicBlocks with ReLU between them; the last one's output is not activated."""
+
+    def __init__(self, cin, cout, depth, stride=1, *, dtype, rngs):
+        self.blocks = nnx.List(
+            BasicBlock(cin if i == 0 else cout, cout, stride if i == 0 else 1, dtype=dtype, rngs=rngs)
+            for i in range(depth)
+        )
+
+    def __call__(self, x):
+        for i, block in enumerate(self.blocks):
+            x = block(x if i == 0 else relu(x))
+        return x
+
+
+def average_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Average over size x size windows, zero padding size // 2, always divided by size**2.
+
+    x [B,h,w,C] -> [B,floor((h - 1) / stride) + 1,...] for odd sizes
+    Source: PyTorch's count_include_pad=True, which the reference relies on. The padding is an
+    explicit jnp.pad because ONNX converters drop the padding argument of pooling.
+    """
+    pad = size // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return nnx.avg_pool(padded, (size, size), strides=(stride, stride), padding="VALID")
+
+
+def resize(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
+    """Bilinear with half-pixel centres and no antialiasing (PyTorch's align_corners=False).
+
+    x [B,h,w,C] -> [B,H,W,C] in the dtype of x
+    """
+    if x.shape[1:3] == tuple(size_hw):
+        return x
+    shape = (x.shape[0], *size_hw, x.shape[3])
+    return jax.image.resize(x, shape, "bilinear", antialias=False)
+
+
+def upsample_x8(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
+    """Stride-8 maps at image size: x8 bilinear with half-pixel centres, cropped to `size_hw`.
+
+    x f32[B,ceil(H/8),ceil(W/8),C] -> f32[B,H,W,C]
+    Source: equal to the reference's resize for multiples of 8. Every eighth output pixel has the
+    same two weights, so the resize is a weighted sum of shifted copies: no matrices, no gathers.
+    """
+    height, width = size_hw
+    x = _upsample_axis_x8(x, axis=1)[:, :height]
+    return _upsample_axis_x8(x, axis=2)[:, :, :width]
+
+
+def _upsample_axis_x8(x: jax.Array, axis: int) -> jax.Array:
+    phase = (jnp.arange(8, dtype=x.dtype) - 3.5) / 8  # centre of each output pixel, in input pixels
+    weight_shape = [1] * (x.ndim + 1)
+    weight_shape[axis + 1] = 8
+    before = jnp.maximum(-phase, 0).reshape(weight_shape)
+    after = jnp.maximum(phase, 0).reshape(weight_shape)
+    n = x.shape[axis]
+    first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
+    previous = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis)
+    following = jnp.concatenate([jax.lax.slice_in_dim(x, 1, n, axis=axis), last], axis)
+    here, previous, following = (jnp.expand_dims(a, axis + 1) for a in (x, previous, following))
+    y = here * (1 - before - after) + previous * before + following * after
+    return y.reshape(*x.shape[:axis], 8 * n, *x.shape[axis + 1 :])

@@ -1,0 +1,197 @@
+"""DDRNet: stem, dual branches, bilateral fusion, heads, and the table of variants."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.nn import relu
+from jax.typing import DTypeLike
+
+from ddrnet_jax.models.blocks import Bottleneck, ConvBN, PreActConv, Stage, resize, uniform_bias_init
+from ddrnet_jax.models.dappm import DAPPM
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """Widths and depths of one member of the family (paper table 2)."""
+
+    width: int  # channels of the stem; the high branch has twice as many
+    depth1: int  # blocks of layer 1
+    depth2: int
+    depth3: int  # blocks per branch in each repeat of stage 3
+    repeats3: int  # repeats of stage 3, each ending in a bilateral fusion
+    depth4: int
+    head_width: int
+    last_width: int  # channels before the classifier
+    dappm_width: int = 128
+
+
+VARIANTS = {
+    "23_slim": Variant(32, 2, 2, 2, 1, 2, head_width=64, last_width=1024),
+    "23": Variant(64, 2, 2, 2, 1, 2, head_width=128, last_width=2048),
+    "39": Variant(64, 3, 4, 3, 2, 3, head_width=256, last_width=2048),
+}
+TASKS = ("segmentation", "classification")
+
+
+class Output(NamedTuple):
+    """What the network returns, by name.
+
+    logits      segmentation f32[B,ceil(H/8),ceil(W/8),C]; classification f32[B,C]
+    aux_logits  like logits, or None without an auxiliary head
+    """
+
+    logits: jax.Array
+    aux_logits: jax.Array | None = None
+
+
+class DualStage(nnx.Module):
+    """One stage of both branches, ending in a bilateral fusion (paper figure 3)."""
+
+    def __init__(self, low_in, low_out, high_in, high_width, depth, low_stride, down_widths, *, dtype, rngs):
+        self.low = Stage(low_in, low_out, depth, low_stride, dtype=dtype, rngs=rngs)
+        self.high = Stage(high_in, high_width, depth, dtype=dtype, rngs=rngs)
+        self.compression = ConvBN(low_out, high_width, 1, dtype=dtype, rngs=rngs)
+        self.down = DownSampling(high_width, down_widths, dtype=dtype, rngs=rngs)
+
+    def __call__(self, low, high):
+        """low [B,h/2,w/2,low_in], high [B,h,w,high_in], both activated -> the same, fused, not activated."""
+        low, high = self.low(low), self.high(high)
+        high_to_low = self.down(relu(high))
+        low_to_high = resize(self.compression(relu(low)), high.shape[1:3])
+        return low + high_to_low, high + low_to_high
+
+
+class DownSampling(nnx.Module):
+    """Strided 3x3 ConvBNs with ReLU between them, from the high branch's size to the low branch's."""
+
+    def __init__(self, cin, widths, *, dtype, rngs):
+        pairs = zip((cin, *widths[:-1]), widths, strict=True)
+        self.convs = nnx.List(ConvBN(a, b, 3, 2, dtype=dtype, rngs=rngs) for a, b in pairs)
+
+    def __call__(self, x):
+        for i, conv_bn in enumerate(self.convs):
+            x = conv_bn(x if i == 0 else relu(x))
+        return x
+
+
+class SegmentationHead(nnx.Module):
+    """BN, ReLU, 3x3, BN, ReLU, 1x1 with bias: features to stride-8 logits."""
+
+    def __init__(self, cin, width, num_classes, *, dtype, rngs):
+        self.hidden = PreActConv(cin, width, 3, dtype=dtype, rngs=rngs)
+        self.classifier = PreActConv(width, num_classes, 1, use_bias=True, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x):
+        return self.classifier(self.hidden(x))
+
+
+class ClassificationHead(nnx.Module):
+    """High-to-low fusion, 1x1 ConvBN, global average, linear (paper section 3.2)."""
+
+    def __init__(self, high_width, low_width, last_width, num_classes, *, dtype, rngs):
+        self.down = DownSampling(high_width, (low_width // 2, low_width), dtype=dtype, rngs=rngs)
+        self.last = ConvBN(low_width, last_width, 1, dtype=dtype, rngs=rngs)
+        init = uniform_bias_init(last_width)
+        self.linear = nnx.Linear(
+            last_width, num_classes, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, low, high):
+        x = relu(self.last(relu(low + self.down(high))))
+        return self.linear(x.mean((1, 2)))
+
+
+class DDRNet(nnx.Module):
+    """Deep Dual-Resolution Network, as segmenter or ImageNet classifier.
+
+    variant      "23_slim", "23" or "39"
+    task         "segmentation" or "classification"
+    aux_head     a second segmentation head on the high branch after stage 3, for training
+    dtype        compute dtype; parameters, running statistics and logits stay float32. None: the parameters' own.
+    Raises       ValueError on an unknown variant or task, a class count below 1, or an auxiliary head
+                 on a classifier.
+    Source: arXiv 2101.06085; numerically the official implementation (tests/models/test_parity.py).
+    """
+
+    def __init__(
+        self,
+        variant: str,
+        *,
+        task: str = "segmentation",
+        num_classes: int,
+        aux_head: bool = False,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
+    ):
+        _check_arguments(variant, task, num_classes, aux_head)
+        self.variant, self.task, self.num_classes, self.dtype = variant, task, num_classes, dtype
+        v = VARIANTS[variant]
+        w, high = v.width, 2 * v.width
+        options = {"dtype": dtype, "rngs": rngs}
+
+        self.stem = nnx.List(
+            [ConvBN(3, w, 3, 2, use_bias=True, **options), ConvBN(w, w, 3, 2, use_bias=True, **options)]
+        )
+        self.layer1 = Stage(w, w, v.depth1, **options)
+        self.layer2 = Stage(w, 2 * w, v.depth2, 2, **options)
+        self.stage3 = nnx.List(
+            DualStage(
+                low_in=2 * w if i == 0 else 4 * w,
+                low_out=4 * w,
+                high_in=high,
+                high_width=high,
+                depth=v.depth3,
+                low_stride=2 if i == 0 else 1,
+                down_widths=(4 * w,),
+                **options,
+            )
+            for i in range(v.repeats3)
+        )
+        self.stage4 = DualStage(4 * w, 8 * w, high, high, v.depth4, 2, (4 * w, 8 * w), **options)
+        is_segmenter = task == "segmentation"
+        self.low5 = Bottleneck(8 * w, 8 * w, 2 if is_segmenter else 1, **options)
+        self.high5 = Bottleneck(high, high, 1, **options)
+        if is_segmenter:
+            self.dappm = DAPPM(16 * w, v.dappm_width, 4 * w, **options)
+            self.head = SegmentationHead(4 * w, v.head_width, num_classes, **options)
+        else:
+            self.head = ClassificationHead(4 * w, 16 * w, v.last_width, num_classes, **options)
+        self.aux_head = nnx.data(
+            SegmentationHead(high, v.head_width, num_classes, **options) if aux_head else None
+        )
+
+    def __call__(self, images: jax.Array) -> Output:
+        """images f32[B,H,W,3], RGB, normalised with the ImageNet statistics; any H, W -> Output"""
+        x = images.astype(self.dtype or images.dtype)
+        for conv_bn in self.stem:
+            x = relu(conv_bn(x))
+        x = relu(self.layer2(relu(self.layer1(x))))
+        low = high = x
+        for stage in self.stage3:
+            low, aux_features = stage(low, high)
+            low, high = relu(low), relu(aux_features)
+        low, high = self.stage4(low, high)
+        low, high = self.low5(relu(low)), self.high5(relu(high))
+        if self.task == "classification":
+            return Output(_wide(self.head(relu(low), relu(high))))
+        context = resize(self.dappm(low), high.shape[1:3])
+        logits = _wide(self.head(context + high))
+        return Output(logits, None if self.aux_head is None else _wide(self.aux_head(aux_features)))
+
+
+def _wide(logits: jax.Array) -> jax.Array:
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def _check_arguments(variant, task, num_classes, aux_head) -> None:
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; one of {', '.join(VARIANTS)}")
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}; one of {', '.join(TASKS)}")
+    if num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; at least 1 is needed")
+    if aux_head and task == "classification":
+        raise ValueError("aux_head=True needs task='segmentation': a classifier has no auxiliary head")

@@ -1,0 +1,62 @@
+"""A model as plain nested dicts of arrays, and back.
+
+Training, checkpoints and weight files all hold these dicts: stable to save, cheap to pass through jit.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+Tree = dict  # str -> Tree or array
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
+    """The parts of a model: (graphdef, params, batch_stats), the last two nested dicts with str keys."""
+    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return graphdef, _plain(params), _plain(batch_stats)
+
+
+def merge(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module:
+    """The model again, from the parts `split` returned (or others of the same shapes)."""
+    return nnx.merge(graphdef, params, batch_stats)
+
+
+def batch_stats(model: nnx.Module) -> Tree:
+    """The running statistics of a model as a nested dict."""
+    return _plain(nnx.state(model, nnx.BatchStat))
+
+
+def initialise(build: Callable[[nnx.Rngs], nnx.Module], seed: int) -> tuple[nnx.GraphDef, Tree, Tree]:
+    """Build a model inside one compiled function and return its parts.
+
+    Source: eager construction runs some 200 small computations, each compiled on its own.
+    """
+    graphdef, _, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    params, stats = jax.jit(lambda key: split(build(nnx.Rngs(key)))[1:])(jax.random.key(seed))
+    return graphdef, params, stats
+
+
+def paths(tree: Tree) -> dict[str, object]:
+    """Flatten to {"stage4.low.blocks.0.conv_bn1.bn.scale": leaf}."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {".".join(entry.key for entry in path): leaf for path, leaf in flat}
+
+
+def from_paths(flat: dict[str, object]) -> Tree:
+    """The inverse of `paths`."""
+    tree: Tree = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split(".")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return tree
+
+
+def _plain(state: nnx.State) -> Tree:
+    def with_str_keys(node):
+        return {str(k): with_str_keys(v) if isinstance(v, dict) else v for k, v in node.items()}
+
+    return with_str_keys(nnx.to_pure_dict(state))

@@ -1,0 +1,16 @@
+"""One compilation cache for all tests and the processes they start; four virtual CPU devices."""
+
+import os
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("DDRNET_JAX_CACHE_DIR", str(REPO / ".cache" / "xla"))
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 4)
+
+from ddrnet_jax import compilation  # noqa: E402
+
+compilation.enable_cache()
