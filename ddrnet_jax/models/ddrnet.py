@@ -34,6 +34,8 @@ VARIANTS = {
     "39": Variant(64, 3, 4, 3, 2, 3, head_width=256, last_width=2048),
 }
 TASKS = ("segmentation", "classification")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Output(NamedTuple):
@@ -45,6 +47,12 @@ class Output(NamedTuple):
 
     logits: jax.Array
     aux_logits: jax.Array | None = None
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """u8[B,H,W,3] RGB (0..255) -> f32[B,H,W,3] with the ImageNet statistics, as every published weight expects."""
+    mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
+    return (images.astype(jnp.float32) / 255 - mean) / std
 
 
 class DualStage(nnx.Module):
@@ -110,7 +118,8 @@ class DDRNet(nnx.Module):
     variant      "23_slim", "23" or "39"
     task         "segmentation" or "classification"
     aux_head     a second segmentation head on the high branch after stage 3, for training
-    dtype        compute dtype; parameters, running statistics and logits stay float32. None: the parameters' own.
+    dtype        compute dtype; parameters, running statistics and logits stay float32.
+                 None: the parameters' own.
     Raises       ValueError on an unknown variant or task, a class count below 1, or an auxiliary head
                  on a classifier.
     Source: arXiv 2101.06085; numerically the official implementation (tests/models/test_parity.py).

@@ -27,14 +27,18 @@ def batch_stats(model: nnx.Module) -> Tree:
     return _plain(nnx.state(model, nnx.BatchStat))
 
 
+def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
+    """The graphdef of the model that `build` makes, without computing anything."""
+    return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
+
+
 def initialise(build: Callable[[nnx.Rngs], nnx.Module], seed: int) -> tuple[nnx.GraphDef, Tree, Tree]:
     """Build a model inside one compiled function and return its parts.
 
     Source: eager construction runs some 200 small computations, each compiled on its own.
     """
-    graphdef, _, _ = split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     params, stats = jax.jit(lambda key: split(build(nnx.Rngs(key)))[1:])(jax.random.key(seed))
-    return graphdef, params, stats
+    return abstract(build), params, stats
 
 
 def paths(tree: Tree) -> dict[str, object]:

@@ -1,0 +1,131 @@
+"""All of Orbax: save, resume, best, restore anywhere.
+
+A checkpoint is one directory per step with a nested dict {step, params, batch_stats, opt_state, [ema]};
+the config travels in its metadata, so that the directory alone is enough to rebuild the model.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from ddrnet_jax import config as config_lib
+from ddrnet_jax import factory
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.ddrnet import DDRNet
+
+FOLDER = "checkpoints"
+_METRIC = "val/miou"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged or does not fit; the message names it and says what to do."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the best by mIoU and the latest few are kept."""
+
+    def __init__(self, workdir: str | Path, config: ConfigDict):
+        self._metadata = {"config": config_lib.to_json(config)}
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            Path(workdir).absolute() / FOLDER,
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(config.checkpoint.keep),
+                    policies.BestN(get_metric_fn=_metric, reverse=False, n=1, keep_checkpoints_without_metrics=False),
+                ]
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest complete step, None before the first."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def save(self, step: int, state: dict, miou: float | None = None) -> None:
+        """Start saving; returns once the state is copied. A step that exists is left alone."""
+        if step == self.latest_step():
+            return
+        metrics = None if miou is None else {_METRIC: miou}
+        self._checkpointer.save_async(step, state, force=True, metrics=metrics, custom_metadata=self._metadata)
+
+    def restore(self, step: int, like: dict) -> dict:
+        """The state of a step, with the shapes, dtypes and shardings of `like`."""
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
+        return self._checkpointer.load(step, abstract)
+
+    def close(self) -> None:
+        """Wait for the last save and release Orbax's threads."""
+        self._checkpointer.close()
+
+
+def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
+    """A trained model on whatever devices this machine has, however many it was saved on.
+
+    path     a workdir (its best, else latest step), or one step's directory, anywhere it was copied to
+    Returns  (model in eval mode, its config); the moving average of the weights where the run kept one
+    Raises   CheckpointError if there is no checkpoint or it cannot be read.
+    """
+    graphdef, params, batch_stats, config = load_weights(path)
+    model = variables.merge(graphdef, params, batch_stats)
+    model.eval()
+    return model, config
+
+
+def load_weights(path: str | Path):
+    """(graphdef, params, batch_stats, config) of a checkpoint, the leaves as numpy arrays; see load_checkpoint."""
+    folder = find_step(path)
+    metadata = _read_metadata(folder)
+    config = config_lib.from_json(metadata.custom_metadata["config"])
+    tree = metadata.metadata
+    part = "ema" if "ema" in tree else None
+    names = ("params", "batch_stats")
+    wanted = {part: {n: tree[part][n] for n in names}} if part else {n: tree[n] for n in names}
+    templates = jax.tree.map(lambda m: np.broadcast_to(np.zeros((), m.dtype), m.shape), wanted)
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    try:
+        with context:
+            loaded = ocp.load(folder, templates)
+    except Exception as e:  # Orbax raises many kinds for damaged files
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read ({_first_line(e)})") from e
+    weights = loaded[part] if part else loaded
+    graphdef = variables.abstract(factory.model_builder(config))
+    return graphdef, weights["params"], weights["batch_stats"], config
+
+
+def find_step(path: str | Path) -> Path:
+    """The step directory that a workdir or step directory stands for: the best, else the latest.
+
+    Raises CheckpointError if there is none.
+    """
+    path = Path(path).absolute()
+    if _is_step(path):
+        return path
+    root = path / FOLDER if (path / FOLDER).is_dir() else path
+    steps = sorted((p for p in root.glob("*") if p.name.isdigit() and _is_step(p)), key=lambda p: int(p.name))
+    if not steps:
+        raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
+    return max(steps, key=lambda p: (_metric(_read_metadata(p).metrics), int(p.name)))
+
+
+def _is_step(path: Path) -> bool:
+    return (path / "_CHECKPOINT_METADATA").is_file() and ".orbax-checkpoint-tmp" not in path.name
+
+
+def _read_metadata(folder: Path):
+    try:
+        return ocp.metadata(folder)
+    except Exception as e:
+        raise CheckpointError(f"{folder}: not a readable checkpoint ({_first_line(e)})") from e
+
+
+def _metric(metrics) -> float:
+    return float((metrics or {}).get(_METRIC, -1.0))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,308 @@
+"""Every configuration key with its unit, loading of config files, and the checks on them."""
+
+import ast
+import importlib.util
+import json
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message says which key, what was given and what is expected."""
+
+
+# The keys that may change when a run is resumed: they do not touch what is learned.
+FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads")
+
+
+def base() -> ConfigDict:
+    """All keys with their defaults; a config file starts from this and assigns to existing keys only."""
+    config = ConfigDict()
+    config.seed = 0  # of initial weights, order of samples and augmentation
+    config.task = "segmentation"
+    config.batch_size = 12  # images a step, over all devices and processes
+    config.total_steps = 120_000
+    config.init_from = ""  # a workdir or checkpoint whose weights the run starts from; "" = random
+    config.log_every_steps = 50
+
+    config.model = ConfigDict()
+    config.model.variant = "23_slim"  # "23_slim", "23", "39"
+    config.model.aux_head = True
+    config.model.dtype = "float32"  # of the computation: "float32", "bfloat16"; parameters stay float32
+
+    config.data = ConfigDict()
+    config.data.name = "scenes"  # "scenes", "camvid", "folder"
+    config.data.root = ""  # folder of the data set; scenes needs none
+    config.data.train_split = "train"
+    config.data.eval_split = "val"
+    config.data.crop_hw = (1024, 1024)  # pixels; multiples of 8
+    config.data.scale_range = (0.5, 2.0)  # random scale, uniform between the two
+    config.data.flip = True  # mirror half of the training samples
+    config.data.num_threads = 2  # that decode and augment
+    config.data.scenes_hw = (128, 256)  # pixels of a drawn scene
+    config.data.scenes_train = 2000  # drawn scenes to train on
+    config.data.scenes_eval = 100  # drawn scenes to evaluate on
+    config.data.classes = ()  # folder: names of the classes, in train-id order
+    config.data.colors = ()  # folder: RGB of each class in colour masks; () = masks hold indices
+    config.data.label_values = ()  # folder: raw index of each class; () = 0, 1, 2, ...
+    config.data.ignore_values = (255,)  # folder: raw indices or RGB triples that count nowhere
+    config.data.images = "images/{split}"  # folder: where a split's images are, below data.root
+    config.data.labels = "labels/{split}"  # folder: where a split's labels are, below data.root
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 0.01  # peak, for this batch_size
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 5e-4  # on every parameter, added before momentum
+    config.optimizer.schedule = "poly"  # "poly", "cosine", "step"
+    config.optimizer.poly_power = 0.9
+    config.optimizer.step_fractions = (0.3, 0.6, 0.9)  # of total_steps, where "step" divides by 10
+    config.optimizer.warmup_steps = 0  # linear, from 0
+
+    config.loss = ConfigDict()
+    config.loss.name = "ohem"  # "cross_entropy", "ohem"; both heads
+    config.loss.aux_weight = 0.4  # of the auxiliary head's loss
+    config.loss.class_weights = False  # weigh pixels by the data set's published class weights
+    config.loss.ohem_threshold = 0.9  # pixels whose true class is more probable than this are left out
+    config.loss.ohem_min_kept_fraction = 1 / 24  # of all pixels of the batch, kept whatever the threshold
+    config.loss.label_smoothing = 0.0  # probability given to all classes alike
+
+    config.ema_decay = 0.0  # moving average of the weights, used wherever the model is; 0 = off
+
+    config.eval = ConfigDict()
+    config.eval.every_steps = 5000  # 0 = only after the last step
+    config.eval.batch_size = 4  # images a forward pass, over all devices
+    config.eval.scales = (1.0,)  # of the image; several: their logits are averaged
+    config.eval.flip = False  # average with the mirrored image
+    config.eval.size_hw = None  # pixels the network sees; None = each image at its own size
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 5000  # 0 = only where the run is evaluated
+    config.checkpoint.keep = 2  # latest steps kept beside the best
+    return config.lock()
+
+
+def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:
+    """The config of a file, with `key=value` overrides applied and everything checked.
+
+    path_and_argument  "file.py" or "file.py:argument", passed to get_config(argument)
+    overrides          ("optimizer.learning_rate=0.02", ...)
+    Raises ConfigError with one line that names the file and the key.
+    """
+    config = _call_get_config(path_and_argument)
+    for override in overrides:
+        _apply_override(config, override)
+    validate(config)
+    return config
+
+
+def validate(config: ConfigDict) -> None:
+    """Raises ConfigError for an unknown or missing key, a value of the wrong type or out of range."""
+    _check_keys_and_types(config, base(), "")
+    for name, key in (
+        ("model.variant", ("23_slim", "23", "39")),
+        ("model.dtype", ("float32", "bfloat16")),
+        ("task", ("segmentation",)),
+        ("data.name", ("scenes", "camvid", "folder")),
+        ("optimizer.schedule", ("poly", "cosine", "step")),
+        ("loss.name", ("cross_entropy", "ohem")),
+    ):
+        _require(config, name, lambda v, key=key: v in key, f"one of {', '.join(map(repr, key))}")
+    for name in ("batch_size", "total_steps", "log_every_steps", "data.num_threads", "checkpoint.keep"):
+        _require(config, name, lambda v: v >= 1, "at least 1")
+    for name in ("data.scenes_train", "data.scenes_eval", "eval.batch_size"):
+        _require(config, name, lambda v: v >= 1, "at least 1")
+    for name in ("eval.every_steps", "checkpoint.every_steps", "optimizer.warmup_steps", "loss.aux_weight"):
+        _require(config, name, lambda v: v >= 0, "at least 0")
+    for name in ("optimizer.learning_rate", "optimizer.poly_power"):
+        _require(config, name, lambda v: v > 0, "above 0")
+    for name in ("ema_decay", "optimizer.momentum", "loss.label_smoothing"):
+        _require(config, name, lambda v: 0 <= v < 1, "at least 0 and below 1")
+    _require(config, "optimizer.weight_decay", lambda v: v >= 0, "at least 0")
+    for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction"):
+        _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1")
+    _require(config, "data.crop_hw", _is_size_of_8, "two multiples of 8, (height, width)")
+    _require(config, "data.scenes_hw", lambda v: len(v) == 2 and min(v) >= 32, "two integers of at least 32")
+    _require(
+        config, "data.scale_range", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "(low, high), 0 < low <= high"
+    )
+    _require(config, "eval.scales", lambda v: v and min(v) > 0, "one or more scales above 0")
+    _require(
+        config, "eval.size_hw", lambda v: v is None or _is_size_of_8(v), "None or two multiples of 8, (height, width)"
+    )
+    _require(
+        config, "optimizer.warmup_steps", lambda v: v < config.total_steps, f"below total_steps={config.total_steps}"
+    )
+    _require(
+        config, "batch_size", lambda v: v >= 2, "at least 2: the global branch of DAPPM normalises over the batch"
+    )
+    if config.data.name != "scenes":
+        _require(config, "data.root", lambda v: v, "the folder of the data set")
+
+
+def to_json(config: ConfigDict) -> dict:
+    """Plain JSON values; tuples become lists."""
+    return json.loads(config.to_json())
+
+
+def from_json(values: dict) -> ConfigDict:
+    """The config that `to_json` wrote. Keys this version no longer has are dropped, new ones get defaults."""
+    config = base()
+
+    def fill(target: ConfigDict, source: dict) -> None:
+        for key, value in source.items():
+            if key not in target:
+                continue
+            if isinstance(target[key], ConfigDict):
+                fill(target[key], value)
+            else:
+                target[key] = _tuples(value)
+
+    fill(config, values)
+    return config
+
+
+def changed_keys(old: dict, new: dict) -> list[str]:
+    """Keys on which two JSON configs differ, without those that may (FREE_KEYS), as "key: old -> new"."""
+    flat_old, flat_new = _flatten(old), _flatten(new)
+    return [
+        f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
+        for key in sorted(flat_old.keys() | flat_new.keys())
+        if flat_old.get(key) != flat_new.get(key) and not key.startswith(FREE_KEYS)
+    ]
+
+
+def _call_get_config(path_and_argument: str) -> ConfigDict:
+    path, argument = Path(path_and_argument), None
+    if not path.is_file() and ":" in path_and_argument:
+        name, argument = path_and_argument.rsplit(":", 1)
+        path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"--config {path}: no such file")
+    spec = importlib.util.spec_from_loader("ddrnet_jax_config", loader=None)
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(path)
+    try:
+        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
+        get_config = module.__dict__.get("get_config")
+        if get_config is None:
+            raise ConfigError("defines no get_config()")
+        config = get_config() if argument is None else get_config(argument)
+    except Exception as e:  # anything the user's own code may raise
+        lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(path)]
+        line = e.lineno if isinstance(e, SyntaxError) else (lines or [None])[-1]
+        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {_first_line(e)}") from e
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, expected a ConfigDict from base()")
+    return config
+
+
+def _apply_override(config: ConfigDict, override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"--config.{override}: expected --config.KEY=VALUE")
+    *groups, last = key.split(".")
+    target = config
+    for name in (*groups, last):
+        if not isinstance(target, ConfigDict) or name not in target:
+            raise ConfigError(f"--config.{key}: unknown key{_suggestion(target, name)}")
+        parent, target = target, target[name]
+    if isinstance(target, ConfigDict):
+        raise ConfigError(f"--config.{key}: is a group of keys; set one of {', '.join(target)}")
+    try:
+        parent[last] = _parse(text, target)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"--config.{key}={text}: expected {_type_name(target)}, like {target!r}") from e
+
+
+def _parse(text: str, like):
+    if isinstance(like, str):
+        return text
+    if isinstance(like, bool):
+        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _bad(text)
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError) as e:
+        raise ValueError(text) from e
+    if isinstance(like, int) and isinstance(value, float) and value.is_integer():
+        return int(value)
+    return _tuples(value)
+
+
+def _bad(text):
+    raise ValueError(text)
+
+
+def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str) -> None:
+    for key in config:
+        if key not in reference:
+            raise ConfigError(f"config.{prefix}{key}: unknown key{_suggestion(reference, key)}")
+    for key, default in reference.items():
+        name = f"{prefix}{key}"
+        if key not in config:
+            raise ConfigError(f"config.{name}: missing; start the config from ddrnet_jax.config.base()")
+        value = config[key]
+        if isinstance(default, ConfigDict):
+            if not isinstance(value, ConfigDict):
+                raise ConfigError(f"config.{name}: {value!r} given, expected a group of keys")
+            _check_keys_and_types(value, default, f"{name}.")
+        elif not _has_type_of(value, default):
+            raise ConfigError(f"config.{name}: {value!r} given, expected {_type_name(default)}, like {default!r}")
+
+
+def _has_type_of(value, default) -> bool:
+    if default is None:
+        return value is None or isinstance(value, tuple)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, tuple):
+        numbers = default and not isinstance(default[0], str) and default != (255,)
+        whole = bool(numbers) and isinstance(default[0], int)
+        kinds = int if whole else (int, float)
+        return isinstance(value, tuple) and (not numbers or all(isinstance(v, kinds) for v in value))
+    return isinstance(value, type(default))
+
+
+def _type_name(default) -> str:
+    names = {bool: "True or False", int: "an integer", float: "a number", str: "a string", tuple: "a tuple"}
+    return names.get(type(default), "None or a tuple")
+
+
+def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:
+    value = config
+    for name in key.split("."):
+        value = value[name]
+    if not is_valid(value):
+        raise ConfigError(f"config.{key}: {value!r} given, expected {expected}")
+
+
+def _is_size_of_8(value) -> bool:
+    return len(value) == 2 and all(isinstance(n, int) and n > 0 and n % 8 == 0 for n in value)
+
+
+def _suggestion(group, name: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, list(group) if isinstance(group, ConfigDict) else [], 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _flatten(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().strip("'\"").splitlines() or [type(error).__name__]
+    return text[0]

@@ -1,0 +1,1 @@
+"""From files to batches: numpy, cv2 and grain; nothing here imports jax or needs a device."""

@@ -1,0 +1,137 @@
+"""Encoded bytes -> image and train ids, checked: a damaged file is an error, never a half-grey picture."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.specs import DatasetSpec
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """u8[H,W,3] RGB of an encoded image. Raises DataError naming the file if it is damaged."""
+    _check_complete(data, name)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    if image is None:
+        raise DataError(f"{name}: not a readable image; replace the file, or remove it with its label")
+    return image
+
+
+def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
+    """u8[H,W] train ids (0..C-1 or 255) of an encoded index or colour mask.
+
+    Raises DataError naming the file if it is damaged or holds a value that the spec does not know.
+    """
+    _check_complete(data, name)
+    if data[:2] == _JPEG:
+        raise DataError(f"{name}: labels must be lossless (PNG); JPEG changes the values")
+    mask = cv2.imdecode(np.frombuffer(_palette_as_grey(data), np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if mask is None:
+        raise DataError(f"{name}: not a readable label; replace the file, or remove it with its image")
+    return _colors_to_ids(mask, name, spec) if spec.has_color_masks else _values_to_ids(mask, data, name, spec)
+
+
+def check_pair(image: np.ndarray, label: np.ndarray, name: str) -> None:
+    """Raises DataError if image u8[H,W,3] and label u8[H,W] differ in size."""
+    if image.shape[:2] != label.shape[:2]:
+        raise DataError(
+            f"{name}: the label is {label.shape[1]}x{label.shape[0]} (WxH), "
+            f"its image {image.shape[1]}x{image.shape[0]}; they must be equal"
+        )
+
+
+def _values_to_ids(mask: np.ndarray, data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
+    if mask.ndim != 2:
+        raise DataError(
+            f"{name}: the label has {mask.shape[2]} channels; an index mask has one "
+            "(for colour masks give data.colors)"
+        )
+    if mask.dtype != np.uint8:
+        raise DataError(f"{name}: the label is {mask.dtype}; an index mask is 8-bit")
+    mask = _undo_grey_scaling(mask, data)
+    table = np.full(256, -1, np.int16)
+    table[list(spec.values)] = list(spec.values.values())
+    ids = table[mask]
+    if ids.min(initial=0) < 0:
+        unknown = ", ".join(map(str, np.unique(mask[ids < 0])[:5]))
+        known = ", ".join(map(str, sorted(spec.values)))
+        raise DataError(f"{name}: label value {unknown} is not one of {spec.name}'s: {known}")
+    return ids.astype(np.uint8)
+
+
+def _colors_to_ids(mask: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
+    if mask.ndim != 3 or mask.dtype != np.uint8:
+        raise DataError(f"{name}: data.colors is set, but the label is not an 8-bit colour mask")
+    blue, green, red = (mask[..., i].astype(np.int32) for i in range(3))
+    codes = red << 16 | green << 8 | blue
+    known = {r << 16 | g << 8 | b: train_id for (r, g, b), train_id in spec.values.items()}
+    sorted_codes = np.array(sorted(known))
+    position = np.searchsorted(sorted_codes, codes).clip(max=len(sorted_codes) - 1)
+    is_unknown = sorted_codes[position] != codes
+    if is_unknown.any():
+        code = int(codes[is_unknown][0])
+        raise DataError(
+            f"{name}: colour {(code >> 16, code >> 8 & 255, code & 255)} on {is_unknown.mean():.1%} of the label "
+            "is in neither data.colors nor data.ignore_values"
+        )
+    return np.array([known[code] for code in sorted_codes], np.uint8)[position]
+
+
+def _check_complete(data: bytes, name: str) -> None:
+    """Decoders fill what is missing of a truncated file with grey, so completeness is checked here."""
+    if data[: len(_PNG)] == _PNG:
+        end = b""
+        for kind, body, checksum in _png_chunks(data):
+            end = kind
+            if len(body) + 4 > len(data) or zlib.crc32(kind + body) != checksum:
+                raise DataError(f"{name}: damaged PNG (checksum of chunk {kind!r} is wrong); replace the file")
+        if end != b"IEND":
+            raise DataError(f"{name}: truncated PNG (its end is missing); replace the file")
+    elif data[:2] == _JPEG and b"\xff\xd9" not in data[-65536:]:
+        raise DataError(f"{name}: truncated JPEG (its end is missing); replace the file")
+    elif not data:
+        raise DataError(f"{name}: the file is empty; replace it")
+
+
+def _png_chunks(data: bytes):
+    """Yields (kind, body, stored checksum); stops at IEND or where the file ends too early."""
+    at = len(_PNG)
+    view = memoryview(data)
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        if at + 12 + length > len(data):
+            return
+        kind = bytes(view[at + 4 : at + 8])
+        yield kind, bytes(view[at + 8 : at + 8 + length]), struct.unpack_from(">I", data, at + 8 + length)[0]
+        if kind == b"IEND":
+            return
+        at += 12 + length
+
+
+def _palette_as_grey(data: bytes) -> bytes:
+    """Relabel a palette PNG as greyscale, so that the decoder returns its indices, not its colours.
+
+    Source: cv2 expands palettes and cannot be told not to; the pixel data of both kinds is the same.
+    """
+    if data[: len(_PNG)] != _PNG or data[25] != 3:
+        return data
+    header = data[16:25] + b"\0" + data[26:29]
+    checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    kept = [data[:16], header, checksum]
+    for kind, body, stored in _png_chunks(data):
+        if kind in (b"IDAT", b"IEND"):
+            kept.append(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", stored))
+    return b"".join(kept)
+
+
+def _undo_grey_scaling(mask: np.ndarray, data: bytes) -> np.ndarray:
+    """Decoders stretch 1-, 2- and 4-bit grey to 0..255; indices must come back as stored."""
+    bits = data[24] if data[: len(_PNG)] == _PNG else 8
+    return mask if bits >= 8 else mask // (255 // (2**bits - 1))
+
+

@@ -1,0 +1,71 @@
+"""(seed, step) -> this host's rows of the global batch; and a data set in order, for evaluation."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import cv2
+import grain
+import numpy as np
+
+from ddrnet_jax.data.sources import Sample
+from ddrnet_jax.data.transforms import random_scale_crop_flip
+
+_PREFETCH_BATCHES = 4  # grain's default of 500 would hold gigabytes
+_PREFETCH_SAMPLES = 16
+
+
+class Shard(NamedTuple):
+    """Which part of the data this process reads."""
+
+    index: int = 0
+    count: int = 1
+
+
+class Augment(grain.transforms.RandomMap):
+    """Sample -> {"images", "labels"} of crop size; the random numbers come from (seed, position)."""
+
+    def __init__(self, crop_hw, scale_range, flip):
+        self.options = {"crop_hw": tuple(crop_hw), "scale_range": tuple(scale_range), "flip": flip}
+
+    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        images, labels = random_scale_crop_flip(sample["image"], sample["label"], rng, **self.options)
+        return {"images": images, "labels": labels}
+
+
+def train_batches(
+    source,
+    augment: grain.transforms.RandomMap,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int = 0,
+    shard: Shard = Shard(),
+    num_threads: int = 2,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches; batch number `step` is a pure function of (seed, step), for any number of processes.
+
+    batch_size  of all processes together
+    Yields {"images": u8[b,h,w,3], "labels": u8[b,h,w]} with b = batch_size / shard.count. Close it when done.
+    Source: shuffle -> repeat -> augment -> slice by process -> batch. With the slice after the repeat every
+    step sees the same global batch, so a resumed run needs only the step.
+    """
+    cv2.setNumThreads(0)  # grain's threads are the parallelism
+    dataset = (
+        grain.MapDataset.source(source)
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .random_map(augment)[shard.index :: shard.count]
+        .batch(batch_size // shard.count)
+        .to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_PREFETCH_BATCHES))
+    )
+    batches = iter(dataset)
+    batches.set_state({"next_index": first_step})
+    return batches
+
+
+def samples_in_order(source, *, shard: Shard = Shard(), num_threads: int = 2) -> Iterator[Sample]:
+    """Every sample of this process's part, once, in order, whole. Close it when done."""
+    cv2.setNumThreads(0)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_PREFETCH_SAMPLES)
+    return iter(grain.MapDataset.source(source)[shard.index :: shard.count].to_iter_dataset(options))

@@ -1,0 +1,1 @@
+"""mIoU on whole images at label resolution."""

@@ -1,0 +1,135 @@
+"""mIoU of a model over whole images at label resolution, exact over partial batches and mixed sizes."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from ddrnet_jax import compilation, devices
+from ddrnet_jax.data.sources import Sample
+from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.blocks import resize, upsample_x8
+from ddrnet_jax.models.ddrnet import normalise
+
+_MANY_SIZES = 16
+
+
+class Evaluator:
+    """Confusion counts of a model on samples; compiles once per image size and keeps what it compiled."""
+
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        num_classes: int,
+        mesh: Mesh,
+        *,
+        batch_size: int,
+        scales: tuple[float, ...] = (1.0,),
+        flip: bool = False,
+        size_hw: tuple[int, int] | None = None,
+        say: Callable[[str], None] = lambda message: None,
+    ):
+        """
+        batch_size  rounded up to a multiple of the devices
+        scales      of the network's input; the logits of several are averaged
+        size_hw     what the network sees; None: each image at its own size
+        say         where announcements of compilations and warnings go
+        """
+        self.num_classes, self.mesh, self.size_hw, self.say = num_classes, mesh, size_hw, say
+        self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self._seen_sizes: set[tuple[int, int]] = set()
+
+        def count(params, batch_stats, batch):
+            labels = batch["labels"].astype(jnp.int32)
+            model = variables.merge(graphdef, params, batch_stats)
+            model.eval()
+            logits = averaged_logits(
+                model, batch["images"], labels.shape[1:], scales=scales, flip=flip, size_hw=size_hw
+            )
+            return metrics.confusion(labels, jnp.argmax(logits, -1), num_classes)
+
+        self._count = jax.jit(
+            count, out_shardings=devices.replicated(mesh), compiler_options=compilation.options()
+        )
+
+    def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Scores:
+        """Scores over all samples; every labelled pixel counts exactly once."""
+        pending = []
+        for batch in batches_by_size(samples, self.batch_size):
+            self._announce(batch["labels"].shape[1:])
+            pending.append(self._count(params, batch_stats, devices.put_batch(batch, self.mesh)))
+        total = np.zeros((self.num_classes, self.num_classes), np.int64)
+        for counts in jax.device_get(pending):
+            total += counts
+        return metrics.scores(total)
+
+    def _announce(self, size_hw: tuple[int, int]) -> None:
+        if size_hw in self._seen_sizes:
+            return
+        self._seen_sizes.add(size_hw)
+        self.say(f"compiling evaluation for {size_hw[0]}x{size_hw[1]} (HxW) images")
+        if len(self._seen_sizes) == _MANY_SIZES + 1 and self.size_hw is None:
+            self.say(
+                f"warning: more than {_MANY_SIZES} image sizes, each compiles anew; "
+                "set eval.size_hw=(height, width) to let the network see one size"
+            )
+
+
+def averaged_logits(
+    model: nnx.Module,
+    images: jax.Array,
+    label_hw: tuple[int, int],
+    *,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    size_hw: tuple[int, int] | None = None,
+) -> jax.Array:
+    """Logits at label size, averaged over scales and mirror images.
+
+    images u8[B,H,W,3] -> f32[B,*label_hw,C]
+    """
+    x = normalise(images)
+    height, width = size_hw or images.shape[1:3]
+    total = 0.0
+    for scale in scales:
+        input_hw = (height, width) if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in (height, width))
+        scaled = resize(x, input_hw)
+        total += _logits_at(model, scaled, label_hw)
+        if flip:
+            total += _logits_at(model, scaled[:, :, ::-1], label_hw)[:, :, ::-1]
+    return total / (len(scales) * (1 + flip))
+
+
+def _logits_at(model: nnx.Module, x: jax.Array, label_hw: tuple[int, int]) -> jax.Array:
+    logits = model(x).logits
+    if x.shape[1:3] == tuple(label_hw):
+        return upsample_x8(logits, label_hw)
+    return resize(upsample_x8(logits, x.shape[1:3]), label_hw)
+
+
+def batches_by_size(samples: Iterable[Sample], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of equal image size, every sample once; short batches are filled with ignored rows.
+
+    Yields {"images": u8[B,H,W,3], "labels": u8[B,H,W]} with B = batch_size
+    """
+    waiting: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        group = waiting.setdefault(sample["label"].shape, [])
+        group.append(sample)
+        if len(group) == batch_size:
+            yield _stack(waiting.pop(sample["label"].shape), batch_size)
+    for group in waiting.values():
+        yield _stack(group, batch_size)
+
+
+def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
+    height, width = group[0]["label"].shape
+    images = np.zeros((batch_size, height, width, 3), np.uint8)
+    labels = np.full((batch_size, height, width), metrics.IGNORE, np.uint8)
+    for row, sample in enumerate(group):
+        images[row], labels[row] = sample["image"], sample["label"]
+    return {"images": images, "labels": labels}

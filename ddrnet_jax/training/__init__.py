@@ -1,0 +1,1 @@
+"""State, step, losses, optimiser and the loop."""
