@@ -50,7 +50,8 @@ class Checkpoints:
         if step == self.latest_step():
             return
         metrics = None if miou is None else {_METRIC: miou}
-        self._checkpointer.save_async(step, state, force=True, metrics=metrics, custom_metadata=self._metadata)
+        metadata = self._metadata | (metrics or {})  # a step's own copy, for whoever has only its directory
+        self._checkpointer.save_async(step, state, force=True, metrics=metrics, custom_metadata=metadata)
 
     def restore(self, step: int, like: dict) -> dict:
         """The state of a step, with the shapes, dtypes and shardings of `like`."""
@@ -109,7 +110,7 @@ def find_step(path: str | Path) -> Path:
     steps = sorted((p for p in root.glob("*") if p.name.isdigit() and _is_step(p)), key=lambda p: int(p.name))
     if not steps:
         raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
-    return max(steps, key=lambda p: (_metric(_read_metadata(p).metrics), int(p.name)))
+    return max(steps, key=lambda p: (_metric(_read_metadata(p).custom_metadata), int(p.name)))
 
 
 def _is_step(path: Path) -> bool:

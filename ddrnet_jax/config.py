@@ -22,22 +22,22 @@ def base() -> ConfigDict:
     """All keys with their defaults; a config file starts from this and assigns to existing keys only."""
     config = ConfigDict()
     config.seed = 0  # of initial weights, order of samples and augmentation
-    config.task = "segmentation"
+    config.task = "segmentation"  # what the network is trained for
     config.batch_size = 12  # images a step, over all devices and processes
-    config.total_steps = 120_000
+    config.total_steps = 120_000  # of batch_size images each
     config.init_from = ""  # a workdir or checkpoint whose weights the run starts from; "" = random
-    config.log_every_steps = 50
+    config.log_every_steps = 50  # steps whose mean makes one line of metrics
 
     config.model = ConfigDict()
     config.model.variant = "23_slim"  # "23_slim", "23", "39"
-    config.model.aux_head = True
+    config.model.aux_head = True  # a second head on the high branch, for training only
     config.model.dtype = "float32"  # of the computation: "float32", "bfloat16"; parameters stay float32
 
     config.data = ConfigDict()
     config.data.name = "scenes"  # "scenes", "camvid", "folder"
     config.data.root = ""  # folder of the data set; scenes needs none
-    config.data.train_split = "train"
-    config.data.eval_split = "val"
+    config.data.train_split = "train"  # name of the split, as its folder is called
+    config.data.eval_split = "val"  # likewise; never trained on
     config.data.crop_hw = (1024, 1024)  # pixels; multiples of 8
     config.data.scale_range = (0.5, 2.0)  # random scale, uniform between the two
     config.data.flip = True  # mirror half of the training samples
@@ -54,11 +54,11 @@ def base() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.01  # peak, for this batch_size
-    config.optimizer.momentum = 0.9
-    config.optimizer.nesterov = False
+    config.optimizer.momentum = 0.9  # share of the last update kept
+    config.optimizer.nesterov = False  # look ahead along the momentum
     config.optimizer.weight_decay = 5e-4  # on every parameter, added before momentum
     config.optimizer.schedule = "poly"  # "poly", "cosine", "step"
-    config.optimizer.poly_power = 0.9
+    config.optimizer.poly_power = 0.9  # of "poly": (1 - step / total_steps) ** power
     config.optimizer.step_fractions = (0.3, 0.6, 0.9)  # of total_steps, where "step" divides by 10
     config.optimizer.warmup_steps = 0  # linear, from 0
 
@@ -126,9 +126,7 @@ def validate(config: ConfigDict) -> None:
         _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1")
     _require(config, "data.crop_hw", _is_size_of_8, "two multiples of 8, (height, width)")
     _require(config, "data.scenes_hw", lambda v: len(v) == 2 and min(v) >= 32, "two integers of at least 32")
-    _require(
-        config, "data.scale_range", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "(low, high), 0 < low <= high"
-    )
+    _require(config, "data.scale_range", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "(low, high), 0 < low <= high")
     _require(config, "eval.scales", lambda v: v and min(v) > 0, "one or more scales above 0")
     _require(
         config, "eval.size_hw", lambda v: v is None or _is_size_of_8(v), "None or two multiples of 8, (height, width)"
@@ -136,9 +134,7 @@ def validate(config: ConfigDict) -> None:
     _require(
         config, "optimizer.warmup_steps", lambda v: v < config.total_steps, f"below total_steps={config.total_steps}"
     )
-    _require(
-        config, "batch_size", lambda v: v >= 2, "at least 2: the global branch of DAPPM normalises over the batch"
-    )
+    _require(config, "batch_size", lambda v: v >= 2, "at least 2: the global branch of DAPPM normalises over the batch")
     if config.data.name != "scenes":
         _require(config, "data.root", lambda v: v, "the folder of the data set")
 

@@ -8,9 +8,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("DDRNET_JAX_CACHE_DIR", str(REPO / ".cache" / "xla"))
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 
 from ddrnet_jax import compilation  # noqa: E402
 
 compilation.enable_cache()
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the repository."""
+    return REPO

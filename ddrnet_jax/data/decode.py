@@ -48,8 +48,7 @@ def check_pair(image: np.ndarray, label: np.ndarray, name: str) -> None:
 def _values_to_ids(mask: np.ndarray, data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
     if mask.ndim != 2:
         raise DataError(
-            f"{name}: the label has {mask.shape[2]} channels; an index mask has one "
-            "(for colour masks give data.colors)"
+            f"{name}: the label has {mask.shape[2]} channels; an index mask has one (for colour masks give data.colors)"
         )
     if mask.dtype != np.uint8:
         raise DataError(f"{name}: the label is {mask.dtype}; an index mask is 8-bit")
@@ -133,5 +132,3 @@ def _undo_grey_scaling(mask: np.ndarray, data: bytes) -> np.ndarray:
     """Decoders stretch 1-, 2- and 4-bit grey to 0..255; indices must come back as stored."""
     bits = data[24] if data[: len(_PNG)] == _PNG else 8
     return mask if bits >= 8 else mask // (255 // (2**bits - 1))
-
-

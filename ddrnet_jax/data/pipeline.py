@@ -21,6 +21,9 @@ class Shard(NamedTuple):
     count: int = 1
 
 
+_WHOLE = Shard()
+
+
 class Augment(grain.transforms.RandomMap):
     """Sample -> {"images", "labels"} of crop size; the random numbers come from (seed, position)."""
 
@@ -39,7 +42,7 @@ def train_batches(
     seed: int,
     batch_size: int,
     first_step: int = 0,
-    shard: Shard = Shard(),
+    shard: Shard = _WHOLE,
     num_threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches; batch number `step` is a pure function of (seed, step), for any number of processes.
@@ -64,7 +67,7 @@ def train_batches(
     return batches
 
 
-def samples_in_order(source, *, shard: Shard = Shard(), num_threads: int = 2) -> Iterator[Sample]:
+def samples_in_order(source, *, shard: Shard = _WHOLE, num_threads: int = 2) -> Iterator[Sample]:
     """Every sample of this process's part, once, in order, whole. Close it when done."""
     cv2.setNumThreads(0)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_PREFETCH_SAMPLES)

@@ -1,5 +1,6 @@
 """Random access to samples: folders of image and label files, drawn scenes."""
 
+import functools
 from pathlib import Path
 from typing import TypedDict
 
@@ -49,24 +50,25 @@ class FolderPairs:
     def __getitem__(self, index: int) -> Sample:
         """Sample; raises DataError naming the file if it cannot be read or image and label disagree."""
         image_path, label_path = self.pairs[index]
-        image = decode.decode_image(_read(image_path), str(image_path))
-        label = decode.decode_label(_read(label_path), str(label_path), self.spec)
+        image = decode.decode_image(read_file(image_path), str(image_path))
+        label = decode.decode_label(read_file(label_path), str(label_path), self.spec)
         decode.check_pair(image, label, str(label_path))
         return Sample(image=image, label=label, name=str(image_path))
 
 
 class Scenes:
-    """Drawn street scenes; those of different seeds are different scenes."""
+    """Drawn street scenes; those of different seeds are different scenes. The last few hundred are remembered."""
 
     def __init__(self, count: int, seed: int, size_hw: tuple[int, int]):
-        self.count, self.seed, self.size_hw = count, seed, size_hw
+        self.count, self.seed = count, seed
+        self._draw = functools.lru_cache(maxsize=512)(lambda index: scenes.draw_scene(seed, index, tuple(size_hw)))
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
         """Sample; the same for the same (seed, index)"""
-        image, label = scenes.draw_scene(self.seed, int(index), self.size_hw)
+        image, label = self._draw(int(index))
         return Sample(image=image, label=label, name=f"scene_{self.seed}_{index:05d}")
 
 
@@ -89,7 +91,8 @@ def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
     return paths
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The bytes of a file. Raises DataError naming it if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as e:

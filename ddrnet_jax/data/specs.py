@@ -113,9 +113,7 @@ def folder_spec(
         if isinstance(key, tuple) == bool(colors):
             values[key] = IGNORE
     display = tuple(tuple(c) for c in colors) or _distinct_colors(len(classes))
-    return DatasetSpec(
-        "folder", tuple(classes), display, values, image_folder=image_folder, label_folder=label_folder
-    )
+    return DatasetSpec("folder", tuple(classes), display, values, image_folder=image_folder, label_folder=label_folder)
 
 
 def _check_folder(classes, colors, label_values) -> None:

@@ -46,9 +46,7 @@ def scale_and_crop(
     inner_hw = tuple(min(c, n - o) for c, n, o in zip(crop_hw, scaled_hw, offset_yx, strict=True))
     step_y, step_x = (n / s for n, s in zip(image.shape[:2], scaled_hw, strict=True))
     top, left = offset_yx
-    matrix = np.array(
-        [[step_x, 0, (left + 0.5) * step_x - 0.5], [0, step_y, (top + 0.5) * step_y - 0.5]], np.float64
-    )
+    matrix = np.array([[step_x, 0, (left + 0.5) * step_x - 0.5], [0, step_y, (top + 0.5) * step_y - 0.5]], np.float64)
     inner = cv2.warpAffine(
         image,
         matrix,

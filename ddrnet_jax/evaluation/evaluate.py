@@ -1,14 +1,18 @@
 """mIoU of a model over whole images at label resolution, exact over partial batches and mixed sizes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from tqdm import tqdm
 
-from ddrnet_jax import compilation, devices
+from ddrnet_jax import checkpoints, compilation, devices, factory
+from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.sources import Sample
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.models import variables
@@ -52,9 +56,7 @@ class Evaluator:
             )
             return metrics.confusion(labels, jnp.argmax(logits, -1), num_classes)
 
-        self._count = jax.jit(
-            count, out_shardings=devices.replicated(mesh), compiler_options=compilation.options()
-        )
+        self._count = jax.jit(count, out_shardings=devices.replicated(mesh), compiler_options=compilation.options())
 
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Scores:
         """Scores over all samples; every labelled pixel counts exactly once."""
@@ -133,3 +135,36 @@ def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
     for row, sample in enumerate(group):
         images[row], labels[row] = sample["image"], sample["label"]
     return {"images": images, "labels": labels}
+
+
+def evaluate_checkpoint(config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None]) -> metrics.Scores:
+    """Scores of a checkpoint on the eval split of `config`.
+
+    Raises CheckpointError if the checkpoint was trained on other classes.
+    """
+    spec = factory.dataset_spec(config)
+    source = factory.eval_source(config)
+    graphdef, params, batch_stats, trained = checkpoints.load_weights(checkpoint)
+    trained_spec = factory.dataset_spec(trained)
+    if trained_spec.classes != spec.classes:
+        raise checkpoints.CheckpointError(
+            f"{checkpoint}: trained on {trained_spec.num_classes} classes of {trained_spec.name!r}, but the config's "
+            f"data set {spec.name!r} has {spec.num_classes}; evaluate it with the config it was trained with"
+        )
+    mesh = devices.data_mesh()
+    evaluator = Evaluator(
+        graphdef,
+        spec.num_classes,
+        mesh,
+        batch_size=config.eval.batch_size,
+        scales=config.eval.scales,
+        flip=config.eval.flip,
+        size_hw=config.eval.size_hw,
+        say=say,
+    )
+    params, batch_stats = jax.device_put((params, batch_stats), devices.replicated(mesh))
+    samples = pipeline.samples_in_order(source, num_threads=config.data.num_threads)
+    try:
+        return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", ncols=80))
+    finally:
+        samples.close()

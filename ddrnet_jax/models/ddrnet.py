@@ -9,7 +9,7 @@ from flax import nnx
 from jax.nn import relu
 from jax.typing import DTypeLike
 
-from ddrnet_jax.models.blocks import Bottleneck, ConvBN, PreActConv, Stage, resize, uniform_bias_init
+from ddrnet_jax.models.blocks import Bottleneck, ConvBN, PreActConv, Stage, resize, uniform_init
 from ddrnet_jax.models.dappm import DAPPM
 
 
@@ -102,10 +102,8 @@ class ClassificationHead(nnx.Module):
     def __init__(self, high_width, low_width, last_width, num_classes, *, dtype, rngs):
         self.down = DownSampling(high_width, (low_width // 2, low_width), dtype=dtype, rngs=rngs)
         self.last = ConvBN(low_width, last_width, 1, dtype=dtype, rngs=rngs)
-        init = uniform_bias_init(last_width)
-        self.linear = nnx.Linear(
-            last_width, num_classes, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs
-        )
+        init = uniform_init(last_width)
+        self.linear = nnx.Linear(last_width, num_classes, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
 
     def __call__(self, low, high):
         x = relu(self.last(relu(low + self.down(high))))
@@ -168,9 +166,7 @@ class DDRNet(nnx.Module):
             self.head = SegmentationHead(4 * w, v.head_width, num_classes, **options)
         else:
             self.head = ClassificationHead(4 * w, 16 * w, v.last_width, num_classes, **options)
-        self.aux_head = nnx.data(
-            SegmentationHead(high, v.head_width, num_classes, **options) if aux_head else None
-        )
+        self.aux_head = nnx.data(SegmentationHead(high, v.head_width, num_classes, **options) if aux_head else None)
 
     def __call__(self, images: jax.Array) -> Output:
         """images f32[B,H,W,3], RGB, normalised with the ImageNet statistics; any H, W -> Output"""

@@ -73,9 +73,7 @@ class WeightsFile:
         """Memory for bytes of the file, u8[count]; all that is reserved stays within the file's size."""
         self._reserved_bytes += count
         if self._reserved_bytes > self.size:
-            raise self.error(
-                f"{what} brings the data to {self._reserved_bytes} bytes, the file has {self.size}"
-            )
+            raise self.error(f"{what} brings the data to {self._reserved_bytes} bytes, the file has {self.size}")
         return np.empty(count, np.uint8)
 
     def fill(self, memory: np.ndarray, offset: int, what: str) -> None:
@@ -111,13 +109,9 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
         with open(path, "rb") as stream:
             yield WeightsFile(path, stream)
     except OSError as problem:
-        raise WeightsFileError(
-            f"{path}: cannot be read, {problem.strerror}; check the file and its disk"
-        ) from problem
+        raise WeightsFileError(f"{path}: cannot be read, {problem.strerror}; check the file and its disk") from problem
     except MemoryError as problem:
-        raise WeightsFileError(
-            f"{path}: does not fit into memory; free some, or use a larger machine"
-        ) from problem
+        raise WeightsFileError(f"{path}: does not fit into memory; free some, or use a larger machine") from problem
 
 
 @contextlib.contextmanager
@@ -151,18 +145,14 @@ def safetensors_of(file: WeightsFile) -> tuple[dict[str, np.ndarray], dict[str, 
     """As `read_safetensors`, from a file already open."""
     header_bytes = int.from_bytes(file.read(0, 8, "the header's length"), "little")
     if header_bytes > MAX_HEADER_BYTES:
-        raise file.error(
-            f"its header is said to have {header_bytes} bytes, at most {MAX_HEADER_BYTES} are read"
-        )
+        raise file.error(f"its header is said to have {header_bytes} bytes, at most {MAX_HEADER_BYTES} are read")
     header = _parse_header(file, file.read(8, header_bytes, "the header"))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise file.error("its __metadata__ is not a table of strings")
     entries = {name: _parse_entry(file, name, entry) for name, entry in header.items()}
     _check_layout(file, entries, file.size - 8 - header_bytes)
-    return {
-        name: _read_tensor(file, name, 8 + header_bytes, *entry) for name, entry in entries.items()
-    }, metadata
+    return {name: _read_tensor(file, name, 8 + header_bytes, *entry) for name, entry in entries.items()}, metadata
 
 
 def write_safetensors(
@@ -170,15 +160,12 @@ def write_safetensors(
 ) -> None:
     """Writes a .safetensors file: widest elements first, then by name, so that every tensor is aligned."""
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
+    _check_writable(path, arrays, metadata or {})
     names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
     header: dict = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name in names:
         array = arrays[name]
-        if array.dtype not in _NAMES or name == "__metadata__":
-            raise WeightsFileError(
-                f"{path}: cannot hold {name!r} of type {array.dtype}; use one of {list(_NAMES.values())}"
-            )
         span = [offset, offset := offset + array.nbytes]
         header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": span}
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -187,6 +174,15 @@ def write_safetensors(
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             stream.write(data_bytes(arrays[name]))
+
+
+def _check_writable(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    for name, array in arrays.items():
+        if not isinstance(name, str) or name == "__metadata__" or array.dtype not in _NAMES:
+            wanted = ", ".join(map(str, _NAMES))
+            raise WeightsFileError(f"{path}: cannot hold {name!r} of type {array.dtype}; use a str and one of {wanted}")
+    if not all(isinstance(text, str) for item in metadata.items() for text in item):
+        raise WeightsFileError(f"{path}: cannot hold metadata other than strings; use str(...) or json.dumps(...)")
 
 
 def _parse_header(file: WeightsFile, text: bytes) -> dict:
@@ -214,16 +210,12 @@ def _parse_entry(file: WeightsFile, name: str, entry: object) -> tuple[np.dtype,
         raise file.error(f"{what} is not described by dtype, shape and data_offsets")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise file.error(
-            f"{what} is of type {shown(dtype)}, not one of {', '.join(DTYPES)}", "convert it first"
-        )
+        raise file.error(f"{what} is of type {shown(dtype)}, not one of {', '.join(DTYPES)}", "convert it first")
     if not isinstance(shape, list) or not isinstance(span, list) or len(span) != 2:
         raise file.error(f"{what} has no list for its shape or no pair of data_offsets")
     begin, end = span
     if not all(type(position) is int and 0 <= position <= file.size for position in span):
-        raise file.error(
-            f"{what} has data_offsets {shown(begin)}..{shown(end)}, the file has {file.size} bytes"
-        )
+        raise file.error(f"{what} has data_offsets {shown(begin)}..{shown(end)}, the file has {file.size} bytes")
     wanted = file.element_count(shape, what) * DTYPES[dtype].itemsize
     if end - begin != wanted:
         raise file.error(f"{what} needs {wanted} bytes, its data_offsets {begin}..{end} span {end - begin}")

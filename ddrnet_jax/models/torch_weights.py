@@ -88,9 +88,7 @@ def official_names(model: nnx.Module) -> dict[str, str]:
     """{our dotted path: official name} of every parameter and running statistic."""
     _, params, stats = variables.split(model)
     has_repeats = len(model.stage3) > 1
-    return {
-        path: _official_name(path, has_repeats) for path in variables.paths(params) | variables.paths(stats)
-    }
+    return {path: _official_name(path, has_repeats) for path in variables.paths(params) | variables.paths(stats)}
 
 
 def to_official_layout(path: str, array: np.ndarray) -> np.ndarray:

@@ -32,15 +32,6 @@ def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
     return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
 
 
-def initialise(build: Callable[[nnx.Rngs], nnx.Module], seed: int) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Build a model inside one compiled function and return its parts.
-
-    Source: eager construction runs some 200 small computations, each compiled on its own.
-    """
-    params, stats = jax.jit(lambda key: split(build(nnx.Rngs(key)))[1:])(jax.random.key(seed))
-    return abstract(build), params, stats
-
-
 def paths(tree: Tree) -> dict[str, object]:
     """Flatten to {"stage4.low.blocks.0.conv_bn1.bn.scale": leaf}."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)

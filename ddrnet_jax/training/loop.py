@@ -56,12 +56,12 @@ def train(config: ConfigDict, workdir: str | Path) -> metrics.Scores:
         nesterov=config.optimizer.nesterov,
         weight_decay=config.optimizer.weight_decay,
     )
-    graphdef, run_state = state.create(
-        factory.model_builder(config), sgd, seed=config.seed, ema_decay=config.ema_decay
-    )
-    run_state = jax.device_put(run_state, devices.replicated(mesh))
+    graphdef, run_state = state.create(factory.model_builder(config), sgd, seed=config.seed, ema_decay=config.ema_decay)
     checkpoints = Checkpoints(workdir, config)
     first_step = checkpoints.latest_step() or 0
+    if config.init_from and not first_step:
+        run_state = state.warm_start(run_state, config.init_from)
+    run_state = jax.device_put(run_state, devices.replicated(mesh))
     if first_step:
         run_state = checkpoints.restore(first_step, like=run_state)
 

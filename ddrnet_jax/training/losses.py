@@ -56,9 +56,7 @@ def ohem(
     return _safe_ratio((per_pixel * weights).sum(), is_kept.sum().astype(per_pixel.dtype))
 
 
-def hardness_limit(
-    probability: jax.Array, is_labelled: jax.Array, threshold: float, min_kept: int
-) -> jax.Array:
+def hardness_limit(probability: jax.Array, is_labelled: jax.Array, threshold: float, min_kept: int) -> jax.Array:
     """max(threshold, p_sorted[min(min_kept, n - 1)]) over the n labelled pixels, without sorting.
 
     probability f32[...] (0..1), is_labelled bool[...] -> f32[]

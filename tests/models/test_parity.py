@@ -30,13 +30,7 @@ ZERO_GRADIENTS = (
 def build(variant, manifest):
     task = "classification" if manifest.endswith("cls") else "segmentation"
     num_classes = 1000 if task == "classification" else 19
-    graphdef, params, stats = variables.initialise(
-        lambda rngs: DDRNet(
-            variant, task=task, num_classes=num_classes, aux_head=task == "segmentation", rngs=rngs
-        ),
-        seed=0,
-    )
-    model = variables.merge(graphdef, params, stats)
+    model = DDRNet(variant, task=task, num_classes=num_classes, aux_head=task == "segmentation", rngs=nnx.Rngs(0))
     load_state_dict(model, fixtures.state_dict(manifest))
     return model
 
@@ -80,9 +74,7 @@ def train_step():
     graphdef, params, stats = variables.split(model)
 
     def mean_cross_entropy(logits):
-        per_pixel = optax.softmax_cross_entropy_with_integer_labels(
-            logits, np.where(labels == 255, 0, labels)
-        )
+        per_pixel = optax.softmax_cross_entropy_with_integer_labels(logits, np.where(labels == 255, 0, labels))
         return jnp.where(labels == 255, 0, per_pixel).sum() / (labels != 255).sum()
 
     def loss(params):
@@ -93,9 +85,7 @@ def train_step():
 
     (_, (out, losses, new_stats)), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     names = official_names(model)
-    gradients = {
-        names[p]: to_official_layout(p, np.asarray(g)) for p, g in variables.paths(gradients).items()
-    }
+    gradients = {names[p]: to_official_layout(p, np.asarray(g)) for p, g in variables.paths(gradients).items()}
     statistics = {names[p]: np.asarray(s) for p, s in variables.paths(new_stats).items()}
     return fixture, out, losses, gradients, statistics
 

@@ -1,0 +1,29 @@
+"""Your own images: a folder of images, a folder of masks, the names of the classes.
+
+python -m ddrnet_jax.main --config configs/folder.py --workdir runs/mine --config.data.root=DIR
+
+Copy this file anywhere and edit the five lines; it runs from any folder. DIR holds
+images/train, labels/train, images/val, labels/val; an image and its mask have the same stem.
+Masks are 8-bit PNGs of class indices, or colour masks (then give data.colors). From random weights,
+few images learn little.
+"""
+
+from ddrnet_jax.config import base
+
+
+def get_config():
+    config = base()
+    config.data.name = "folder"
+    config.data.root = "data/mine"
+    config.data.classes = ("background", "road", "car")
+    config.data.colors = ()  # colour masks: ((0, 0, 0), (128, 64, 128), (0, 0, 142))
+    config.data.ignore_values = (255,)  # colour masks: ((255, 255, 255),)
+
+    config.batch_size = 8
+    config.total_steps = 2000
+    config.log_every_steps = 20
+    config.data.crop_hw = (256, 256)
+    config.optimizer.learning_rate = 0.02
+    config.loss.name = "cross_entropy"
+    config.eval.every_steps = 500
+    return config

@@ -1,0 +1,75 @@
+"""Train ids as pictures for people: colours, overlays, legend, contact sheet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.specs import DatasetSpec
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_GAP = 6
+_INK = (40, 40, 40)
+
+
+def colorize(ids: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Train ids u8[H,W] -> u8[H,W,3] RGB in the colours of the data set, black where ignored."""
+    return spec.palette()[ids]
+
+
+def overlay(image: np.ndarray, ids: np.ndarray, spec: DatasetSpec, opacity: float = 0.55) -> np.ndarray:
+    """The classes' colours laid over the image; ignored pixels show the image.
+
+    image u8[H,W,3] RGB, ids u8[H,W], opacity 0..1 -> u8[H,W,3] RGB
+    """
+    mixed = cv2.addWeighted(image, 1 - opacity, colorize(ids, spec), opacity, 0)
+    return np.where((ids < spec.num_classes)[..., None], mixed, image)
+
+
+def legend(spec: DatasetSpec, width: int) -> np.ndarray:
+    """u8[h,width,3] RGB: a swatch and the name of every class, in as many rows as they need."""
+    places, x, y = [], _GAP, _GAP
+    for name in spec.classes:
+        (text_width, _), _ = cv2.getTextSize(name, _FONT, 0.4, 1)
+        needed = 18 + text_width + 14
+        if x + needed > width and x > _GAP:
+            x, y = _GAP, y + 18
+        places.append((x, y))
+        x += needed
+    canvas = np.full((y + 18 + _GAP, width, 3), 255, np.uint8)
+    for (x, y), name, color in zip(places, spec.classes, spec.colors, strict=True):
+        cv2.rectangle(canvas, (x, y), (x + 13, y + 12), color, -1)
+        cv2.rectangle(canvas, (x, y), (x + 13, y + 12), _INK, 1)
+        cv2.putText(canvas, name, (x + 18, y + 11), _FONT, 0.4, _INK, 1, cv2.LINE_AA)
+    return canvas
+
+
+def contact_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], spec: DatasetSpec) -> np.ndarray:
+    """Rows of (image u8[H,W,3], label u8[H,W], prediction u8[H,W]), titled, with the legend -> u8[h,w,3] RGB."""
+    width = min(384, rows[0][0].shape[1])
+    lines = []
+    for image, label, prediction in rows:
+        height = round(width * image.shape[0] / image.shape[1])
+        panels = (image, colorize(label, spec), colorize(prediction, spec))
+        row = [cv2.resize(p, (width, height), interpolation=cv2.INTER_AREA) for p in panels]
+        spacer = np.full((height, _GAP, 3), 255, np.uint8)
+        lines.append(np.hstack([spacer, row[0], spacer, row[1], spacer, row[2], spacer]))
+        lines.append(np.full((_GAP, lines[0].shape[1], 3), 255, np.uint8))
+    total_width = lines[0].shape[1]
+    title = np.full((24, total_width, 3), 255, np.uint8)
+    for column, text in enumerate(("image", "label", "prediction")):
+        x = _GAP + column * (width + _GAP)
+        cv2.putText(title, text, (x, 17), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
+    return np.vstack([title, *lines, legend(spec, total_width)])
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Write u8[H,W] or u8[H,W,3] RGB. Raises DataError if the file cannot be written."""
+    pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    data = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1]
+    try:
+        path.write_bytes(data)
+    except OSError as e:
+        raise DataError(f"{path}: cannot be written ({e.strerror})") from e

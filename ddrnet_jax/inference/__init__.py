@@ -1,0 +1,1 @@
+"""Masks and overlays from a trained network."""

@@ -1,0 +1,112 @@
+"""Masks and overlays of an image, a folder of images, or the held-out images of a run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from tqdm import tqdm
+
+from ddrnet_jax import checkpoints, compilation, factory
+from ddrnet_jax.data import decode, pictures
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.sources import IMAGE_SUFFIXES, files_by_stem, read_file
+from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.blocks import upsample_x8
+from ddrnet_jax.models.ddrnet import normalise
+
+_SHEET_ROWS = 6
+
+
+class Predictor:
+    """Images u8[H,W,3] -> masks u8[H,W], normalisation to argmax in one compiled function per size."""
+
+    def __init__(self, graphdef: nnx.GraphDef, params: dict, batch_stats: dict):
+        self._weights = jax.device_put((params, batch_stats))
+
+        def masks(weights, images):
+            model = variables.merge(graphdef, *weights)
+            model.eval()
+            logits = upsample_x8(model(normalise(images)).logits, images.shape[1:3])
+            return jnp.argmax(logits, -1).astype(jnp.uint8)
+
+        self._masks = jax.jit(masks, compiler_options=compilation.options())
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """u8[H,W,3] RGB -> u8[H,W] train ids"""
+        return np.asarray(self._masks(self._weights, image[None]))[0]
+
+
+def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path) -> int:
+    """Write OUTPUT/masks/<stem>.png and OUTPUT/overlays/<stem>.png for an image or every image of a folder.
+
+    Masks are u8 train ids at the image's own size. Returns how many were written.
+    Raises DataError if there is nothing to read; images that cannot be read are named at the end.
+    """
+    paths = _input_files(Path(source))
+    predictor, spec = _load(checkpoint)
+    folders = _output_folders(Path(output))
+    broken = []
+    for stem, path in tqdm(paths.items(), unit="image", disable=len(paths) < 2, ncols=80):
+        try:
+            image = decode.decode_image(read_file(path), str(path))
+        except DataError as e:
+            broken.append(str(e))
+            continue
+        _write(folders, stem, image, predictor(image), spec)
+    if broken:
+        raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
+    return len(paths)
+
+
+def predict_held_out(checkpoint: str | Path, output: str | Path) -> int:
+    """The same for the held-out images of the checkpoint's run, and OUTPUT/samples.png beside their labels."""
+    config = checkpoints.load_weights(checkpoint)[3]
+    source = factory.eval_source(config)
+    predictor, spec = _load(checkpoint)
+    folders = _output_folders(Path(output))
+    rows = []
+    for sample in tqdm(_each(source), total=len(source), unit="image", ncols=80):
+        mask = predictor(sample["image"])
+        _write(folders, Path(sample["name"]).stem, sample["image"], mask, spec)
+        if len(rows) < _SHEET_ROWS:
+            rows.append((sample["image"], sample["label"], mask))
+    pictures.write_png(Path(output) / "samples.png", pictures.contact_sheet(rows, spec))
+    return len(source)
+
+
+def _load(checkpoint: str | Path) -> tuple[Predictor, DatasetSpec]:
+    graphdef, params, batch_stats, config = checkpoints.load_weights(checkpoint)
+    return Predictor(graphdef, params, batch_stats), factory.dataset_spec(config)
+
+
+def _each(source) -> Iterator:
+    return (source[i] for i in range(len(source)))
+
+
+def _input_files(source: Path) -> dict[str, Path]:
+    if source.is_dir():
+        return files_by_stem(source, "images to predict")
+    if not source.is_file():
+        raise DataError(f"--input {source}: no such file or folder")
+    if source.suffix.lower() not in IMAGE_SUFFIXES:
+        raise DataError(f"--input {source}: not an image; expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return {source.stem: source}
+
+
+def _output_folders(output: Path) -> tuple[Path, Path]:
+    folders = (output / "masks", output / "overlays")
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise DataError(f"--output {output}: cannot be written ({e.strerror})") from e
+    return folders
+
+
+def _write(folders: tuple[Path, Path], stem: str, image: np.ndarray, mask: np.ndarray, spec: DatasetSpec) -> None:
+    pictures.write_png(folders[0] / f"{stem}.png", mask)
+    pictures.write_png(folders[1] / f"{stem}.png", pictures.overlay(image, mask, spec))

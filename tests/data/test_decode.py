@@ -1,0 +1,119 @@
+"""Decoding: exact values for every kind of mask, one clear error for every kind of damage."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from ddrnet_jax.data import decode
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.specs import CAMVID, IGNORE, folder_spec
+
+RNG = np.random.default_rng(0)
+
+
+def png(array):
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def raw_png(rows, bits, color_type, palette=b""):
+    """A PNG written by hand: `rows` are the packed bytes of each line."""
+    height, width = len(rows), len(rows[0]) * 8 // bits
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
+    data = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
+    parts = [chunk(b"IHDR", header), chunk(b"PLTE", palette) if palette else b""]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_index_mask_is_mapped_through_the_table():
+    mask = RNG.integers(0, 12, (20, 30), dtype=np.uint8)
+    ids = decode.decode_label(png(mask), "a.png", CAMVID)
+    np.testing.assert_array_equal(ids, np.where(mask == 11, IGNORE, mask))
+
+
+def test_palette_mask_gives_indices_not_colours():
+    spec = folder_spec(["a", "b", "c"])
+    rows = [[0, 1, 2, 255], [2, 1, 0, 0]]
+    palette = bytes([9, 9, 9] * 3 + [200, 0, 0] * 253)  # the same colour thrice: colours could not tell
+    ids = decode.decode_label(raw_png(rows, 8, 3, palette), "p.png", spec)
+    np.testing.assert_array_equal(ids, rows)
+
+
+@pytest.mark.parametrize("color_type", [0, 3])
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_masks_of_few_bits_keep_their_values(bits, color_type):
+    count = 2**bits
+    spec = folder_spec([str(i) for i in range(count)])
+    values = RNG.integers(0, count, (6, 16))
+    packed = [
+        [sum(int(v) << (8 - bits * (j + 1)) for j, v in enumerate(group)) for group in row.reshape(-1, 8 // bits)]
+        for row in values
+    ]
+    palette = bytes(3 * count) if color_type == 3 else b""
+    np.testing.assert_array_equal(decode.decode_label(raw_png(packed, bits, color_type, palette), "b", spec), values)
+
+
+def test_colour_mask_is_mapped_by_colour():
+    colors = ((128, 64, 128), (0, 0, 142), (70, 70, 70))
+    spec = folder_spec(["road", "car", "building"], colors, ignore_values=((0, 0, 0),))
+    ids = RNG.integers(0, 4, (16, 16))
+    rgb = np.array([*colors, (0, 0, 0)], np.uint8)[ids]
+    decoded = decode.decode_label(png(rgb[..., ::-1]), "c.png", spec)
+    np.testing.assert_array_equal(decoded, np.where(ids == 3, IGNORE, ids))
+
+
+def test_raw_values_with_holes():
+    spec = folder_spec(["a", "b"], label_values=(7, 33), ignore_values=(0, 255))
+    ids = decode.decode_label(png(np.array([[7, 33, 0, 255]], np.uint8)), "h.png", spec)
+    np.testing.assert_array_equal(ids, [[0, 1, IGNORE, IGNORE]])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.full((4, 4), 12, np.uint8), "bad.png: label value 12 is not one of camvid's: 0, 1,"),
+        (np.full((4, 4, 3), 3, np.uint8), "bad.png: the label has 3 channels"),
+        (np.full((4, 4), 300, np.uint16), "bad.png: the label is uint16"),
+    ],
+)
+def test_wrong_index_masks_are_named(mask, message):
+    with pytest.raises(DataError, match=message.replace("(", r"\(")):
+        decode.decode_label(png(mask), "bad.png", CAMVID)
+
+
+def test_unknown_colour_is_named():
+    spec = folder_spec(["a"], ((1, 2, 3),))
+    bgr = np.full((4, 4, 3), (3, 2, 1), np.uint8)
+    bgr[0, 0] = (30, 20, 10)
+    with pytest.raises(DataError, match=r"m.png: colour \(10, 20, 30\) on 6.2% of the label"):
+        decode.decode_label(png(bgr), "m.png", spec)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_truncated_files_are_errors_at_every_length(suffix):
+    data = cv2.imencode(suffix, RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8))[1].tobytes()
+    decode.decode_image(data, "whole")
+    for length in [0, 1, 10, 40, len(data) // 2, len(data) - 20, len(data) - 1]:
+        with pytest.raises(DataError, match="cut: "):
+            decode.decode_image(data[:length], "cut")
+
+
+def test_a_flipped_bit_in_a_png_is_an_error():
+    data = bytearray(png(RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8)))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(DataError, match="flipped: damaged PNG"):
+        decode.decode_image(bytes(data), "flipped")
+
+
+def test_jpeg_labels_and_other_sizes_are_refused():
+    jpeg = cv2.imencode(".jpg", np.zeros((8, 8), np.uint8))[1].tobytes()
+    with pytest.raises(DataError, match="labels must be lossless"):
+        decode.decode_label(jpeg, "l.jpg", CAMVID)
+    with pytest.raises(DataError, match=r"l.png: the label is 9x8 \(WxH\), its image 8x8"):
+        decode.check_pair(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9), np.uint8), "l.png")

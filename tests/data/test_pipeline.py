@@ -1,0 +1,100 @@
+"""Batches are a pure function of (seed, step), for any number of processes and threads."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
+from ddrnet_jax.data.sources import Scenes
+
+SOURCE = Scenes(10, seed=0, size_hw=(48, 64))
+AUGMENT = Augment((32, 32), (0.5, 2.0), True)
+
+
+def take(count, **options):
+    batches = train_batches(SOURCE, AUGMENT, seed=3, batch_size=4, **options)
+    try:
+        return [next(batches) for _ in range(count)]
+    finally:
+        batches.close()
+
+
+def rows(batches):
+    """The samples of each step as a set of bytes."""
+    return [{i.tobytes() + lab.tobytes() for i, lab in zip(b["images"], b["labels"], strict=True)} for b in batches]
+
+
+def test_shapes_and_dtypes():
+    batch = take(1)[0]
+    assert batch["images"].shape == (4, 32, 32, 3)
+    assert batch["labels"].shape == (4, 32, 32)
+    assert batch["images"].dtype == batch["labels"].dtype == np.uint8
+
+
+def test_starting_at_a_step_continues_the_sequence():
+    whole = take(8)
+    for a, b in zip(whole[5:], take(3, first_step=5), strict=True):
+        np.testing.assert_array_equal(a["images"], b["images"])
+        np.testing.assert_array_equal(a["labels"], b["labels"])
+
+
+def test_threads_change_nothing():
+    for a, b in zip(take(4, num_threads=1), take(4, num_threads=4), strict=True):
+        np.testing.assert_array_equal(a["images"], b["images"])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_see_the_same_global_batches(count):
+    parts = [rows(take(6, shard=Shard(i, count))) for i in range(count)]
+    together = [set().union(*step) for step in zip(*parts, strict=True)]
+    assert together == rows(take(6))
+
+
+def test_every_epoch_sees_every_sample_in_a_new_order():
+    class Names:
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, index):
+            return {"image": np.full((32, 32, 3), index, np.uint8), "label": np.zeros((32, 32), np.uint8)}
+
+    batches = train_batches(Names(), Augment((32, 32), (1.0, 1.0), False), seed=0, batch_size=8)
+    orders = [next(batches)["images"][:, 0, 0, 0].tolist() for _ in range(3)]
+    batches.close()
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_evaluation_reads_everything_once_in_order():
+    names = [s["name"] for s in samples_in_order(SOURCE, num_threads=3)]
+    assert names == [SOURCE[i]["name"] for i in range(10)]
+    parts = [[s["name"] for s in samples_in_order(SOURCE, shard=Shard(i, 3))] for i in range(3)]
+    assert sorted(sum(parts, [])) == sorted(names)
+
+
+def test_an_error_in_a_worker_thread_arrives_as_it_was_raised():
+    class Broken:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            raise DataError("broken.png: truncated PNG")
+
+    batches = train_batches(Broken(), AUGMENT, seed=0, batch_size=2)
+    with pytest.raises(DataError) as caught:
+        next(batches)
+    batches.close()
+    assert str(caught.value) == "broken.png: truncated PNG"
+
+
+def test_importing_the_data_package_starts_no_backend():
+    code = (
+        "import ddrnet_jax.data.pipeline, ddrnet_jax.data.sources, sys\n"
+        "if 'jax' in sys.modules:\n"
+        "    from jax._src import xla_bridge\n"
+        "    assert not xla_bridge._backends, 'a JAX backend was initialised'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,98 @@
+"""The house rules that a machine can hold: imports run one way, modules stay small, nothing of one machine."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# Who may import whom inside the package; what is not listed may not.
+_BASE = {"config", "compilation", "devices"}
+ALLOWED = {
+    "__init__": set(),
+    "config": set(),
+    "compilation": set(),
+    "devices": set(),
+    "models": {"models"},
+    "data": {"data"},
+    "factory": {"config", "data", "models"},
+    "checkpoints": {"config", "factory", "models"},
+    "evaluation": {"evaluation", "checkpoints", "factory", "data", "models", *_BASE},
+    "inference": {"inference", "evaluation", "checkpoints", "factory", "data", "models", *_BASE},
+    "training": {"training", "evaluation", "checkpoints", "factory", "data", "models", *_BASE},
+    "main": {"training", "evaluation", "inference", "checkpoints", "factory", "data", *_BASE},
+}
+
+
+def modules(repo: Path):
+    return sorted((repo / "ddrnet_jax").rglob("*.py"))
+
+
+def part(repo: Path, path: Path) -> str:
+    """The top-level part of the package that a module belongs to."""
+    return path.relative_to(repo / "ddrnet_jax").parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path):
+    """The parts of our package that a module imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ddrnet_jax":
+            names = node.module.split(".")[1:]
+            yield from names[:1] or (alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("ddrnet_jax."))
+
+
+def test_imports_run_one_way(repo):
+    for path in modules(repo):
+        own = part(repo, path)
+        assert own in ALLOWED, f"{path} belongs to no part; add it to ALLOWED with what it may import"
+        wrong = set(imported_parts(path)) - ALLOWED[own]
+        assert not wrong, f"{path} imports {wrong}"
+
+
+def test_data_and_config_import_no_jax(repo):
+    for path in modules(repo):
+        if part(repo, path) in ("data", "config"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                assert not any(n.split(".")[0] in ("jax", "flax", "optax") for n in names), path
+
+
+def test_every_module_says_what_it_is_for(repo):
+    for path in modules(repo):
+        assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+def test_public_functions_are_documented(repo):
+    for path in modules(repo):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
+
+
+def test_every_config_key_has_a_reader_and_a_comment(repo):
+    source = (repo / "ddrnet_jax" / "config.py").read_text()
+    body = source[source.index("def base()") : source.index("def load(")]
+    code = "\n".join(p.read_text() for p in modules(repo) if p.name != "config.py")
+    for line in body.splitlines():
+        if line.strip().startswith("config.") and "ConfigDict()" not in line:
+            key = line.split("=")[0].strip()
+            leaf = key.rsplit(".", 1)[1]
+            assert f".{leaf}" in code, f"{key} has no reader"
+            assert "#" in line, f"{key} has no comment"
+
+
+@pytest.mark.parametrize("word", ["TODO", "FIXME", "NotImplementedError"])
+def test_nothing_is_left_unfinished(repo, word):
+    for path in modules(repo):
+        assert word not in path.read_text(), f"{path} has a {word}"
+
+
+def test_no_image_of_a_data_set_is_in_the_repository(repo):
+    if not (repo / ".git").exists():
+        pytest.skip("not a git checkout")
+    files = subprocess.run(["git", "ls-files"], cwd=repo, capture_output=True, text=True, check=True).stdout.split()
+    pictures = [f for f in files if Path(f).suffix.lower() in (".jpg", ".jpeg", ".png")]
+    assert all(f.startswith("docs/") for f in pictures), pictures

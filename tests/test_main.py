@@ -1,0 +1,262 @@
+"""The command line: what a user can get wrong ends in one clear line; what is right ends in files."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from ddrnet_jax import main as main_lib
+
+RNG = np.random.default_rng(0)
+CLASSES = ("background", "road", "car")
+
+
+def write_folder(root, count=4, size_hw=(64, 72)):
+    """A tiny data set of the user's own: images/{train,val} and labels/{train,val}."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            label = RNG.integers(0, 3, (size_hw[0] // 8, size_hw[1] // 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+            image = (label[..., None] * 80 + RNG.integers(0, 40, (*size_hw, 3))).astype(np.uint8)
+            cv2.imwrite(str(root / "images" / split / f"{i}.png"), image)
+            cv2.imwrite(str(root / "labels" / split / f"{i}.png"), label)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("pristine") / "data")
+
+
+@pytest.fixture
+def data(pristine, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(pristine, tmp_path / "data")
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """A user's own config, outside the repository."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ddrnet_jax.config import base\n"
+        "def get_config():\n"
+        "    config = base()\n"
+        "    config.data.name = 'folder'\n"
+        f"    config.data.classes = {CLASSES}\n"
+        "    config.data.crop_hw = (64, 64)\n"
+        "    config.data.scale_range = (1.0, 1.5)\n"
+        "    config.batch_size = 4\n"
+        "    config.total_steps = 4\n"
+        "    config.log_every_steps = 1\n"
+        "    config.loss.name = 'cross_entropy'\n"
+        "    return config\n"
+    )
+    return path
+
+
+def run(capsys, *arguments):
+    """(exit code, stdout, stderr) of the command line."""
+    code = main_lib.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def assert_one_error(result, *parts):
+    """One line on stderr that begins with "error: " and holds every part; nothing was compiled before it."""
+    code, _, err = result
+    lines = err.strip().splitlines()
+    assert code == 1
+    assert lines[-1].startswith("error: "), err
+    assert "Traceback" not in err
+    assert "compiling" not in err
+    for part in parts:
+        assert str(part) in lines[-1], err
+
+
+def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_file, data, tmp_path, capsys, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    flags = ("--config", config_file, f"--config.data.root={data}")
+    code, out, err = run(capsys, *flags, "--workdir", "run")
+    assert code == 0, err
+    assert "mIoU" in out
+    workdir = tmp_path / "elsewhere" / "run"
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == [1, 2, 3, 4]
+    assert {"loss", "learning_rate", "images_per_s"} <= lines[0].keys()
+    evaluation = lines[-1]
+    assert evaluation["step"] == 4
+    assert 0 <= evaluation["val/miou"] <= 1
+    assert {f"val/iou/{c}" for c in CLASSES} <= evaluation.keys()
+    assert json.loads((workdir / "config.json").read_text())["data"]["crop_hw"] == [64, 64]
+    assert any((workdir / "tensorboard").iterdir())
+
+    code, out, err = run(capsys, *flags, "--mode", "evaluate", "--checkpoint", workdir)
+    assert code == 0, err
+    assert f"{100 * evaluation['val/miou']:.2f}" in out.splitlines()[-1]
+
+    code, out, err = run(
+        capsys, "--mode", "predict", "--checkpoint", workdir, "--input", data / "images/val", "--output", "out"
+    )
+    assert code == 0, err
+    for i in range(4):
+        mask = cv2.imread(f"out/masks/{i}.png", cv2.IMREAD_UNCHANGED)
+        assert mask.shape == (64, 72)
+        assert mask.dtype == np.uint8
+        assert mask.max() < 3
+        assert cv2.imread(f"out/overlays/{i}.png").shape == (64, 72, 3)
+    code, out, err = run(capsys, "--mode", "predict", "--checkpoint", workdir, "--output", "held_out")
+    assert code == 0, err
+    assert cv2.imread("held_out/samples.png") is not None
+
+    # The same workdir under another config is refused, and a finished run runs again without training.
+    assert_one_error(run(capsys, *flags, "--workdir", "run", "--config.seed=7"), "seed: 0 -> 7", "another --workdir")
+    code, out, err = run(capsys, *flags, "--workdir", "run")
+    assert code == 0, err
+    assert "compiling the training step" not in err
+
+    # Weights of three classes do not fit four.
+    four = "--config.data.classes=('a', 'b', 'c', 'd')"
+    assert_one_error(run(capsys, *flags, four, "--mode", "evaluate", "--checkpoint", workdir), "3 classes", "has 4")
+    assert_one_error(
+        run(capsys, *flags, four, "--workdir", "run4", f"--config.init_from={workdir}"),
+        "config.init_from",
+        "does not fit",
+    )
+
+
+def no_label(data):
+    (data / "labels/train/2.png").unlink()
+    return "images have no label", data / "images/train/2.png"
+
+
+def label_out_of_range(data):
+    path = data / "labels/train/1.png"
+    cv2.imwrite(str(path), np.full((64, 72), 3, np.uint8))
+    return path, "label value 3 is not one of folder's: 0, 1, 2, 255"
+
+
+def label_of_another_size(data):
+    path = data / "labels/train/3.png"
+    cv2.imwrite(str(path), np.zeros((64, 64), np.uint8))
+    return path, "64x64 (WxH)", "72x64"
+
+
+def truncated_image(data):
+    path = data / "images/train/0.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    return path, "truncated PNG"
+
+
+def truncated_eval_label(data):
+    path = data / "labels/val/0.png"
+    path.write_bytes(path.read_bytes()[:-5])
+    return path, "truncated PNG"
+
+
+def not_an_image(data):
+    path = data / "images/train/1.png"
+    path.write_text("hello")
+    return path, "not a readable image"
+
+
+def empty_folder(data):
+    for path in (data / "images/train").iterdir():
+        path.unlink()
+    return data / "images/train", "no images here"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        no_label,
+        label_out_of_range,
+        label_of_another_size,
+        truncated_image,
+        truncated_eval_label,
+        not_an_image,
+        empty_folder,
+    ],
+)
+def test_broken_data_is_named_before_training_starts(damage, config_file, data, tmp_path, capsys):
+    expected = damage(data)
+    result = run(capsys, "--config", config_file, f"--config.data.root={data}", "--workdir", tmp_path / "run")
+    assert_one_error(result, *expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        (["--config.data.root=/no/such/folder"], ["/no/such/folder/images/train: no such folder", "data.root"]),
+        (["--config.data.crop=(64, 64)"], ["config.data.crop: unknown key", "did you mean 'crop_hw'"]),
+        (["--config.batch_size=many"], ["config.batch_size=many", "expected an integer"]),
+        (["--config.batch_size=6"], ["config.batch_size: 6 given, expected a multiple of the 4 devices"]),
+        (["--config.batch_size=0"], ["config.batch_size: 0 given, expected at least 1"]),
+        (["--config.data.crop_hw=(0, 64)"], ["config.data.crop_hw: (0, 64) given"]),
+        (["--config.loss.class_weights=True"], ["no published class weights"]),
+        (["--config.init_from=/no/such/run"], ["/no/such/run: no checkpoint here"]),
+        (["--config.data.classes=()"], ["data.classes is empty"]),
+        (["--lr=3"], ["unknown argument '--lr=3'"]),
+        (["--mode", "evaluate"], ["needs --checkpoint"]),
+        (["--mode", "predict"], ["takes its config from the checkpoint"]),
+        (["--mode", "evaluate", "--checkpoint", "/no/such/run"], ["/no/such/run: no checkpoint here"]),
+    ],
+)
+def test_wrong_flags_are_named(flags, parts, config_file, pristine, tmp_path, capsys):
+    workdir = [] if "--mode" in flags else ["--workdir", tmp_path / "run"]
+    result = run(capsys, "--config", config_file, f"--config.data.root={pristine}", *workdir, *flags)
+    assert_one_error(result, *parts)
+
+
+def test_a_workdir_that_cannot_be_written_is_named(config_file, pristine, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    flags = ("--config", config_file, f"--config.data.root={pristine}")
+    assert_one_error(run(capsys, *flags, "--workdir", tmp_path / "file" / "run"), "file/run: cannot be written")
+    assert_one_error(run(capsys, "--config", "nowhere.py"), "nowhere.py: no such file")
+    assert_one_error(run(capsys), "needs --config")
+    assert_one_error(run(capsys, "--mode", "predict"), "needs --checkpoint")
+
+
+def test_predicting_names_what_it_cannot_read_and_still_writes_the_rest(config_file, data, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    code, _, err = run(capsys, "--config", config_file, f"--config.data.root={data}", "--workdir", workdir)
+    assert code == 0, err
+    broken = data / "images/val/1.png"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    flags = ("--mode", "predict", "--checkpoint", workdir, "--output", tmp_path / "out")
+    code, _, err = run(capsys, *flags, "--input", data / "images/val")
+    assert code == 1
+    assert "1 of 4 images were left out" in err
+    assert f"{broken}: truncated PNG" in err
+    assert sorted(p.name for p in (tmp_path / "out/masks").iterdir()) == ["0.png", "2.png", "3.png"]
+    assert_one_error(run(capsys, *flags, "--input", tmp_path / "nothing.png"), "nothing.png: no such file or folder")
+    (tmp_path / "notes.txt").write_text("x")
+    assert_one_error(run(capsys, *flags, "--input", tmp_path / "notes.txt"), "notes.txt: not an image")
+    shutil.copy(data / "images/val/0.png", data / "images/val/0.jpg")
+    assert_one_error(run(capsys, *flags, "--input", data / "images/val"), "same stem")
+
+
+def test_a_diverging_run_stops_and_names_the_step(config_file, pristine, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    code, _, err = run(
+        capsys,
+        *("--config", config_file, f"--config.data.root={pristine}", "--workdir", workdir),
+        *("--config.optimizer.learning_rate=1e30", "--config.total_steps=6", "--config.log_every_steps=3"),
+    )
+    assert code == 1
+    assert "at step 2" in err.splitlines()[-1] or "at step 3" in err.splitlines()[-1]
+    assert not list((workdir / "checkpoints").glob("[0-9]*"))
+
+
+def test_help_is_readable_and_fits_80_columns(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main_lib.main(["--help"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    assert all(mode in out for mode in ("train", "evaluate", "predict"))
