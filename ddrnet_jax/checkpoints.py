@@ -91,7 +91,7 @@ def load_weights(path: str | Path):
     try:
         with context:
             loaded = ocp.load(folder, templates)
-    except Exception as e:  # Orbax raises many kinds for damaged files
+    except Exception as e:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({_first_line(e)})") from e
     weights = loaded[part] if part else loaded
     graphdef = variables.abstract(factory.model_builder(config))
@@ -119,9 +119,12 @@ def _is_step(path: Path) -> bool:
 
 def _read_metadata(folder: Path):
     try:
-        return ocp.metadata(folder)
-    except Exception as e:
-        raise CheckpointError(f"{folder}: not a readable checkpoint ({_first_line(e)})") from e
+        metadata = ocp.metadata(folder)
+    except Exception as e:  # Orbax raises many kinds for damaged files
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read ({_first_line(e)})") from e
+    if not metadata.metadata or "config" not in (metadata.custom_metadata or {}):
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (its description is damaged or not ours)")
+    return metadata
 
 
 def _metric(metrics) -> float:

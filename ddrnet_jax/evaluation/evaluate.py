@@ -1,5 +1,6 @@
 """mIoU of a model over whole images at label resolution, exact over partial batches and mixed sizes."""
 
+import collections
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ddrnet_jax.models.blocks import resize, upsample_x8
 from ddrnet_jax.models.ddrnet import normalise
 
 _MANY_SIZES = 16
+_IN_FLIGHT = 2
 
 
 class Evaluator:
@@ -60,13 +62,15 @@ class Evaluator:
 
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Scores:
         """Scores over all samples; every labelled pixel counts exactly once."""
-        pending = []
+        total = np.zeros((self.num_classes, self.num_classes), np.int64)
+        in_flight = collections.deque()  # a few, so that the host decodes while the device computes
         for batch in batches_by_size(samples, self.batch_size):
             self._announce(batch["labels"].shape[1:])
-            pending.append(self._count(params, batch_stats, devices.put_batch(batch, self.mesh)))
-        total = np.zeros((self.num_classes, self.num_classes), np.int64)
-        for counts in jax.device_get(pending):
-            total += counts
+            in_flight.append(self._count(params, batch_stats, devices.put_batch(batch, self.mesh)))
+            if len(in_flight) > _IN_FLIGHT:
+                total += np.asarray(in_flight.popleft())
+        for counts in in_flight:
+            total += np.asarray(counts)
         return metrics.scores(total)
 
     def _announce(self, size_hw: tuple[int, int]) -> None:

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax import config as config_lib
 from ddrnet_jax import devices, factory
-from ddrnet_jax.checkpoints import Checkpoints
+from ddrnet_jax.checkpoints import FOLDER, Checkpoints
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import pipeline
+from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import Evaluator
 from ddrnet_jax.training import losses, optimizer, state
@@ -96,19 +97,17 @@ def train(config: ConfigDict, workdir: str | Path) -> metrics.Scores:
         say=log.say,
     )
 
-    def evaluate(step: int) -> metrics.Scores:
+    def evaluate() -> metrics.Scores:
         params, batch_stats = state.evaluation_weights(run_state)
         samples = pipeline.samples_in_order(eval_source, num_threads=config.data.num_threads)
         try:
-            result = evaluator(params, batch_stats, samples)
+            return evaluator(params, batch_stats, samples)
         finally:
             samples.close()
-        log.evaluation(step, evaluation_values(result, spec.classes))
-        log.say(f"step {step}  mIoU {100 * result.miou:.2f}  pixel accuracy {100 * result.pixel_accuracy:.2f}")
-        return result
 
     _announce(log, config, mesh, train_source, eval_source, run_state, first_step)
     result = None
+    done = first_step
     pending: list[dict] = []  # metrics of the steps since the last line, still on the device
     clock = time.perf_counter()
     try:
@@ -118,6 +117,7 @@ def train(config: ConfigDict, workdir: str | Path) -> metrics.Scores:
                 train_step = _compile(train_step, run_state, batch, log)
                 clock = time.perf_counter()
             run_state, step_metrics = train_step(run_state, batch)
+            done = step
             pending.append(step_metrics)
 
             is_last = step == config.total_steps
@@ -131,12 +131,18 @@ def train(config: ConfigDict, workdir: str | Path) -> metrics.Scores:
                 log.train(step, values, seconds_left=seconds * (config.total_steps - step))
                 pending = []
                 clock = time.perf_counter()
+            if is_eval:
+                result = evaluate()
+                log.evaluation(step, result, spec.classes)
             if is_save:
-                result = evaluate(step) if is_eval else None
-                checkpoints.save(step, run_state, None if result is None else result.miou)
+                checkpoints.save(step, run_state, result.miou if is_eval else None)
                 clock = time.perf_counter()
-        if result is None:
-            result = evaluate(config.total_steps)
+        if result is None:  # the run was complete already
+            result = evaluate()
+    except DataError:  # a broken file must not cost the steps before it
+        if done > first_step:
+            checkpoints.save(done, run_state)
+        raise
     finally:
         batches.close()
         checkpoints.close()
@@ -144,19 +150,13 @@ def train(config: ConfigDict, workdir: str | Path) -> metrics.Scores:
     return result
 
 
-def evaluation_values(result: metrics.Scores, classes: tuple[str, ...]) -> dict[str, float]:
-    """The scores as they stand in metrics.jsonl: fractions, classes by name, absent classes left out."""
-    values = {"val/miou": result.miou, "val/pixel_accuracy": float(result.pixel_accuracy)}
-    return values | {f"val/iou/{c}": float(v) for c, v in zip(classes, result.iou, strict=True) if not math.isnan(v)}
-
-
 def _claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Make the workdir and its config.json, or check that it belongs to the same run."""
+    """Make the workdir and its config.json; once it has checkpoints, only a config of the same run may use it."""
     path = workdir / "config.json"
     given = config_lib.to_json(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):
             changed = config_lib.changed_keys(json.loads(path.read_text()), given)
             if changed:
                 raise ConfigError(

@@ -1,11 +1,14 @@
 """What a run writes for people: metrics.jsonl, TensorBoard scalars, a progress bar."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
+
+from ddrnet_jax.evaluation.metrics import Scores
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -42,9 +45,12 @@ class RunLog:
             minutes, seconds = divmod(round(seconds_left), 60)
             self.say(f"step {step}/{self._total_steps}  {text}, {minutes}:{seconds:02d} left")
 
-    def evaluation(self, step: int, values: dict[str, float]) -> None:
-        """One evaluation line: val/miou, val/iou/<class>, ..."""
-        self._write(step, values)
+    def evaluation(self, step: int, result: Scores, classes: tuple[str, ...]) -> None:
+        """One evaluation line: val/miou, val/iou/<class>, ... as fractions; absent classes are left out."""
+        values = {"val/miou": result.miou, "val/pixel_accuracy": float(result.pixel_accuracy)}
+        present = [(c, float(v)) for c, v in zip(classes, result.iou, strict=True) if not math.isnan(v)]
+        self._write(step, values | {f"val/iou/{name}": value for name, value in present})
+        self.say(f"step {step}  mIoU {100 * result.miou:.2f}  pixel accuracy {100 * result.pixel_accuracy:.2f}")
 
     def say(self, message: str) -> None:
         """Print a line without breaking the progress bar."""

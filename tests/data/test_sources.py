@@ -11,7 +11,7 @@ from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sources import FolderPairs, Scenes
 from ddrnet_jax.data.specs import CAMVID, folder_spec
 
-REAL_CAMVID = Path(os.environ.get("CAMVID_DIR", Path(__file__).resolve().parents[3] / "shared/data/camvid"))
+REAL_CAMVID = Path(os.environ.get("CAMVID_DIR", "data/camvid"))
 
 
 def write_camvid(root, split="train", names=("b", "a"), suffix=".png"):

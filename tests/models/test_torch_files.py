@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import pickletools
 import subprocess
 import sys
 import tracemalloc
@@ -171,6 +172,20 @@ def test_plain_values_of_every_pickle_protocol_are_read(read, protocol):
     assert read(as_zip([], pickle.dumps(value, protocol))) == value
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_numpy_scalars_are_read_as_numbers(read, protocol, module):
+    kinds = [kind for kind in KINDS.values() if kind is not ml_dtypes.bfloat16]
+    value = [np.dtype(kind).type(number) for kind in [*kinds, np.uint16, np.uint32, np.uint64] for number in (0, 1, 99)]
+    value += [np.float64(0.7731), np.float32("-inf"), np.int64(-(2**60)), np.uint64(2**64 - 1)]
+    found = pickletools.optimize(pickle.dumps(value, protocol))
+    if protocol < 4:  # later ones tell the name's length
+        found = found.replace(b"numpy._core.multiarray", module)
+    numbers = read(as_zip([], found))
+    assert numbers == [scalar.item() for scalar in value]
+    assert [type(number) for number in numbers] == [type(scalar.item()) for scalar in value]
+
+
 @FORMATS
 def test_parameters_are_read_as_tensors(read, container):
     tensor = fuzz.tensor_opcodes(SOUND, container is as_legacy)
@@ -308,6 +323,48 @@ def test_code_is_refused_by_name(refusal, tmp_path, protocol):
 )
 def test_pickles_of_anything_but_tensors_are_refused(refusal, container, opcodes, line):
     assert line in refusal(container([], program(opcodes)))
+
+
+def numpy_dtype(code="f8", order="<", fields=b"N"):
+    state = group(number(3), text(order), b"N", b"N", fields, number(-1), number(-1), number(0))
+    return named("numpy.dtype") + group(text(code), b"\x89", b"\x88") + b"R" + state + b"b"
+
+
+def numpy_bytes(content="12345678", encoding="latin1"):
+    return named("_codecs.encode") + group(text(content), text(encoding)) + b"R"
+
+
+def numpy_scalar(dtype, content):
+    return named("numpy.core.multiarray.scalar") + group(dtype, content) + b"R"
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "line"),
+    [
+        (numpy_scalar(numpy_dtype(), numpy_bytes("1234567")), "refusing numpy.core.multiarray.scalar with"),
+        (numpy_scalar(numpy_dtype("f4"), numpy_bytes()), "refusing numpy.core.multiarray.scalar with"),
+        (numpy_scalar(numpy_dtype(), text("12345678")), "refusing numpy.core.multiarray.scalar with"),
+        (numpy_scalar(numpy_dtype(), numpy_dtype()), "refusing numpy.core.multiarray.scalar with"),
+        (numpy_scalar(text("f8"), numpy_bytes()), "refusing numpy.core.multiarray.scalar with"),
+        (numpy_scalar(named("numpy.dtype"), numpy_bytes()), "refusing numpy.core.multiarray.scalar with"),
+        (numpy_scalar(numpy_dtype("b1", "|"), numpy_bytes("\2")), "holds bytes other than 0 and 1"),
+        (numpy_dtype("O8", "|"), "refusing numpy.dtype with"),
+        (numpy_dtype("O"), "refusing numpy.dtype with"),
+        (numpy_dtype("V8"), "refusing numpy.dtype with"),
+        (numpy_dtype("U2"), "refusing numpy.dtype with"),
+        (numpy_dtype("f8,O"), "refusing numpy.dtype with"),
+        (named("numpy.dtype") + group(numpy_dtype(), b"\x89", b"\x88") + b"R", "refusing numpy.dtype with"),
+        (numpy_dtype(order=">"), "its pickle makes no sense"),
+        (numpy_dtype(fields=b"}"), "its pickle makes no sense"),
+        (numpy_bytes("123456789"), "refusing _codecs.encode with"),
+        (numpy_bytes("1234567\u0100"), "refusing _codecs.encode with"),
+        (numpy_bytes(encoding="idna"), "refusing _codecs.encode with"),
+        (numpy_dtype(), "refusing float64 as a value"),
+        (numpy_bytes(), "refusing bytes as a value"),
+    ],
+)
+def test_numpy_scalars_of_other_types_are_refused(refusal, opcodes, line):
+    assert line in refusal(as_zip([], program(opcodes)))
 
 
 @FORMATS
