@@ -7,6 +7,7 @@ the config travels in its metadata, so that the directory alone is enough to reb
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
@@ -29,9 +30,10 @@ class Checkpoints:
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self._metadata = {"config": config_lib.to_json(config)}
+        self._root = Path(workdir).absolute() / FOLDER
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            Path(workdir).absolute() / FOLDER,
+            self._root,
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(config.checkpoint.keep),
@@ -54,9 +56,16 @@ class Checkpoints:
         self._checkpointer.save_async(step, state, force=True, metrics=metrics, custom_metadata=metadata)
 
     def restore(self, step: int, like: dict) -> dict:
-        """The state of a step, with the shapes, dtypes and shardings of `like`."""
+        """The state of a step, with the shapes, dtypes and shardings of `like`. Raises CheckpointError."""
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
-        return self._checkpointer.load(step, abstract)
+        try:
+            return self._checkpointer.load(step, abstract)
+        except Exception as e:  # Orbax raises many kinds for damaged files
+            folder = self._root / str(step)
+            raise CheckpointError(
+                f"{folder}: the checkpoint cannot be read ({_first_line(e)}); "
+                "remove this directory to resume from the step before it"
+            ) from e
 
     def close(self) -> None:
         """Wait for the last save and release Orbax's threads."""
@@ -71,7 +80,7 @@ def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
     Raises   CheckpointError if there is no checkpoint or it cannot be read.
     """
     graphdef, params, batch_stats, config = load_weights(path)
-    model = variables.merge(graphdef, params, batch_stats)
+    model = variables.merge(graphdef, *jax.tree.map(jnp.asarray, (params, batch_stats)))
     model.eval()
     return model, config
 
@@ -110,7 +119,15 @@ def find_step(path: str | Path) -> Path:
     steps = sorted((p for p in root.glob("*") if p.name.isdigit() and _is_step(p)), key=lambda p: int(p.name))
     if not steps:
         raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
-    return max(steps, key=lambda p: (_metric(_read_metadata(p).custom_metadata), int(p.name)))
+    ranked = {}
+    for step in steps:
+        try:
+            ranked[step] = (_metric(_read_metadata(step).custom_metadata), int(step.name))
+        except CheckpointError:  # a damaged step must not hide the sound ones beside it
+            continue
+    if not ranked:
+        raise CheckpointError(f"{path}: none of its {len(steps)} checkpoint(s) can be read")
+    return max(ranked, key=ranked.get)
 
 
 def _is_step(path: Path) -> bool:

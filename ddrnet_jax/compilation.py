@@ -44,11 +44,11 @@ def enable_cache() -> Path | None:
     setting = os.environ.get(CACHE_VARIABLE, "")
     if setting == "off":
         return None
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(setting) if setting else base / "ddrnet_jax" / f"jaxlib-{jaxlib.__version__}"
     try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = Path(setting) if setting else base / "ddrnet_jax" / f"jaxlib-{jaxlib.__version__}"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError:
+    except (OSError, RuntimeError):  # no home, or a read-only one
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)

@@ -1,8 +1,10 @@
 """Every configuration key with its unit, loading of config files, and the checks on them."""
 
 import ast
+import difflib
 import importlib.util
 import json
+import math
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,7 +67,7 @@ def base() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.name = "ohem"  # "cross_entropy", "ohem"; both heads
     config.loss.aux_weight = 0.4  # of the auxiliary head's loss
-    config.loss.class_weights = False  # weigh pixels by the data set's published class weights
+    config.loss.class_weights = False  # weigh pixels by the data set's class weights
     config.loss.ohem_threshold = 0.9  # pixels whose true class is more probable than this are left out
     config.loss.ohem_min_kept_fraction = 1 / 24  # of all pixels of the batch, kept whatever the threshold
     config.loss.label_smoothing = 0.0  # probability given to all classes alike
@@ -124,10 +126,32 @@ def validate(config: ConfigDict) -> None:
     _require(config, "optimizer.weight_decay", lambda v: v >= 0, "at least 0")
     for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction"):
         _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1")
+    _require(config, "seed", lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")
+    first = min(config.optimizer.step_fractions, default=1)
+    _require(
+        config,
+        "optimizer.step_fractions",
+        lambda v: all(0 < f < 1 for f in v) and list(v) == sorted(set(v)),
+        "increasing fractions between 0 and 1",
+    )
+    if config.optimizer.schedule == "step":
+        _require(
+            config,
+            "optimizer.warmup_steps",
+            lambda v: v < first * config.total_steps,
+            f"below the first of optimizer.step_fractions, {first} of total_steps={config.total_steps}",
+        )
     _require(config, "data.crop_hw", _is_size_of_8, "two multiples of 8, (height, width)")
     _require(config, "data.scenes_hw", lambda v: len(v) == 2 and min(v) >= 32, "two integers of at least 32")
-    _require(config, "data.scale_range", lambda v: len(v) == 2 and 0 < v[0] <= v[1], "(low, high), 0 < low <= high")
-    _require(config, "eval.scales", lambda v: v and min(v) > 0, "one or more scales above 0")
+    _require(
+        config,
+        "data.scale_range",
+        lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 100,
+        "(low, high), 0 < low <= high <= 100",
+    )
+    _require(
+        config, "eval.scales", lambda v: v and 0 < min(v) <= max(v) <= 10, "one or more scales above 0, at most 10"
+    )
     _require(
         config, "eval.size_hw", lambda v: v is None or _is_size_of_8(v), "None or two multiples of 8, (height, width)"
     )
@@ -145,7 +169,7 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def from_json(values: dict) -> ConfigDict:
-    """The config that `to_json` wrote. Keys this version no longer has are dropped, new ones get defaults."""
+    """The config that `to_json` wrote, by this or an earlier version: unknown keys go, new ones get defaults."""
     config = base()
 
     def fill(target: ConfigDict, source: dict) -> None:
@@ -245,6 +269,8 @@ def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str
             if not isinstance(value, ConfigDict):
                 raise ConfigError(f"config.{name}: {value!r} given, expected a group of keys")
             _check_keys_and_types(value, default, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"config.{name}: {value!r} given, expected a finite number")
         elif not _has_type_of(value, default):
             raise ConfigError(f"config.{name}: {value!r} given, expected {_type_name(default)}, like {default!r}")
 
@@ -282,8 +308,6 @@ def _is_size_of_8(value) -> bool:
 
 
 def _suggestion(group, name: str) -> str:
-    import difflib
-
     close = difflib.get_close_matches(name, list(group) if isinstance(group, ConfigDict) else [], 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

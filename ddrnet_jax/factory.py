@@ -63,12 +63,12 @@ def model_builder(config: ConfigDict) -> Callable[[nnx.Rngs], DDRNet]:
 
 
 def class_weights(config: ConfigDict) -> tuple[float, ...] | None:
-    """The data set's class weights if the config asks for them. Raises ConfigError if it publishes none."""
+    """The data set's class weights if the config asks for them. Raises ConfigError if it has none."""
     if not config.loss.class_weights:
         return None
     weights = dataset_spec(config).class_weights
     if weights is None:
         raise ConfigError(
-            f"config.loss.class_weights: True given, but data set {config.data.name!r} has no published class weights"
+            f"config.loss.class_weights: True given, but data set {config.data.name!r} has no class weights"
         )
     return weights

@@ -17,7 +17,7 @@ modes:
   evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split
   predict   --input (an image, or a folder of images) -> OUTPUT/masks/<stem>.png
             (train ids) and OUTPUT/overlays/<stem>.png; without --input, the
-            held-out images of the checkpoint's own run, and OUTPUT/samples.png
+            held-out images of the run (or of --config), and OUTPUT/samples.png
 
 examples:
   python -m ddrnet_jax.main --config configs/demo.py --workdir runs/demo
@@ -44,8 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     except (UsageError, ConfigError, DataError, CheckpointError, TrainingDiverged) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
+    except OSError as e:  # a full disk, a vanished folder
+        print(f"error: {e}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\nstopped; a training run goes on from its last checkpoint with the same command", file=sys.stderr)
         return 130
     return 0
 
@@ -77,8 +80,9 @@ def _evaluate(arguments, overrides) -> None:
 def _predict(arguments, overrides) -> None:
     from ddrnet_jax.inference import predict
 
-    if overrides:
-        raise UsageError(f"--config.{overrides[0]}: --mode predict takes its config from the checkpoint")
+    if overrides and not arguments.config:
+        raise UsageError(f"--config.{overrides[0]}: overrides need --config")
+    config = _config(arguments, overrides) if arguments.config else None
     checkpoint = arguments.checkpoint or arguments.workdir
     if not checkpoint:
         raise UsageError("--mode predict needs --checkpoint: a workdir or one step's directory")
@@ -86,7 +90,7 @@ def _predict(arguments, overrides) -> None:
     if arguments.input:
         count = predict.predict_files(checkpoint, arguments.input, output)
     else:
-        count = predict.predict_held_out(checkpoint, output)
+        count = predict.predict_held_out(checkpoint, output, config)
         print(f"image, label and prediction side by side: {Path(output) / 'samples.png'}")
     print(f"masks and overlays of {count} image(s) are in {output}")
 

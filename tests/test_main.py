@@ -198,12 +198,12 @@ def test_broken_data_is_named_before_training_starts(damage, config_file, data, 
         (["--config.batch_size=6"], ["config.batch_size: 6 given, expected a multiple of the 4 devices"]),
         (["--config.batch_size=0"], ["config.batch_size: 0 given, expected at least 1"]),
         (["--config.data.crop_hw=(0, 64)"], ["config.data.crop_hw: (0, 64) given"]),
-        (["--config.loss.class_weights=True"], ["no published class weights"]),
+        (["--config.loss.class_weights=True"], ["has no class weights"]),
         (["--config.init_from=/no/such/run"], ["/no/such/run: no checkpoint here"]),
         (["--config.data.classes=()"], ["data.classes is empty"]),
         (["--lr=3"], ["unknown argument '--lr=3'"]),
         (["--mode", "evaluate"], ["needs --checkpoint"]),
-        (["--mode", "predict"], ["takes its config from the checkpoint"]),
+        (["--mode", "predict"], ["needs --checkpoint"]),
         (["--mode", "evaluate", "--checkpoint", "/no/such/run"], ["/no/such/run: no checkpoint here"]),
     ],
 )
@@ -220,6 +220,34 @@ def test_a_workdir_that_cannot_be_written_is_named(config_file, pristine, tmp_pa
     assert_one_error(run(capsys, "--config", "nowhere.py"), "nowhere.py: no such file")
     assert_one_error(run(capsys), "needs --config")
     assert_one_error(run(capsys, "--mode", "predict"), "needs --checkpoint")
+
+
+def test_a_broken_evaluation_image_costs_no_steps(config_file, data, tmp_path, capsys):
+    label = data / "labels/val/2.png"
+    sound = label.read_bytes()
+    label.write_bytes(sound[:-5])
+    flags = ("--config", config_file, f"--config.data.root={data}", "--workdir", tmp_path / "run")
+    code, _, err = run(capsys, *flags)
+    assert code == 1
+    assert f"error: {label}: truncated PNG" in err.splitlines()[-1]
+    assert (tmp_path / "run/checkpoints/4").is_dir()
+    label.write_bytes(sound)
+    code, out, err = run(capsys, *flags)
+    assert code == 0, err
+    assert "compiling the training step" not in err
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "val/miou" in line] == [4]
+
+
+def test_a_damaged_checkpoint_is_named_on_resume(config_file, data, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    flags = ("--config", config_file, f"--config.data.root={data}", "--workdir", workdir)
+    assert run(capsys, *flags)[0] == 0
+    for path in (workdir / "checkpoints/4/state").rglob("*"):
+        if path.is_file() and path.stat().st_size > 100_000:
+            path.write_bytes(path.read_bytes()[:1000])
+    assert_one_error(run(capsys, *flags), workdir / "checkpoints/4", "cannot be read", "remove this directory")
 
 
 def test_predicting_names_what_it_cannot_read_and_still_writes_the_rest(config_file, data, tmp_path, capsys):

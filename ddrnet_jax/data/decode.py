@@ -14,9 +14,12 @@ _JPEG = b"\xff\xd8"
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
-    """u8[H,W,3] RGB of an encoded image. Raises DataError naming the file if it is damaged."""
+    """u8[H,W,3] RGB of an encoded image, turned as its EXIF orientation says (viewers show it so).
+
+    Raises DataError naming the file if it is damaged.
+    """
     _check_complete(data, name)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    image = _imdecode(data, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise DataError(f"{name}: not a readable image; replace the file, or remove it with its label")
     return image
@@ -30,7 +33,7 @@ def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
     _check_complete(data, name)
     if data[:2] == _JPEG:
         raise DataError(f"{name}: labels must be lossless (PNG); JPEG changes the values")
-    mask = cv2.imdecode(np.frombuffer(_palette_as_grey(data), np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    mask = _imdecode(data if spec.has_color_masks else _palette_as_grey(data), cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise DataError(f"{name}: not a readable label; replace the file, or remove it with its image")
     return _colors_to_ids(mask, name, spec) if spec.has_color_masks else _values_to_ids(mask, data, name, spec)
@@ -64,8 +67,10 @@ def _values_to_ids(mask: np.ndarray, data: bytes, name: str, spec: DatasetSpec) 
 
 
 def _colors_to_ids(mask: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
-    if mask.ndim != 3 or mask.dtype != np.uint8:
-        raise DataError(f"{name}: data.colors is set, but the label is not an 8-bit colour mask")
+    if mask.dtype != np.uint8:
+        raise DataError(f"{name}: the label is {mask.dtype}; a colour mask is 8-bit")
+    if mask.ndim == 2:  # a mask of greys only
+        mask = np.repeat(mask[..., None], 3, axis=2)
     blue, green, red = (mask[..., i].astype(np.int32) for i in range(3))
     codes = red << 16 | green << 8 | blue
     known = {r << 16 | g << 8 | b: train_id for (r, g, b), train_id in spec.values.items()}
@@ -81,20 +86,40 @@ def _colors_to_ids(mask: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray
     return np.array([known[code] for code in sorted_codes], np.uint8)[position]
 
 
+def _imdecode(data: bytes, flags: int) -> np.ndarray | None:
+    """What cv2 makes of the bytes, None where it can make nothing (it raises for some damage)."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
 def _check_complete(data: bytes, name: str) -> None:
     """Decoders fill what is missing of a truncated file with grey, so completeness is checked here."""
-    if data[: len(_PNG)] == _PNG:
-        end = b""
-        for kind, body, checksum in _png_chunks(data):
-            end = kind
-            if len(body) + 4 > len(data) or zlib.crc32(kind + body) != checksum:
-                raise DataError(f"{name}: damaged PNG (checksum of chunk {kind!r} is wrong); replace the file")
-        if end != b"IEND":
-            raise DataError(f"{name}: truncated PNG (its end is missing); replace the file")
-    elif data[:2] == _JPEG and b"\xff\xd9" not in data[-65536:]:
-        raise DataError(f"{name}: truncated JPEG (its end is missing); replace the file")
-    elif not data:
+    if not data:
         raise DataError(f"{name}: the file is empty; replace it")
+    if data[: len(_PNG)] == _PNG:
+        kinds = []
+        for kind, body, checksum in _png_chunks(data):
+            kinds.append(kind)
+            if zlib.crc32(kind + body) != checksum:
+                raise DataError(f"{name}: damaged PNG (checksum of chunk {kind!r} is wrong); replace the file")
+        if not kinds or kinds[-1] != b"IEND":
+            raise DataError(f"{name}: truncated PNG (its end is missing); replace the file")
+        if kinds[0] != b"IHDR":
+            raise DataError(f"{name}: damaged PNG (its header is missing); replace the file")
+    elif data[:2] == _JPEG and not _has_jpeg_end(data):
+        raise DataError(f"{name}: truncated JPEG (its end is missing); replace the file")
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Whether an end marker follows the image's own scan; thumbnails and trailing data have markers of their own."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xDA:
+            return data.find(b"\xff\xd9", at) >= 0
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
 
 
 def _png_chunks(data: bytes):

@@ -12,6 +12,8 @@ from ddrnet_jax.data.specs import DatasetSpec
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
 
+_REMEMBERED_BYTES = 64 * 2**20
+
 
 class Sample(TypedDict):
     """One decoded sample.
@@ -57,11 +59,12 @@ class FolderPairs:
 
 
 class Scenes:
-    """Drawn street scenes; those of different seeds are different scenes. The last few hundred are remembered."""
+    """Drawn street scenes; those of different seeds are different scenes. The last 64 MB are remembered."""
 
     def __init__(self, count: int, seed: int, size_hw: tuple[int, int]):
         self.count, self.seed = count, seed
-        self._draw = functools.lru_cache(maxsize=512)(lambda index: scenes.draw_scene(seed, index, tuple(size_hw)))
+        remembered = max(1, _REMEMBERED_BYTES // (4 * size_hw[0] * size_hw[1]))
+        self._draw = functools.lru_cache(remembered)(lambda index: scenes.draw_scene(seed, index, tuple(size_hw)))
 
     def __len__(self) -> int:
         return self.count

@@ -21,7 +21,7 @@ class DatasetSpec:
     values         raw label values -> train id or IGNORE; a value not in it is an error.
                    Keys are integers (index masks) or RGB triples (colour masks).
     image_folder   relative folder of a split's images; "{split}" is replaced
-    class_weights  loss weights by train id, or None where the data set publishes none
+    class_weights  loss weights by train id, or None where the data set has none
     """
 
     name: str
@@ -85,6 +85,8 @@ CAMVID = DatasetSpec(
     values={**{i: i for i in range(11)}, 11: IGNORE, IGNORE: IGNORE},
     image_folder="{split}",
     label_folder="{split}annot",
+    # Median-frequency balancing, counted over the 367 training labels at 480x360.
+    class_weights=(0.2794, 0.2018, 4.7889, 0.1491, 1.0, 0.4235, 3.8464, 1.9798, 0.789, 6.3847, 8.8193),
 )
 
 
@@ -103,31 +105,54 @@ def folder_spec(
     ignore_values  raw indices (or RGB triples) that count nowhere
     Raises DataError where these disagree.
     """
-    _check_folder(classes, colors, label_values)
+    _check_folder(classes, colors, label_values, ignore_values, image_folder, label_folder)
     keys = [tuple(c) for c in colors] or list(label_values) or list(range(len(classes)))
     values = {key: train_id for train_id, key in enumerate(keys)}
     for value in ignore_values:
+        if colors and value == IGNORE:  # the default, which means nothing in colour masks
+            continue
         key = tuple(value) if isinstance(value, list | tuple) else value
         if key in values:
             raise DataError(f"data.ignore_values has {key}, which is also the value of class {classes[values[key]]!r}")
-        if isinstance(key, tuple) == bool(colors):
-            values[key] = IGNORE
+        values[key] = IGNORE
     display = tuple(tuple(c) for c in colors) or _distinct_colors(len(classes))
     return DatasetSpec("folder", tuple(classes), display, values, image_folder=image_folder, label_folder=label_folder)
 
 
-def _check_folder(classes, colors, label_values) -> None:
+def _check_folder(classes, colors, label_values, ignore_values, image_folder, label_folder) -> None:
     if not classes:
         raise DataError("data.classes is empty; data.name='folder' needs the names of the classes in train-id order")
     if len(classes) > IGNORE:
         raise DataError(f"data.classes has {len(classes)} names; at most {IGNORE} are possible in 8-bit masks")
-    for name, given in (("classes", classes), ("colors", colors), ("label_values", label_values)):
-        if len(set(map(str, given))) != len(given):
-            raise DataError(f"data.{name} has the same entry twice: {tuple(given)}")
-        if given and len(given) != len(classes):
-            raise DataError(f"data.{name} has {len(given)} entries for {len(classes)} classes; one each is needed")
     if colors and label_values:
         raise DataError("data.colors and data.label_values are both set; masks hold colours or indices, not both")
+    is_value, kind = (_is_color, "RGB triples of 0..255") if colors else (_is_index, "integers of 0..255")
+    checks = (
+        ("classes", classes, lambda c: isinstance(c, str) and c, "names"),
+        ("colors", colors, _is_color, "RGB triples of 0..255"),
+        ("label_values", label_values, _is_index, "integers of 0..255"),
+        ("ignore_values", [v for v in ignore_values if v != IGNORE], is_value, kind),
+    )
+    for name, given, is_valid, expected in checks:
+        wrong = [entry for entry in given if not is_valid(entry)]
+        if wrong:
+            raise DataError(f"data.{name} has {wrong[0]!r}; expected {expected}")
+        keys = [tuple(entry) if isinstance(entry, list | tuple) else entry for entry in given]
+        if len(set(keys)) != len(keys):
+            raise DataError(f"data.{name} has the same entry twice: {tuple(given)}")
+        if name in ("colors", "label_values") and given and len(given) != len(classes):
+            raise DataError(f"data.{name} has {len(given)} entries for {len(classes)} classes; one each is needed")
+    for name, pattern in (("images", image_folder), ("labels", label_folder)):
+        if pattern.replace("{split}", "").count("{") or pattern.replace("{split}", "").count("}"):
+            raise DataError(f"data.{name} is {pattern!r}; the only placeholder is {{split}}")
+
+
+def _is_index(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255
+
+
+def _is_color(value) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_index, value))
 
 
 def _distinct_colors(count: int) -> tuple[Color, ...]:

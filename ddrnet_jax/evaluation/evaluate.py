@@ -49,16 +49,25 @@ class Evaluator:
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._seen_sizes: set[tuple[int, int]] = set()
 
-        def count(params, batch_stats, batch):
-            labels = batch["labels"].astype(jnp.int32)
+        def logits(params, batch_stats, images):
             model = variables.merge(graphdef, params, batch_stats)
             model.eval()
-            logits = averaged_logits(
-                model, batch["images"], labels.shape[1:], scales=scales, flip=flip, size_hw=size_hw
-            )
-            return metrics.confusion(labels, jnp.argmax(logits, -1), num_classes)
+            return averaged_logits(model, images, scales=scales, flip=flip)
 
-        self._count = jax.jit(count, out_shardings=devices.replicated(mesh), compiler_options=compilation.options())
+        def count(logits, labels):
+            labels = labels.astype(jnp.int32)
+            return metrics.confusion(labels, jnp.argmax(resize(logits, labels.shape[1:]), -1), num_classes)
+
+        def count_at_image_size(params, batch_stats, batch):
+            return count(logits(params, batch_stats, batch["images"]), batch["labels"])
+
+        def jit(function, sharding):
+            return jax.jit(function, out_shardings=sharding, compiler_options=compilation.options())
+
+        self._count_at_image_size = jit(count_at_image_size, devices.replicated(mesh))
+        self._shrink = jit(lambda images: to_size(images, size_hw), devices.by_batch(mesh))
+        self._logits = jit(logits, devices.by_batch(mesh))
+        self._count = jit(count, devices.replicated(mesh))
 
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Scores:
         """Scores over all samples; every labelled pixel counts exactly once."""
@@ -66,12 +75,19 @@ class Evaluator:
         in_flight = collections.deque()  # a few, so that the host decodes while the device computes
         for batch in batches_by_size(samples, self.batch_size):
             self._announce(batch["labels"].shape[1:])
-            in_flight.append(self._count(params, batch_stats, devices.put_batch(batch, self.mesh)))
+            in_flight.append(self._confusion(params, batch_stats, devices.put_batch(batch, self.mesh)))
             if len(in_flight) > _IN_FLIGHT:
                 total += np.asarray(in_flight.popleft())
         for counts in in_flight:
             total += np.asarray(counts)
         return metrics.scores(total)
+
+    def _confusion(self, params: dict, batch_stats: dict, batch: dict[str, jax.Array]) -> jax.Array:
+        if self.size_hw is None:
+            return self._count_at_image_size(params, batch_stats, batch)
+        # The network is a program of its own, compiled once; only the two resizes compile for every size.
+        seen = self._logits(params, batch_stats, self._shrink(batch["images"]))
+        return self._count(seen, batch["labels"])
 
     def _announce(self, size_hw: tuple[int, int]) -> None:
         if size_hw in self._seen_sizes:
@@ -85,36 +101,32 @@ class Evaluator:
             )
 
 
-def averaged_logits(
-    model: nnx.Module,
-    images: jax.Array,
-    label_hw: tuple[int, int],
-    *,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
-    size_hw: tuple[int, int] | None = None,
-) -> jax.Array:
-    """Logits at label size, averaged over scales and mirror images.
+def to_size(images: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
+    """u8[B,H,W,3] -> f32[B,*size_hw,3] (0..255), bilinear"""
+    return resize(images.astype(jnp.float32), size_hw)
 
-    images u8[B,H,W,3] -> f32[B,*label_hw,C]
+
+def averaged_logits(
+    model: nnx.Module, images: jax.Array, *, scales: tuple[float, ...] = (1.0,), flip: bool = False
+) -> jax.Array:
+    """Logits at image size, averaged over scales (rounded to multiples of 8) and mirror images.
+
+    images [B,H,W,3] (0..255) -> f32[B,H,W,C]
     """
     x = normalise(images)
-    height, width = size_hw or images.shape[1:3]
+    image_hw = images.shape[1:3]
     total = 0.0
     for scale in scales:
-        input_hw = (height, width) if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in (height, width))
-        scaled = resize(x, input_hw)
-        total += _logits_at(model, scaled, label_hw)
+        scaled_hw = image_hw if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in image_hw)
+        scaled = resize(x, scaled_hw)
+        total += _logits_at(model, scaled, image_hw)
         if flip:
-            total += _logits_at(model, scaled[:, :, ::-1], label_hw)[:, :, ::-1]
+            total += _logits_at(model, scaled[:, :, ::-1], image_hw)[:, :, ::-1]
     return total / (len(scales) * (1 + flip))
 
 
-def _logits_at(model: nnx.Module, x: jax.Array, label_hw: tuple[int, int]) -> jax.Array:
-    logits = model(x).logits
-    if x.shape[1:3] == tuple(label_hw):
-        return upsample_x8(logits, label_hw)
-    return resize(upsample_x8(logits, x.shape[1:3]), label_hw)
+def _logits_at(model: nnx.Module, x: jax.Array, image_hw: tuple[int, int]) -> jax.Array:
+    return resize(upsample_x8(model(x).logits, x.shape[1:3]), image_hw)
 
 
 def batches_by_size(samples: Iterable[Sample], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
@@ -169,6 +181,6 @@ def evaluate_checkpoint(config: ConfigDict, checkpoint: str | Path, say: Callabl
     params, batch_stats = jax.device_put((params, batch_stats), devices.replicated(mesh))
     samples = pipeline.samples_in_order(source, num_threads=config.data.num_threads)
     try:
-        return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", ncols=80))
+        return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", disable=None, ncols=80))
     finally:
         samples.close()

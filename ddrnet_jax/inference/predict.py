@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddrnet_jax import checkpoints, compilation, factory
@@ -50,7 +51,7 @@ def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path
     predictor, spec = _load(checkpoint)
     folders = _output_folders(Path(output))
     broken = []
-    for stem, path in tqdm(paths.items(), unit="image", disable=len(paths) < 2, ncols=80):
+    for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
             image = decode.decode_image(read_file(path), str(path))
         except DataError as e:
@@ -62,14 +63,16 @@ def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path
     return len(paths)
 
 
-def predict_held_out(checkpoint: str | Path, output: str | Path) -> int:
-    """The same for the held-out images of the checkpoint's run, and OUTPUT/samples.png beside their labels."""
-    config = checkpoints.load_weights(checkpoint)[3]
-    source = factory.eval_source(config)
+def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigDict | None = None) -> int:
+    """The same for held-out images, and OUTPUT/samples.png with some of them beside their labels.
+
+    config  whose eval split is predicted; None: the checkpoint's own
+    """
+    source = factory.eval_source(config or checkpoints.load_weights(checkpoint)[3])
     predictor, spec = _load(checkpoint)
     folders = _output_folders(Path(output))
     rows = []
-    for sample in tqdm(_each(source), total=len(source), unit="image", ncols=80):
+    for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
         mask = predictor(sample["image"])
         _write(folders, Path(sample["name"]).stem, sample["image"], mask, spec)
         if len(rows) < _SHEET_ROWS:

@@ -50,7 +50,7 @@ class Output(NamedTuple):
 
 
 def normalise(images: jax.Array) -> jax.Array:
-    """u8[B,H,W,3] RGB (0..255) -> f32[B,H,W,3] with the ImageNet statistics, as every published weight expects."""
+    """[B,H,W,3] RGB (0..255) -> f32[B,H,W,3] with the ImageNet statistics, as every published weight expects."""
     mean, std = jnp.array(IMAGENET_MEAN), jnp.array(IMAGENET_STD)
     return (images.astype(jnp.float32) / 255 - mean) / std
 

@@ -20,7 +20,8 @@ class RunLog:
         from tensorboardX import SummaryWriter  # slow to import, and only training needs it
 
         self._path = workdir / METRICS_FILE
-        _drop_later_lines(self._path, resumed_step)
+        # The last step that was evaluated, 0 before the first.
+        self.last_evaluation = _drop_later_lines(self._path, resumed_step)
         self._file = self._path.open("a")
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1)
         self._bar = None
@@ -39,11 +40,15 @@ class RunLog:
         self._write(step, values)
         text = f"loss {values['loss']:.4f}, {values['images_per_s']:.1f} images/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(text)
         else:
             minutes, seconds = divmod(round(seconds_left), 60)
             self.say(f"step {step}/{self._total_steps}  {text}, {minutes}:{seconds:02d} left")
+
+    def advance(self) -> None:
+        """One more step was dispatched."""
+        if self._bar is not None:
+            self._bar.update()
 
     def evaluation(self, step: int, result: Scores, classes: tuple[str, ...]) -> None:
         """One evaluation line: val/miou, val/iou/<class>, ... as fractions; absent classes are left out."""
@@ -73,17 +78,21 @@ class RunLog:
             self._tensorboard.add_scalar(tag, value, step)
 
 
-def _drop_later_lines(path: Path, last_step: int) -> None:
-    """Keep the complete lines up to `last_step`; those after it will be written again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
+def _drop_later_lines(path: Path, last_step: int) -> int:
+    """Keep the complete lines up to `last_step`; those after it will be written again.
+
+    Returns the last step with an evaluation line, 0 if there is none.
+    """
+    kept, last_evaluation = [], 0
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
-            if json.loads(line)["step"] <= last_step:
+            values = json.loads(line)
+            if values["step"] <= last_step:
                 kept.append(line + "\n")
-        except (ValueError, KeyError):  # the line that a kill cut short
+                last_evaluation = values["step"] if "val/miou" in values else last_evaluation
+        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
             continue
     replacement = path.with_suffix(".tmp")
     replacement.write_text("".join(kept))
     os.replace(replacement, path)
+    return last_evaluation

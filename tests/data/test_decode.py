@@ -68,6 +68,36 @@ def test_colour_mask_is_mapped_by_colour():
     np.testing.assert_array_equal(decoded, np.where(ids == 3, IGNORE, ids))
 
 
+def test_palette_and_grey_colour_masks_are_mapped_by_colour():
+    spec = folder_spec(["road", "dark"], ((128, 64, 128), (0, 0, 0)))
+    rows = [[0, 1, 1, 0], [1, 0, 0, 0]]
+    data = raw_png(rows, 8, 3, bytes([128, 64, 128, 0, 0, 0]))
+    np.testing.assert_array_equal(decode.decode_label(data, "v.png", spec), rows)
+    grey = folder_spec(["black", "white"], ((0, 0, 0), (255, 255, 255)))
+    mask = np.array([[0, 255], [255, 0]], np.uint8)
+    np.testing.assert_array_equal(decode.decode_label(png(mask), "g.png", grey), mask // 255)
+
+
+def test_data_after_the_end_of_a_jpeg_is_no_truncation_but_a_thumbnail_is_no_end():
+    data = cv2.imencode(".jpg", RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8))[1].tobytes()
+    assert decode.decode_image(data + bytes(100_000), "motion.jpg").shape == (24, 24, 3)
+    thumbnail = b"\xff\xe1" + (2 + len(data)).to_bytes(2, "big") + data
+    with pytest.raises(DataError, match="truncated JPEG"):
+        decode.decode_image(data[:2] + thumbnail + data[2:-40], "cut.jpg")
+
+
+def test_a_png_that_is_only_an_end_or_lies_about_its_size_is_an_error():
+    end_only = b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b"")
+    huge = bytearray(png(np.zeros((4, 4), np.uint8)))
+    huge[16:24] = struct.pack(">II", 2**30, 2**30)
+    huge[29:33] = struct.pack(">I", zlib.crc32(huge[12:29]))
+    for data in (end_only, bytes(huge)):
+        with pytest.raises(DataError, match="odd.png: "):
+            decode.decode_label(data, "odd.png", CAMVID)
+        with pytest.raises(DataError, match="odd.png: "):
+            decode.decode_image(data, "odd.png")
+
+
 def test_raw_values_with_holes():
     spec = folder_spec(["a", "b"], label_values=(7, 33), ignore_values=(0, 255))
     ids = decode.decode_label(png(np.array([[7, 33, 0, 255]], np.uint8)), "h.png", spec)

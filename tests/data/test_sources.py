@@ -76,6 +76,17 @@ def test_what_is_missing_is_named(tmp_path):
         ({"classes": ("a", "b"), "ignore_values": (1,)}, "data.ignore_values has 1, which is also .* class 'b'"),
         ({"classes": ("a",), "colors": ((1, 2, 3),), "label_values": (4,)}, "both set"),
         ({"classes": tuple(map(str, range(256)))}, "at most 255"),
+        ({"classes": (1, 2)}, "data.classes has 1; expected names"),
+        ({"classes": ("a",), "label_values": (300,)}, "data.label_values has 300; expected integers of 0..255"),
+        ({"classes": ("a",), "label_values": (-1,)}, "data.label_values has -1"),
+        ({"classes": ("a",), "label_values": ("x",)}, "data.label_values has 'x'"),
+        ({"classes": ("a",), "ignore_values": (1.5,)}, "data.ignore_values has 1.5; expected integers"),
+        ({"classes": ("a",), "ignore_values": ((0, 0, 0),)}, r"data.ignore_values has \(0, 0, 0\); expected integers"),
+        ({"classes": ("a",), "colors": ((300, 0, 0),)}, "data.colors has .*; expected RGB triples"),
+        ({"classes": ("a",), "colors": ("red",)}, "data.colors has 'red'"),
+        ({"classes": ("a",), "colors": ((1, 2, 3),), "ignore_values": (7,)}, "data.ignore_values has 7; expected RGB"),
+        ({"classes": ("a", "b"), "colors": ((0, 0, 0), [0, 0, 0])}, "the same entry twice"),
+        ({"classes": ("a",), "image_folder": "{splt}/x"}, "data.images is '{splt}/x'; the only placeholder"),
     ],
 )
 def test_contradicting_specs_are_refused(arguments, message):

@@ -59,7 +59,9 @@ def test_sigkill_between_checkpoints_changes_nothing(repo, tmp_path, uninterrupt
     log_path = tmp_path / "log.txt"
     with log_path.open("w") as log:
         process = start(repo, tmp_path, log)
-        while process.poll() is None and not any(line["step"] >= 14 for line in lines(tmp_path)):
+        while process.poll() is None and not (
+            any(line["step"] >= 14 for line in lines(tmp_path)) and (tmp_path / "checkpoints" / "10").exists()
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -60,6 +60,7 @@ def difference(a, b):
     losses_a, final_a = a
     losses_b, final_b = b
     pairs = [(np.array(losses_a), np.array(losses_b))] + [(final_a[k], final_b[k]) for k in final_b]
+    assert all(np.isfinite(x).all() and np.isfinite(y).all() for x, y in pairs)
     return max(np.abs(x - y).max() - (1e-9 * np.abs(y).max() + 1e-12) for x, y in pairs)
 
 
