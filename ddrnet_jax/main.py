@@ -108,7 +108,7 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the KEY=VALUE texts of --config.KEY=VALUE in their order."""
     parser = argparse.ArgumentParser(
         prog="python -m ddrnet_jax.main",
-        usage="%(prog)s --config FILE [--mode MODE] [--config.KEY=VALUE ...]",
+        usage="%(prog)s --config FILE [--mode MODE] [flags]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,9 @@
-"""The training step: the same mathematics on any number of devices."""
+"""The training step: the same mathematics on any number of devices.
+
+A network at its random start amplifies rounding: in float64 a relative change of 1e-15 in one kernel grows to 1e-6
+within 20 steps on a single device. The comparison therefore starts with damped residual branches (scale 0.25, as the
+parity fixtures have it) and 96x96 images, where it stays below 1e-9 and only a difference in mathematics shows.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,7 @@ from ddrnet_jax import DDRNet, devices
 from ddrnet_jax.data.pipeline import Augment, train_batches
 from ddrnet_jax.data.sources import Scenes
 from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.training import losses, optimizer, state
 from ddrnet_jax.training.step import make_train_step, moved_average
 
@@ -22,9 +28,9 @@ def build(rngs):
 
 @pytest.fixture(scope="module")
 def batches():
-    """Twenty batches of eight drawn scenes at 64x96."""
+    """Twenty batches of eight drawn scenes at 96x96."""
     stream = train_batches(
-        Scenes(40, seed=0, size_hw=(64, 128)), Augment((64, 96), (0.5, 1.5), True), seed=0, batch_size=8
+        Scenes(40, seed=0, size_hw=(96, 128)), Augment((96, 96), (0.5, 1.5), True), seed=0, batch_size=8
     )
     try:
         return [next(stream) for _ in range(STEPS)]
@@ -33,26 +39,55 @@ def batches():
 
 
 def ohem(logits, labels):
-    return losses.ohem(logits, labels, threshold=0.2, min_kept_fraction=1 / 24)
+    return losses.ohem(logits, labels, threshold=0.9, min_kept_fraction=1 / 24)
 
 
-def run(batches, device_count, dtype, loss=ohem):
-    """Losses, and the final state flattened, of training in `dtype` on that many devices."""
-    mesh = devices.data_mesh(jax.devices()[:device_count])
+def damped(params):
+    """The parameters with the last batch norm of every residual branch at a quarter."""
+    flat = variables.paths(params)
+    last = ("conv_bn3.bn.scale", "conv_bn2.bn.scale")
+    return variables.from_paths({k: v * 0.25 if k.endswith(last) else v for k, v in flat.items()})
+
+
+def start(dtype, mesh):
+    """(optimiser, graphdef, first state in `dtype` on the mesh)"""
     sgd = optimizer.sgd(lambda step: 0.01, momentum=0.9, nesterov=False, weight_decay=5e-4)
     graphdef, fresh = state.create(build, sgd, seed=0, ema_decay=EMA_DECAY)
+    fresh["params"] = damped(fresh["params"])
 
     def to_dtype(leaf):
         return np.asarray(leaf, dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
 
-    current = jax.device_put(jax.tree.map(to_dtype, fresh), devices.replicated(mesh))
-    train_step = make_train_step(graphdef, sgd, loss, mesh, aux_weight=0.4, ema_decay=EMA_DECAY)
+    return sgd, graphdef, jax.device_put(jax.tree.map(to_dtype, fresh), devices.replicated(mesh))
+
+
+def run(batches, device_count):
+    """Losses, and the final state flattened, of training in float64 on that many devices."""
+    mesh = devices.data_mesh(jax.devices()[:device_count])
+    sgd, graphdef, current = start(np.float64, mesh)
+    train_step = make_train_step(graphdef, sgd, ohem, mesh, aux_weight=0.4, ema_decay=EMA_DECAY)
     values = []
     for batch in batches:
         current, metrics = train_step(current, devices.put_batch(batch, mesh))
         values.append(float(metrics["loss"]))
-    parts = {k: current[k] for k in ("params", "batch_stats", "ema")}
-    return values, {k: np.asarray(v) for k, v in variables.paths(parts).items()}
+    parts = {k: current[k] for k in ("params", "batch_stats", "ema", "opt_state")}
+    return values, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(parts)}
+
+
+def first_loss(batch, device_count, dtype, loss=ohem):
+    """The loss of the first step, forward only."""
+    mesh = devices.data_mesh(jax.devices()[:device_count])
+    _, graphdef, current = start(dtype, mesh)
+
+    def total(current, batch):
+        model = variables.merge(graphdef, current["params"], current["batch_stats"])
+        model.train()
+        out = model(normalise(batch["images"]))
+        labels = batch["labels"].astype(jnp.int32)
+        heads = [loss(blocks.upsample_x8(x, labels.shape[1:]), labels) for x in (out.logits, out.aux_logits)]
+        return heads[0] + 0.4 * heads[1]
+
+    return float(jax.jit(total)(current, devices.put_batch(batch, mesh)))
 
 
 def difference(a, b):
@@ -64,22 +99,14 @@ def difference(a, b):
     return max(np.abs(x - y).max() - (1e-9 * np.abs(y).max() + 1e-12) for x, y in pairs)
 
 
-@pytest.fixture(scope="module")
-def reference(batches):
-    """One device, float64."""
+def test_four_devices_take_the_same_steps_as_one(batches):
     with jax.enable_x64(True):
-        return run(batches, 1, np.float64)
+        one, four = (run(batches, count) for count in (1, 4))
+    assert four[0][-1] < 0.9 * four[0][0]
+    assert difference(four, one) <= 0
 
 
-def test_four_devices_take_the_same_steps_as_one(batches, reference):
-    with jax.enable_x64(True):
-        sharded = run(batches, 4, np.float64)
-    assert all(np.isfinite(sharded[0]))
-    assert sharded[0][-1] < 0.9 * sharded[0][0]
-    assert difference(sharded, reference) <= 0
-
-
-def test_the_comparison_would_catch_batch_norm_per_device(batches, reference, monkeypatch):
+def test_the_comparison_would_catch_batch_norm_per_device(batches, monkeypatch):
     """Statistics over a quarter of the batch each, as unsynchronised devices would compute them."""
 
     def per_quarter(x, scale, bias):
@@ -87,13 +114,13 @@ def test_the_comparison_would_catch_batch_norm_per_device(batches, reference, mo
         y, mean, var = jax.vmap(blocks._normalise_forward, in_axes=(0, None, None))(quarters, scale, bias)[0]
         return y.reshape(x.shape), mean.mean(0), var.mean(0)
 
-    monkeypatch.setattr(blocks, "normalise_by_batch", per_quarter)
     with jax.enable_x64(True):
-        local = run(batches[:2], 1, np.float64)
-    assert abs(local[0][1] - reference[0][1]) > 1e-6
+        whole = first_loss(batches[0], 1, np.float64)
+        monkeypatch.setattr(blocks, "normalise_by_batch", per_quarter)
+        assert abs(first_loss(batches[0], 1, np.float64) - whole) > 1e-6
 
 
-def test_the_comparison_would_catch_ohem_per_device(batches, reference):
+def test_the_comparison_would_catch_ohem_per_device(batches):
     """Hard pixels chosen within a quarter of the batch each, then averaged."""
 
     def per_quarter(logits, labels):
@@ -103,12 +130,12 @@ def test_the_comparison_would_catch_ohem_per_device(batches, reference):
         return jax.vmap(ohem)(split(logits), split(labels)).mean()
 
     with jax.enable_x64(True):
-        local = run(batches[:2], 1, np.float64, loss=per_quarter)
-    assert abs(local[0][0] - reference[0][0]) > 1e-6
+        whole = first_loss(batches[0], 1, np.float64)
+        assert abs(first_loss(batches[0], 1, np.float64, loss=per_quarter) - whole) > 1e-6
 
 
 def test_first_loss_in_float32_is_the_same_on_one_and_four_devices(batches):
-    one, four = (run(batches[:1], count, np.float32)[0][0] for count in (1, 4))
+    one, four = (first_loss(batches[0], count, np.float32) for count in (1, 4))
     assert four == pytest.approx(one, rel=1e-6)
 
 
