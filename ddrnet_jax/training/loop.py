@@ -107,8 +107,8 @@ def train(config: ConfigDict, workdir: str | Path) -> metrics.Scores:
                 return evaluator(*state.evaluation_weights(run_state), samples)
 
         def write_line(step: int) -> None:
+            values = _mean_metrics(pending, last_step=step)  # waits for the device, so it comes before the clock
             seconds = (time.perf_counter() - clock) / len(pending)
-            values = _mean_metrics(pending, last_step=step)
             values["learning_rate"] = float(schedule(step - 1))
             values["images_per_s"] = config.batch_size / seconds
             log.train(step, values, seconds_left=seconds * (config.total_steps - step))
