@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddrnet_jax.models import torch_files, variables
+from ddrnet_jax.models import variables, weight_files
 
 # Our path -> official name, first by rules on the module, then by the leaf. Applied in order.
 _MODULE_RULES = [
@@ -62,13 +62,13 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     Returns  {key: array}; what lies beside the state dict ("epoch", optimiser state) is left out
     Raises   WeightsFileError (a ValueError) with one line if the file is damaged, hostile or holds no state dict.
     """
-    content = torch_files.read_tensors(path)
+    content = weight_files.read_tensors(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     tensors = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
     if not tensors:
-        raise torch_files.WeightsFileError(f"{path}: holds no state dict; expected a dict of named tensors")
+        raise weight_files.WeightsFileError(f"{path}: holds no state dict; expected a dict of named tensors")
     return tensors
 
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ddrnet_jax import DDRNet
-from ddrnet_jax.models import torch_files, variables
+from ddrnet_jax.models import variables, weight_files
 from ddrnet_jax.models.torch_weights import load_state_dict, official_names, read_checkpoint, to_state_dict
 
 MANIFESTS = [
@@ -46,8 +46,8 @@ def test_round_trip_is_exact():
 
 def test_read_checkpoint_gives_the_tensors_of_both_formats(tmp_path):
     state = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b.running_var": np.ones(4, np.float32)}
-    torch_files.write_pth(tmp_path / "w.pth", state)
-    torch_files.write_safetensors(tmp_path / "w.safetensors", state)
+    weight_files.write_pth(tmp_path / "w.pth", state)
+    weight_files.write_safetensors(tmp_path / "w.safetensors", state)
     for name in ("w.pth", "w.safetensors"):
         read = read_checkpoint(tmp_path / name)
         assert read.keys() == state.keys()
@@ -58,10 +58,10 @@ def test_read_checkpoint_gives_the_tensors_of_both_formats(tmp_path):
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])
 def test_read_checkpoint_unwraps_what_trainers_save(monkeypatch, wrapper):
     state = {"a.weight": np.ones(3, np.float32)}
-    monkeypatch.setattr(torch_files, "read_tensors", lambda path: {wrapper: state | {"version": 2}, "epoch": 3})
+    monkeypatch.setattr(weight_files, "read_tensors", lambda path: {wrapper: state | {"version": 2}, "epoch": 3})
     assert read_checkpoint("w.pth").keys() == {"a.weight"}
-    monkeypatch.setattr(torch_files, "read_tensors", lambda path: {"epoch": 3})
-    with pytest.raises(torch_files.WeightsFileError, match="w.pth: holds no state dict"):
+    monkeypatch.setattr(weight_files, "read_tensors", lambda path: {"epoch": 3})
+    with pytest.raises(weight_files.WeightsFileError, match="w.pth: holds no state dict"):
         read_checkpoint("w.pth")
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddrnet_jax.models.safetensors_files import DAMAGED, WeightsFile, shown
-from ddrnet_jax.models.torch_pickle import MAX_PICKLE_BYTES, PickleMachine
-from ddrnet_jax.models.torch_tensors import RESAVE, Tensors
+from ddrnet_jax.models.weight_files.safetensors import DAMAGED, WeightsFile, shown
+from ddrnet_jax.models.weight_files.torch_pickle import MAX_PICKLE_BYTES, PickleMachine
+from ddrnet_jax.models.weight_files.torch_tensors import RESAVE, Tensors
 
 MAX_ZIP_DIRECTORY_BYTES = 2**20
 

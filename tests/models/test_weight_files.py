@@ -11,10 +11,10 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from models import fuzz_torch_files as fuzz
-from models.fuzz_torch_files import EMPTY_ORDERED_DICT, Legacy, Member, Tensor, group, named, number, text
+from models import fuzz_weight_files as fuzz
+from models.fuzz_weight_files import EMPTY_ORDERED_DICT, Legacy, Member, Tensor, group, named, number, text
 
-from ddrnet_jax.models.torch_files import (
+from ddrnet_jax.models.weight_files import (
     WeightsFileError,
     read_safetensors,
     read_tensors,
@@ -264,7 +264,7 @@ def test_other_metadata_is_not_written(tmp_path):
 
 
 def test_reading_needs_neither_jax_nor_torch():
-    code = "import sys, ddrnet_jax.models.torch_files; print({'jax', 'flax', 'torch'} & set(sys.modules))"
+    code = "import sys, ddrnet_jax.models.weight_files; print({'jax', 'flax', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 

@@ -1,6 +1,6 @@
 """Hostile weights files by the thousand: each must end as tensors or in one WeightsFileError, and soon.
 
-    python tests/models/fuzz_torch_files.py --count 20000 --seed 0
+    python tests/models/fuzz_weight_files.py --count 20000 --seed 0
 
 Files are written byte by byte here, without PyTorch and without the code under test. A worker process with
 little more memory than it needs reads them; an audit hook and a canary file watch that nothing is executed.
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddrnet_jax.models.torch_files import WeightsFileError, read_tensors
+from ddrnet_jax.models.weight_files import WeightsFileError, read_tensors
 
 SPARE_MEMORY_BYTES = 64 * 2**20
 SECONDS_PER_FILE = 20

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ddrnet_jax.models.safetensors_files import WeightsFile, WeightsFileError, shown
-from ddrnet_jax.models.torch_tensors import CALLS, NAMES, RESAVE, Global, Storage, Tensors
+from ddrnet_jax.models.weight_files.safetensors import WeightsFile, WeightsFileError, shown
+from ddrnet_jax.models.weight_files.torch_tensors import CALLS, NAMES, RESAVE, Global, Storage, Tensors
 
 # What a pickle can make grows with its opcodes (some 100 bytes each) and its text (up to 4 bytes a letter).
 # A tensor takes about 30 opcodes and 150 bytes, so these hold 8,000 tensors and cap the memory at some 50 MB.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from ddrnet_jax.models.safetensors_files import DTYPES, WeightsFile, shown
+from ddrnet_jax.models.weight_files.safetensors import DTYPES, WeightsFile, shown
 
 RESAVE = "in PyTorch, save the tensors alone: torch.save(model.state_dict(), path)"
 

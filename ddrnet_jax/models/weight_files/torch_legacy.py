@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ddrnet_jax.models.safetensors_files import WeightsFile, shown
-from ddrnet_jax.models.torch_pickle import MAX_PICKLE_BYTES, PickleMachine
-from ddrnet_jax.models.torch_tensors import RESAVE, Storage, Tensors
+from ddrnet_jax.models.weight_files.safetensors import WeightsFile, shown
+from ddrnet_jax.models.weight_files.torch_pickle import MAX_PICKLE_BYTES, PickleMachine
+from ddrnet_jax.models.weight_files.torch_tensors import RESAVE, Storage, Tensors
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

@@ -8,8 +8,8 @@ import zipfile
 
 import numpy as np
 
-from ddrnet_jax.models.safetensors_files import WeightsFileError, data_bytes, replacing
-from ddrnet_jax.models.torch_tensors import STORAGE_NAMES
+from ddrnet_jax.models.weight_files.safetensors import WeightsFileError, data_bytes, replacing
+from ddrnet_jax.models.weight_files.torch_tensors import STORAGE_NAMES
 
 
 def write_pth(path: str | os.PathLike, state: dict[str, np.ndarray]) -> None:

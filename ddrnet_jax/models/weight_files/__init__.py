@@ -3,7 +3,7 @@
 A .pth file is a pickle, a program for a stack machine, beside the raw bytes of its tensors. Every size in a file
 is checked against the file before it is used. The parts, each on those before it:
 
-safetensors_files.py   the ground: byte ranges that lie inside the file, its errors; and .safetensors itself
+safetensors.py         the ground: byte ranges that lie inside the file, its errors; and .safetensors itself
 torch_tensors.py       storages and tensors, checked before they are made
 torch_pickle.py        the restricted pickle machine
 torch_zip.py           the container of torch.save since PyTorch 1.6
@@ -14,17 +14,17 @@ torch_writing.py       writing .pth
 import os
 from typing import Any
 
-from ddrnet_jax.models.safetensors_files import (
+from ddrnet_jax.models.weight_files.safetensors import (
     WeightsFileError,
     open_weights,
     read_safetensors,
     safetensors_of,
     write_safetensors,
 )
-from ddrnet_jax.models.torch_legacy import read_legacy
-from ddrnet_jax.models.torch_pickle import MAX_OPCODES, MAX_PICKLE_BYTES
-from ddrnet_jax.models.torch_writing import write_pth
-from ddrnet_jax.models.torch_zip import read_zip
+from ddrnet_jax.models.weight_files.torch_legacy import read_legacy
+from ddrnet_jax.models.weight_files.torch_pickle import MAX_OPCODES, MAX_PICKLE_BYTES
+from ddrnet_jax.models.weight_files.torch_writing import write_pth
+from ddrnet_jax.models.weight_files.torch_zip import read_zip
 
 __all__ = [
     "MAX_OPCODES",

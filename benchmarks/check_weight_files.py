@@ -1,6 +1,6 @@
 """Our reader and writer of weights files against PyTorch's and safetensors' own, both ways, to the last bit.
 
-    python benchmarks/check_torch_files.py
+    python benchmarks/check_weight_files.py
 
 Needs torch and safetensors beside ddrnet_jax; prints a line per check and exits non-zero if one fails.
 """
@@ -21,8 +21,8 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
-from ddrnet_jax.models import torch_files
-from ddrnet_jax.models.torch_files import (
+from ddrnet_jax.models import weight_files
+from ddrnet_jax.models.weight_files import (
     WeightsFileError,
     read_safetensors,
     read_tensors,
@@ -239,8 +239,8 @@ def check_limits(folder: Path) -> Iterator[tuple[str, bool]]:
     read = read_tensors(folder / "large.pth")
     yield "100 convolutions with Adam and EMA", same(read["state_dict"], saved["state_dict"])
     opcodes = list(pickletools.genops(zipfile.ZipFile(folder / "large.pth").read("large/data.pkl")))
-    print(f"     its pickle takes {opcodes[-1][2] / torch_files.MAX_PICKLE_BYTES:.0%} of MAX_PICKLE_BYTES")
-    print(f"     its pickle takes {len(opcodes) / torch_files.MAX_OPCODES:.0%} of MAX_OPCODES")
+    print(f"     its pickle takes {opcodes[-1][2] / weight_files.MAX_PICKLE_BYTES:.0%} of MAX_PICKLE_BYTES")
+    print(f"     its pickle takes {len(opcodes) / weight_files.MAX_OPCODES:.0%} of MAX_OPCODES")
 
 
 def main() -> int:
