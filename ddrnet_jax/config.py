@@ -19,6 +19,8 @@ class ConfigError(ValueError):
 # The keys that may change when a run is resumed: they do not touch what is learned.
 FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads")
 
+DATA_SETS = ("scenes", "camvid", "cityscapes", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
+
 
 def base() -> ConfigDict:
     """All keys with their defaults; a config file starts from this and assigns to existing keys only."""
@@ -27,7 +29,8 @@ def base() -> ConfigDict:
     config.task = "segmentation"  # what the network is trained for
     config.batch_size = 12  # images a step, over all devices and processes
     config.total_steps = 120_000  # of batch_size images each
-    config.init_from = ""  # a workdir or checkpoint whose weights the run starts from; "" = random
+    config.init_from = ""  # a checkpoint, .pth or .safetensors file whose weights the run starts from; "" = random
+    config.init_head = "load"  # "load"; "fresh" = without the heads of init_from, for another number of classes
     config.log_every_steps = 50  # steps whose mean makes one line of metrics
 
     config.model = ConfigDict()
@@ -36,9 +39,10 @@ def base() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation: "float32", "bfloat16"; parameters stay float32
 
     config.data = ConfigDict()
-    config.data.name = "scenes"  # "scenes", "camvid", "folder"
-    config.data.root = ""  # folder of the data set; scenes needs none
-    config.data.train_split = "train"  # name of the split, as its folder is called
+    config.data.name = "scenes"  # one of DATA_SETS; "folder" = your own
+    config.data.root = ""  # folder of the data set; drawn scenes need none
+    config.data.storage = "folder"  # "folder"; "array_record" = root holds what prepare_data or TFDS wrote
+    config.data.train_split = "train"  # name of the split, as its folder is called; "train+val" joins two
     config.data.eval_split = "val"  # likewise; never trained on
     config.data.crop_hw = (1024, 1024)  # pixels; multiples of 8
     config.data.scale_range = (0.5, 2.0)  # random scale, uniform between the two
@@ -47,7 +51,8 @@ def base() -> ConfigDict:
     config.data.scenes_hw = (128, 256)  # pixels of a drawn scene
     config.data.scenes_train = 2000  # drawn scenes to train on
     config.data.scenes_eval = 100  # drawn scenes to evaluate on
-    config.data.classes = ()  # folder: names of the classes, in train-id order
+    config.data.jpeg_quality = 0  # prepare_data: PNG images become JPEGs of it, 1..100; 0 = stored as they are
+    config.data.classes = ()  # folder: names of the classes by train id; imagenet: of its folders, () = all 1000
     config.data.colors = ()  # folder: RGB of each class in colour masks; () = masks hold indices
     config.data.label_values = ()  # folder: raw index of each class; () = 0, 1, 2, ...
     config.data.ignore_values = (255,)  # folder: raw indices or RGB triples that count nowhere
@@ -107,8 +112,10 @@ def validate(config: ConfigDict) -> None:
     for name, key in (
         ("model.variant", ("23_slim", "23", "39")),
         ("model.dtype", ("float32", "bfloat16")),
-        ("task", ("segmentation",)),
-        ("data.name", ("scenes", "camvid", "folder")),
+        ("task", ("segmentation", "classification")),
+        ("init_head", ("load", "fresh")),
+        ("data.name", DATA_SETS),
+        ("data.storage", ("folder", "array_record")),
         ("optimizer.schedule", ("poly", "cosine", "step")),
         ("loss.name", ("cross_entropy", "ohem")),
     ):
@@ -159,8 +166,15 @@ def validate(config: ConfigDict) -> None:
         config, "optimizer.warmup_steps", lambda v: v < config.total_steps, f"below total_steps={config.total_steps}"
     )
     _require(config, "batch_size", lambda v: v >= 2, "at least 2: the global branch of DAPPM normalises over the batch")
-    if config.data.name != "scenes":
-        _require(config, "data.root", lambda v: v, "the folder of the data set")
+    _require(
+        config,
+        "task",
+        lambda v: (v == "classification") == (config.data.name == "imagenet"),
+        "'classification' for data.name='imagenet' and 'segmentation' for the others",
+    )
+    if config.task == "classification":
+        _require(config, "model.aux_head", lambda v: not v, "False: a classifier has no auxiliary head")
+    _require(config, "data.jpeg_quality", lambda v: 0 <= v <= 100, "between 0 and 100")
 
 
 def to_json(config: ConfigDict) -> dict:

@@ -1,15 +1,18 @@
 """What a config describes, made: its data set, its sources, its model."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
 from ddrnet_jax.config import ConfigError
+from ddrnet_jax.data import layouts, prepare
+from ddrnet_jax.data.array_records import ArrayRecords
 from ddrnet_jax.data.pipeline import Augment
 from ddrnet_jax.data.sources import FolderPairs, Scenes
-from ddrnet_jax.data.specs import CAMVID, SCENES, DatasetSpec, folder_spec
+from ddrnet_jax.data.specs import SPECS, DatasetSpec, folder_spec, imagenet_spec
 from ddrnet_jax.models.ddrnet import DDRNet
 
 # None: compute in the parameters' own type, which is float32 (and float64 in tests of exactness).
@@ -23,21 +26,57 @@ def dataset_spec(config: ConfigDict) -> DatasetSpec:
         return folder_spec(
             d.classes, d.colors, d.label_values, d.ignore_values, image_folder=d.images, label_folder=d.labels
         )
-    return {"scenes": SCENES, "camvid": CAMVID}[d.name]
+    return imagenet_spec(d.classes) if d.name == "imagenet" else SPECS[d.name]
 
 
 def train_source(config: ConfigDict):
-    """Random access to the training samples. Raises DataError if they are not there."""
-    if config.data.name == "scenes":
-        return Scenes(config.data.scenes_train, seed=0, size_hw=config.data.scenes_hw)
-    return FolderPairs(config.data.root, config.data.train_split, dataset_spec(config))
+    """Random access to the training samples. Raises ConfigError or DataError if they are not there."""
+    return _source(config, config.data.train_split, scenes=_train_scenes)
 
 
 def eval_source(config: ConfigDict):
-    """Random access to the held-out samples. Raises DataError if they are not there."""
+    """Random access to the held-out samples. Raises ConfigError or DataError if they are not there."""
+    return _source(config, config.data.eval_split, scenes=_eval_scenes)
+
+
+def sources_to_prepare(config: ConfigDict) -> dict:
+    """{split: source} of every split that the config names, from its folders. Raises DataError if one is not there."""
+    d = config.data
+    if d.name == "scenes":
+        return {d.train_split: _train_scenes(d), d.eval_split: _eval_scenes(d)}
+    _check_root(config)
+    splits = dict.fromkeys((*layouts.split_parts(d.train_split), *layouts.split_parts(d.eval_split)))
+    return {split: FolderPairs(d.root, split, dataset_spec(config)) for split in splits}
+
+
+def prepare_data(config: ConfigDict, output: str | Path) -> dict[str, int]:
+    """Write the config's data set as ArrayRecords into `output`; {split: number of samples}. Raises DataError."""
+    d = config.data
+    return prepare.prepare(
+        sources_to_prepare(config), output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality
+    )
+
+
+def _source(config: ConfigDict, split: str, scenes: Callable):
+    _check_root(config)
+    if config.data.storage == "array_record":
+        return ArrayRecords(config.data.root, split, dataset_spec(config))
     if config.data.name == "scenes":
-        return Scenes(config.data.scenes_eval, seed=1, size_hw=config.data.scenes_hw)
-    return FolderPairs(config.data.root, config.data.eval_split, dataset_spec(config))
+        return scenes(config.data)
+    return FolderPairs(config.data.root, split, dataset_spec(config))
+
+
+def _check_root(config: ConfigDict) -> None:
+    if not config.data.root and (config.data.name != "scenes" or config.data.storage != "folder"):
+        raise ConfigError("config.data.root: '' given, expected the folder of the data set")
+
+
+def _train_scenes(data: ConfigDict) -> Scenes:
+    return Scenes(data.scenes_train, seed=0, size_hw=data.scenes_hw)
+
+
+def _eval_scenes(data: ConfigDict) -> Scenes:
+    return Scenes(data.scenes_eval, seed=1, size_hw=data.scenes_hw)
 
 
 def augmentation(config: ConfigDict) -> Augment:

@@ -6,6 +6,7 @@ import zlib
 import cv2
 import numpy as np
 
+from ddrnet_jax.data import matlab
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.specs import DatasetSpec
 
@@ -26,17 +27,24 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
-    """u8[H,W] train ids (0..C-1 or 255) of an encoded index or colour mask.
+    """u8[H,W] train ids (0..C-1 or 255) of an encoded index or colour mask, or a MATLAB label map.
 
     Raises DataError naming the file if it is damaged or holds a value that the spec does not know.
     """
+    if data.startswith(matlab.MAGIC):
+        return _values_to_ids(matlab.read_label_map(data, name), b"", name, spec)
     _check_complete(data, name)
-    if data[:2] == _JPEG:
+    if is_jpeg(data):
         raise DataError(f"{name}: labels must be lossless (PNG); JPEG changes the values")
     mask = _imdecode(data if spec.has_color_masks else _palette_as_grey(data), cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise DataError(f"{name}: not a readable label; replace the file, or remove it with its image")
     return _colors_to_ids(mask, name, spec) if spec.has_color_masks else _values_to_ids(mask, data, name, spec)
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Whether these are the bytes of a JPEG file."""
+    return data[:2] == _JPEG
 
 
 def check_pair(image: np.ndarray, label: np.ndarray, name: str) -> None:
@@ -108,17 +116,20 @@ def _check_complete(data: bytes, name: str) -> None:
             raise DataError(f"{name}: truncated PNG (its end is missing); replace the file")
         if kinds[0] != b"IHDR":
             raise DataError(f"{name}: damaged PNG (its header is missing); replace the file")
-    elif data[:2] == _JPEG and not _has_jpeg_end(data):
+    elif is_jpeg(data) and not _has_jpeg_end(data):
         raise DataError(f"{name}: truncated JPEG (its end is missing); replace the file")
 
 
 def _has_jpeg_end(data: bytes) -> bool:
     """Whether an end marker follows the image's own scan; thumbnails and trailing data have markers of their own."""
     at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xDA:
+    while at + 4 <= len(data):
+        if data[at] != 0xFF or data[at + 1] in (0, 0xFF):  # decoders skip what lies between segments, and so must this
+            at += 1
+        elif data[at + 1] == 0xDA:
             return data.find(b"\xff\xd9", at) >= 0
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     return False
 
 

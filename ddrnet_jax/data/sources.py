@@ -1,65 +1,62 @@
-"""Random access to samples: folders of image and label files, drawn scenes."""
+"""Random access to samples: files in folders, drawn scenes. `array_records` has the third kind.
+
+Every source has `spec`, `len()`, `names()`, `encoded(index)` and `[index]`, which decodes on the caller's thread.
+"""
 
 import functools
+import os
 from pathlib import Path
-from typing import TypedDict
 
-import numpy as np
+import cv2
 
-from ddrnet_jax.data import decode, scenes
-from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.data import layouts, scenes
+from ddrnet_jax.data.files import IMAGE_SUFFIXES, files_by_stem, read_file
+from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
+from ddrnet_jax.data.specs import SCENES, DatasetSpec
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
+__all__ = ["IMAGE_SUFFIXES", "FolderPairs", "Sample", "Scenes", "files_by_stem", "read_file"]
 
 _REMEMBERED_BYTES = 64 * 2**20
 
 
-class Sample(TypedDict):
-    """One decoded sample.
+class FolderPairs:
+    """Images and their labels (masks, or class numbers) in the folders of a data set as it is unzipped.
 
-    image  u8[H,W,3] RGB
-    label  u8[H,W] train ids (0..C-1 or 255)
-    name   what to call it in messages
+    spec  of the labels as they lie there; CamVid has two forms, of the same classes
     """
 
-    image: np.ndarray
-    label: np.ndarray
-    name: str
-
-
-class FolderPairs:
-    """Images and labels of equal stem in two folders, in the order of their names."""
-
     def __init__(self, root: str | Path, split: str, spec: DatasetSpec):
-        """Raises DataError if a folder is missing or empty, or an image has no label."""
-        self.spec = spec
-        image_folder = Path(root) / spec.image_folder.format(split=split)
-        label_folder = Path(root) / spec.label_folder.format(split=split)
-        images = files_by_stem(image_folder, f"images of split {split!r}")
-        labels = files_by_stem(label_folder, f"labels of split {split!r}")
-        missing = sorted(images.keys() - labels.keys())
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(images)} images have no label, first {images[missing[0]]}; "
-                f"expected {label_folder / missing[0]}.png: add the labels or remove the images"
-            )
-        self.pairs = [(images[stem], labels[stem]) for stem in sorted(images)]
+        """
+        split  as its folder is called; "train+val" joins two
+
+        Raises DataError if a folder is missing or empty, or an image has no label.
+        """
+        self.root = root
+        self.pairs, self.spec = layouts.find_pairs(root, split, spec)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Sample; raises DataError naming the file if it cannot be read or image and label disagree."""
-        image_path, label_path = self.pairs[index]
-        image = decode.decode_image(read_file(image_path), str(image_path))
-        label = decode.decode_label(read_file(label_path), str(label_path), self.spec)
-        decode.check_pair(image, label, str(label_path))
-        return Sample(image=image, label=label, name=str(image_path))
+        return decode_sample(self.encoded(index), self.spec)
+
+    def names(self) -> list[str]:
+        """The images' paths, relative to the root."""
+        return [os.path.relpath(image, self.root).replace(os.sep, "/") for image, _ in self.pairs]
+
+    def encoded(self, index: int) -> EncodedSample:
+        """The bytes of the files; raises DataError naming the one that cannot be read."""
+        image, label = self.pairs[index]
+        if isinstance(label, int):
+            return EncodedSample(read_file(image), label, image, image)
+        return EncodedSample(read_file(image), read_file(label), image, label)
 
 
 class Scenes:
     """Drawn street scenes; those of different seeds are different scenes. The last 64 MB are remembered."""
+
+    spec = SCENES
 
     def __init__(self, count: int, seed: int, size_hw: tuple[int, int]):
         self.count, self.seed = count, seed
@@ -72,31 +69,18 @@ class Scenes:
     def __getitem__(self, index: int) -> Sample:
         """Sample; the same for the same (seed, index)"""
         image, label = self._draw(int(index))
-        return Sample(image=image, label=label, name=f"scene_{self.seed}_{index:05d}")
+        return Sample(image=image, label=label, name=self._name(index))
 
+    def names(self) -> list[str]:
+        """What the scenes are called."""
+        return [self._name(index) for index in range(self.count)]
 
-def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
-    """{stem: path} of the image files in a folder.
+    def encoded(self, index: int) -> EncodedSample:
+        """The scene as PNGs, without loss."""
+        image, label = self._draw(int(index))
+        pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        pngs = [cv2.imencode(".png", array)[1].tobytes() for array in (pixels, label)]
+        return EncodedSample(*pngs, self._name(index), self._name(index))
 
-    Raises DataError if the folder is missing, holds no image, or two images of one stem.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, expected the {what}; check data.root and the splits")
-    paths: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in paths:
-            raise DataError(f"{path} and {paths[path.stem].name} have the same stem; one of them must go")
-        paths[path.stem] = path
-    if not paths:
-        raise DataError(f"{folder}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))}), expected the {what}")
-    return paths
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a file. Raises DataError naming it if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read ({e.strerror})") from e
+    def _name(self, index: int) -> str:
+        return f"scene_{self.seed}_{index:05d}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ddrnet_jax.data import scenes
+from ddrnet_jax.data import class_tables, scenes
 from ddrnet_jax.data.errors import DataError
 
 IGNORE = 255  # the train id of pixels that count nowhere
@@ -19,7 +19,8 @@ class DatasetSpec:
     classes        names by train id
     colors         RGB (0..255) by train id, for pictures
     values         raw label values -> train id or IGNORE; a value not in it is an error.
-                   Keys are integers (index masks) or RGB triples (colour masks).
+                   Keys are integers (index masks) or RGB triples (colour masks);
+                   empty: a sample has a class number instead of a mask.
     image_folder   relative folder of a split's images; "{split}" is replaced
     class_weights  loss weights by train id, or None where the data set has none
     """
@@ -40,11 +41,30 @@ class DatasetSpec:
     def has_color_masks(self) -> bool:
         return any(isinstance(value, tuple) for value in self.values)
 
+    @property
+    def has_masks(self) -> bool:
+        return bool(self.values)
+
     def palette(self) -> np.ndarray:
         """u8[256,3] RGB by train id; black for IGNORE and unused ids."""
         table = np.zeros((256, 3), np.uint8)
-        table[: len(self.colors)] = self.colors
+        if self.colors:
+            table[: len(self.colors)] = self.colors
         return table
+
+
+def _distinct_colors(count: int) -> tuple[Color, ...]:
+    """Well separated display colours: the bits of the id spread over the high bits of R, G, B (as PASCAL VOC)."""
+
+    def color(index: int) -> Color:
+        rgb = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                rgb[channel] |= (index >> channel & 1) << (7 - bit)
+            index >>= 3
+        return tuple(rgb)
+
+    return tuple(color(i + 1) for i in range(count))
 
 
 SCENES = DatasetSpec(
@@ -88,6 +108,68 @@ CAMVID = DatasetSpec(
     # Median-frequency balancing, counted over the 367 training labels at 480x360.
     class_weights=(0.2794, 0.2018, 4.7889, 0.1491, 1.0, 0.4235, 3.8464, 1.9798, 0.789, 6.3847, 8.8193),
 )
+
+
+# The same classes in the 32 colours of the original 960x720 labels.
+CAMVID_COLOR = dataclasses.replace(
+    CAMVID,
+    values={
+        color: IGNORE if group is None else CAMVID.classes.index(group)
+        for color, (_, group) in class_tables.CAMVID_COLORS.items()
+    },
+    image_folder="701_StillsRaw_full",
+    label_folder="LabeledApproved_full",
+)
+
+_CITYSCAPES_TRAINED = [label for label in class_tables.CITYSCAPES_LABELS if label[2] is not None]
+
+CITYSCAPES = DatasetSpec(
+    name="cityscapes",
+    classes=tuple(name for _, name, _, _ in _CITYSCAPES_TRAINED),
+    colors=tuple(color for _, _, _, color in _CITYSCAPES_TRAINED),
+    values={
+        **{label: IGNORE if train_id is None else train_id for label, _, train_id, _ in class_tables.CITYSCAPES_LABELS},
+        255: IGNORE,  # -1 in eight bits
+    },
+    class_weights=class_tables.CITYSCAPES_CLASS_WEIGHTS,
+)
+
+
+def _coco_stuff(name: str, first_label: int, unlabelled: int) -> DatasetSpec:
+    """first_label: what the files of this release call label 1."""
+    labels = enumerate(class_tables.COCO_STUFF_LABELS, start=1)
+    used = {label: title for label, title in labels if label not in class_tables.COCO_STUFF_UNUSED}
+    return DatasetSpec(
+        name=name,
+        classes=tuple(used.values()),
+        colors=_distinct_colors(len(used)),
+        values={
+            unlabelled: IGNORE,
+            **{label - 1 + first_label: IGNORE for label in class_tables.COCO_STUFF_UNUSED},
+            **{label - 1 + first_label: train_id for train_id, label in enumerate(used)},
+        },
+    )
+
+
+COCO_STUFF_10K = _coco_stuff("coco_stuff_10k", first_label=1, unlabelled=0)
+COCO_STUFF_164K = _coco_stuff("coco_stuff_164k", first_label=0, unlabelled=255)
+
+
+def imagenet_spec(classes: Sequence[str] = ()) -> DatasetSpec:
+    """Image classes instead of masks.
+
+    classes  the folders' names in the order of the class numbers; empty: ImageNet's 1000 folders in their own order
+    Raises DataError if a class is named twice.
+    """
+    if len(set(classes)) != len(classes):
+        raise DataError(f"data.classes has the same entry twice: {tuple(classes)}")
+    return DatasetSpec("imagenet", tuple(classes) or IMAGENET_CLASSES, colors=(), values={})
+
+
+IMAGENET_CLASSES = tuple(f"class {i}" for i in range(1000))
+IMAGENET = imagenet_spec()
+
+SPECS = {s.name: s for s in (SCENES, CAMVID, CITYSCAPES, COCO_STUFF_10K, COCO_STUFF_164K, IMAGENET)}
 
 
 def folder_spec(
@@ -153,17 +235,3 @@ def _is_index(value) -> bool:
 
 def _is_color(value) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_index, value))
-
-
-def _distinct_colors(count: int) -> tuple[Color, ...]:
-    """Well separated display colours: the bits of the id spread over the high bits of R, G, B (as PASCAL VOC)."""
-
-    def color(index: int) -> Color:
-        rgb = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                rgb[channel] |= (index >> channel & 1) << (7 - bit)
-            index >>= 3
-        return tuple(rgb)
-
-    return tuple(color(i + 1) for i in range(count))

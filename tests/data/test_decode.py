@@ -86,6 +86,16 @@ def test_data_after_the_end_of_a_jpeg_is_no_truncation_but_a_thumbnail_is_no_end
         decode.decode_image(data[:2] + thumbnail + data[2:-40], "cut.jpg")
 
 
+def test_fill_bytes_between_the_segments_of_a_jpeg_are_allowed():
+    data = cv2.imencode(".jpg", RNG.integers(0, 256, (24, 24, 3), dtype=np.uint8))[1].tobytes()
+    table = data.index(b"\xff\xdb")
+    filled = data[:table] + b"\xff\xff" + data[table:]
+    np.testing.assert_array_equal(decode.decode_image(filled, "filled"), decode.decode_image(data, "plain"))
+    for length in range(3, len(filled) - 1):
+        with pytest.raises(DataError, match="cut.jpg: "):
+            decode.decode_image(filled[:length], "cut.jpg")
+
+
 def test_a_png_that_is_only_an_end_or_lies_about_its_size_is_an_error():
     end_only = b"\x89PNG\r\n\x1a\n" + chunk(b"IEND", b"")
     huge = bytearray(png(np.zeros((4, 4), np.uint8)))

@@ -1,0 +1,75 @@
+"""Files and folders of data sets, with errors that name them."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ddrnet_jax.data.errors import DataError
+
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
+
+
+def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
+    """{stem: path} of the image files in a folder.
+
+    Raises DataError if the folder is missing, holds no image, or two images of one stem.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, expected the {what}; check data.root and the splits")
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if not is_image(path.name):
+            continue
+        if path.stem in paths:
+            raise DataError(f"{path} and {paths[path.stem].name} have the same stem; one of them must go")
+        paths[path.stem] = path
+    if not paths:
+        raise DataError(f"{folder}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))}), expected the {what}")
+    return paths
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a file. Raises DataError naming it if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from e
+
+
+def require_folder(folder: Path, what: str) -> Path:
+    """The folder itself. Raises DataError that says what it should be and what is there instead."""
+    if folder.is_dir():
+        return folder
+    beside = [f"{name}/" for name in subfolders(folder.parent)] if folder.parent.is_dir() else []
+    there = f"{folder.parent} has {', '.join(beside[:8])}" if beside else f"{folder.parent} has no folders"
+    raise DataError(f"{folder}: no such folder, expected {what}; {there}: check data.root and the splits")
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; hidden ones left out."""
+    with os.scandir(folder) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def require_labels(pairs: Iterable[tuple[Path, Path]], advice: str) -> list[tuple[str, str]]:
+    """The (image, label) paths as texts. Raises DataError if an image has no label, or there is none at all."""
+    pairs = list(pairs)
+    names: dict[Path, frozenset[str]] = {}
+    missing = []
+    for image, label in pairs:
+        folder = label.parent
+        if folder not in names:
+            names[folder] = frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
+        if label.name not in names[folder]:
+            missing.append((image, label))
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(pairs)} images have no label, first {missing[0][0]}; "
+            f"expected {missing[0][1]}: {advice}"
+        )
+    return [(str(image), str(label)) for image, label in pairs]

@@ -1,0 +1,128 @@
+"""The list of shards beside prepared ArrayRecords: what belongs there, how large it is, its SHA-256."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ddrnet_jax.data.errors import DataError
+
+FILE = "manifest.json"
+_FORMAT = 1
+
+
+class Shard(NamedTuple):
+    """One file of a split: samples first .. first + count - 1."""
+
+    split: str
+    path: Path
+    first: int
+    count: int
+
+
+class Manifest:
+    """manifest.json of a folder; written whole after every shard, so a killed run loses at most the open ones."""
+
+    def __init__(self, folder: Path, values: dict):
+        self.folder, self.values = folder, values
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest of a folder, or None where there is none. Raises DataError if it is damaged."""
+        path = folder / FILE
+        if not path.exists():
+            return None
+        try:
+            values = json.loads(path.read_text())
+            if values["format"] == _FORMAT:
+                return cls(folder, values)
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise DataError(f"{path}: damaged; remove it and run prepare_data again") from e
+        raise DataError(f"{path}: format {values['format']}, expected {_FORMAT}; prepare the data again elsewhere")
+
+    @classmethod
+    def read_or_new(cls, folder: Path, **about) -> "Manifest":
+        """The manifest of what `about` describes. Raises DataError if the folder holds something else."""
+        manifest = cls.read(folder)
+        if manifest is None:
+            return cls(folder, {"format": _FORMAT, **about, "splits": {}})
+        for key, value in about.items():
+            if manifest.values.get(key) != value:
+                raise DataError(
+                    f"{folder}: was prepared with {key}={manifest.values.get(key)!r}, now {key}={value!r}; "
+                    "choose another --output"
+                )
+        return manifest
+
+    def plan(self, split: str, names: Sequence[str], samples_per_shard: int) -> None:
+        """Cut a split into shards, or keep how it was cut. Raises DataError if it had other samples."""
+        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        planned = self.values["splits"].get(split)
+        if planned is None:
+            shards = -(-len(names) // samples_per_shard)
+            lengths = [len(names) * (i + 1) // shards - len(names) * i // shards for i in range(shards)]
+            self.values["splits"][split] = {"names_sha256": digest, "lengths": lengths, "files": {}}
+            self.save()
+        elif planned["names_sha256"] != digest:
+            raise DataError(
+                f"{self.folder}: split {split!r} was prepared from {sum(planned['lengths'])} other images than the "
+                f"{len(names)} given now; choose another --output, or remove that folder"
+            )
+
+    def shards(self, split: str) -> list[Shard]:
+        """The shards of a split, in order."""
+        name, lengths = self.values["name"], self.values["splits"][split]["lengths"]
+        firsts = itertools.accumulate(lengths[:-1], initial=0)
+        return [
+            Shard(split, self.folder / f"{name}-{split}.array_record-{i:05d}-of-{len(lengths):05d}", first, length)
+            for i, (first, length) in enumerate(zip(firsts, lengths, strict=True))
+        ]
+
+    def record(self, shard: Shard, record_bytes: int) -> None:
+        """Note a shard that was written, with its size and SHA-256, and save."""
+        entry = {"bytes": shard.path.stat().st_size, "sha256": sha256(shard.path), "record_bytes": record_bytes}
+        self._files(shard.split)[shard.path.name] = entry
+        self.save()
+
+    def is_intact(self, shard: Shard) -> bool:
+        """Whether the shard is there, whole: reads all of it."""
+        return self._has_size(shard) and sha256(shard.path) == self._files(shard.split)[shard.path.name]["sha256"]
+
+    def is_complete(self, split: str) -> bool:
+        """Whether all shards of a split are there, by their sizes."""
+        return all(self._has_size(shard) for shard in self.shards(split))
+
+    def require_complete(self, split: str) -> None:
+        """Raises DataError naming the first shard of the split that is missing or of another size than written."""
+        for shard in self.shards(split):
+            if not self._has_size(shard):
+                entry = self._files(split).get(shard.path.name)
+                expected = f"{entry['bytes']} bytes" if entry else "a shard that prepare_data did not finish"
+                found = f"{shard.path.stat().st_size} bytes" if shard.path.exists() else "no such file"
+                raise DataError(f"{shard.path}: {found}, expected {expected}; copy it again or run prepare_data again")
+
+    def record_bytes(self, split: str) -> int:
+        """Bytes of all records of a split, before they became files."""
+        return sum(entry["record_bytes"] for entry in self._files(split).values())
+
+    def save(self) -> None:
+        """Write manifest.json, whole or not at all."""
+        temporary = self.folder / f".{FILE}.partial"
+        temporary.write_text(json.dumps(self.values, indent=1) + "\n")
+        os.replace(temporary, self.folder / FILE)
+
+    def _files(self, split: str) -> dict[str, dict]:
+        return self.values["splits"][split]["files"]
+
+    def _has_size(self, shard: Shard) -> bool:
+        entry = self._files(shard.split).get(shard.path.name)
+        return entry is not None and shard.path.is_file() and shard.path.stat().st_size == entry["bytes"]
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,50 @@
+"""What a source gives: a sample as encoded bytes, and the same sample decoded."""
+
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+
+from ddrnet_jax.data import decode
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.specs import DatasetSpec
+
+
+class Sample(TypedDict):
+    """One decoded sample.
+
+    image  u8[H,W,3] RGB
+    label  u8[H,W] train ids (0..C-1 or 255); of a data set without masks the class number, an int
+    name   what to call it in messages
+    """
+
+    image: np.ndarray
+    label: np.ndarray | int
+    name: str
+
+
+class EncodedSample(NamedTuple):
+    """One sample as it is stored.
+
+    image       the bytes of a PNG, JPEG, ... file
+    label       the bytes of a mask's file, with the data set's own values; or the class number
+    name        of the image in messages, and label_name of the label
+    """
+
+    image: bytes
+    label: bytes | int
+    name: str
+    label_name: str
+
+
+def decode_sample(encoded: EncodedSample, spec: DatasetSpec) -> Sample:
+    """The decoded sample; raises DataError naming the file if it is damaged or image and label disagree."""
+    image = decode.decode_image(encoded.image, encoded.name)
+    if not spec.has_masks:
+        if not 0 <= encoded.label < spec.num_classes:
+            raise DataError(
+                f"{encoded.label_name}: class number {encoded.label}, expected 0..{spec.num_classes - 1} of {spec.name}"
+            )
+        return Sample(image=image, label=int(encoded.label), name=encoded.name)
+    label = decode.decode_label(encoded.label, encoded.label_name, spec)
+    decode.check_pair(image, label, encoded.label_name)
+    return Sample(image=image, label=label, name=encoded.name)
