@@ -5,10 +5,12 @@ the config travels in its metadata, so that the directory alone is enough to reb
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
@@ -72,6 +74,16 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+class Loaded(NamedTuple):
+    """What a checkpoint holds, the leaves as numpy arrays."""
+
+    graphdef: nnx.GraphDef
+    params: dict
+    batch_stats: dict
+    config: ConfigDict
+    miou: float | None  # 0..1, of the config's eval split; None if it was not evaluated there
+
+
 def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
     """A trained model on whatever devices this machine has, however many it was saved on.
 
@@ -79,17 +91,16 @@ def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
     Returns  (model in eval mode, its config); the moving average of the weights where the run kept one
     Raises   CheckpointError if there is no checkpoint or it cannot be read.
     """
-    graphdef, params, batch_stats, config = load_weights(path)
-    model = variables.merge(graphdef, *jax.tree.map(jnp.asarray, (params, batch_stats)))
+    loaded = load_weights(path)
+    model = variables.merge(loaded.graphdef, *jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats)))
     model.eval()
-    return model, config
+    return model, loaded.config
 
 
-def load_weights(path: str | Path):
-    """(graphdef, params, batch_stats, config) of a checkpoint, the leaves as numpy arrays; see load_checkpoint."""
+def load_weights(path: str | Path) -> Loaded:
+    """The weights of a checkpoint and what they are the weights of; see load_checkpoint."""
     folder = find_step(path)
     metadata = _read_metadata(folder)
-    config = config_lib.from_json(metadata.custom_metadata["config"])
     tree = metadata.metadata
     part = "ema" if "ema" in tree else None
     names = ("params", "batch_stats")
@@ -103,8 +114,30 @@ def load_weights(path: str | Path):
     except Exception as e:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({_first_line(e)})") from e
     weights = loaded[part] if part else loaded
-    graphdef = variables.abstract(factory.model_builder(config))
-    return graphdef, weights["params"], weights["batch_stats"], config
+    config = config_lib.from_json(metadata.custom_metadata["config"])
+    return Loaded(
+        variables.abstract(factory.model_builder(config)),
+        weights["params"],
+        weights["batch_stats"],
+        config,
+        metadata.custom_metadata.get(_METRIC),
+    )
+
+
+def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: ConfigDict) -> None:
+    """Write weights alone as one step's directory that load_checkpoint reads.
+
+    Raises CheckpointError if there is something already.
+    """
+    folder = Path(folder).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"--output {folder}: exists already; choose a new folder")
+    ocp.save(
+        folder,
+        {"params": params, "batch_stats": batch_stats},
+        overwrite=True,  # an empty folder
+        custom_metadata={"config": config_lib.to_json(config)},
+    )
 
 
 def find_step(path: str | Path) -> Path:

@@ -4,13 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ddrnet_jax import compilation
-from ddrnet_jax import config as config_lib
-from ddrnet_jax.checkpoints import CheckpointError
-from ddrnet_jax.config import ConfigError
-from ddrnet_jax.data.errors import DataError
-
-_DESCRIPTION = "DDRNet: train, evaluate and predict."
+_DESCRIPTION = "DDRNet: train, evaluate, predict; weights and data in and out."
 _EPILOG = """\
 modes:
   train     train, evaluate and checkpoint in --workdir; run again, it resumes
@@ -18,6 +12,13 @@ modes:
   predict   --input (an image, or a folder of images) -> OUTPUT/masks/<stem>.png
             (train ids) and OUTPUT/overlays/<stem>.png; without --input, the
             held-out images of the run (or of --config), and OUTPUT/samples.png
+  import_weights  --input (.pth, .pt, .safetensors) -> a checkpoint in --output,
+            with a report; --config says for which data set, where the file
+            does not tell
+  export    --checkpoint -> --output as --format safetensors or pth, by the
+            names of --naming, and a card OUTPUT.json
+  prepare_data  the config's data set -> ArrayRecords in --output, for pods and
+            object stores; run again, it goes on and checks
 
 examples:
   python -m ddrnet_jax.main --config configs/demo.py --workdir runs/demo
@@ -26,6 +27,10 @@ examples:
       --checkpoint runs/demo
   python -m ddrnet_jax.main --mode predict --checkpoint runs/demo \\
       --input street.jpg --output out
+  python -m ddrnet_jax.main --mode import_weights --input best_val.pth \\
+      --output runs/official
+  python -m ddrnet_jax.main --mode export --checkpoint runs/demo \\
+      --format safetensors --output ddrnet.safetensors
 """
 
 
@@ -35,22 +40,38 @@ class UsageError(ValueError):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code. What a user can get wrong ends in one line on stderr."""
-    from ddrnet_jax.training.loop import TrainingDiverged
-
     try:
         arguments, overrides = _parse(argv)
-        compilation.enable_cache()
-        _COMMANDS[arguments.mode](arguments, overrides)
-    except (UsageError, ConfigError, DataError, CheckpointError, TrainingDiverged) as e:
+    except UsageError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    except OSError as e:  # a full disk, a vanished folder
+    try:
+        from ddrnet_jax import compilation
+
+        compilation.enable_cache()
+        _COMMANDS[arguments.mode](arguments, overrides)
+    except _user_errors() as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; a training run goes on from its last checkpoint with the same command", file=sys.stderr)
         return 130
     return 0
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """What ends in one line. Imported once something was raised: --help waits for no jax."""
+    from ddrnet_jax.checkpoints import CheckpointError
+    from ddrnet_jax.config import ConfigError
+    from ddrnet_jax.data.errors import DataError
+    from ddrnet_jax.inference.export import ExportError
+    from ddrnet_jax.models.weight_files import WeightsFileError
+    from ddrnet_jax.pretrained import PretrainedError
+    from ddrnet_jax.training.loop import TrainingDiverged
+
+    weights = (CheckpointError, WeightsFileError, PretrainedError, ExportError)
+    # OSError: a full disk, a vanished folder
+    return (UsageError, ConfigError, DataError, *weights, TrainingDiverged, OSError)
 
 
 def _train(arguments, overrides) -> None:
@@ -70,22 +91,15 @@ def _evaluate(arguments, overrides) -> None:
     from ddrnet_jax.evaluation import evaluate, metrics
 
     config = _config(arguments, overrides)
-    checkpoint = arguments.checkpoint or arguments.workdir
-    if not checkpoint:
-        raise UsageError("--mode evaluate needs --checkpoint: a workdir or one step's directory")
-    result = evaluate.evaluate_checkpoint(config, checkpoint, say=_say)
+    result = evaluate.evaluate_checkpoint(config, _checkpoint(arguments), say=_say)
     print(metrics.table(result, factory.dataset_spec(config).classes))
 
 
 def _predict(arguments, overrides) -> None:
     from ddrnet_jax.inference import predict
 
-    if overrides and not arguments.config:
-        raise UsageError(f"--config.{overrides[0]}: overrides need --config")
-    config = _config(arguments, overrides) if arguments.config else None
-    checkpoint = arguments.checkpoint or arguments.workdir
-    if not checkpoint:
-        raise UsageError("--mode predict needs --checkpoint: a workdir or one step's directory")
+    config = _optional_config(arguments, overrides)
+    checkpoint = _checkpoint(arguments)
     output = arguments.output or "predictions"
     if arguments.input:
         count = predict.predict_files(checkpoint, arguments.input, output)
@@ -95,13 +109,72 @@ def _predict(arguments, overrides) -> None:
     print(f"masks and overlays of {count} image(s) are in {output}")
 
 
-_COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict}
+def _import_weights(arguments, overrides) -> None:
+    from ddrnet_jax.inference import import_weights
+
+    config = _optional_config(arguments, overrides)
+    source, output = _needed(arguments, "input"), _needed(arguments, "output")
+    print("\n".join(import_weights.report_lines(import_weights.import_weights(source, output, config))))
+
+
+def _export(arguments, overrides) -> None:
+    from ddrnet_jax.inference import export
+
+    if arguments.config or overrides:
+        raise UsageError("--mode export takes no --config: a checkpoint carries its own")
+    output = _needed(arguments, "output")
+    card = export.export(
+        _checkpoint(arguments), output, file_format=_needed(arguments, "format"), naming=arguments.naming
+    )
+    print(f"weights are in {output}, what they are in {card}")
+
+
+def _prepare_data(arguments, overrides) -> None:
+    from ddrnet_jax import factory
+
+    config = _config(arguments, overrides)
+    output = _needed(arguments, "output")
+    for split, count in factory.prepare_data(config, output).items():
+        print(f"{split}: {count} samples")
+    print(f"to read them: --config.data.storage=array_record --config.data.root={output}")
+
+
+_COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "import_weights": _import_weights,
+    "export": _export,
+    "prepare_data": _prepare_data,
+}
+
+
+def _checkpoint(arguments) -> str:
+    checkpoint = arguments.checkpoint or arguments.workdir
+    if not checkpoint:
+        raise UsageError(f"--mode {arguments.mode} needs --checkpoint: a workdir or one step's directory")
+    return checkpoint
+
+
+def _needed(arguments, name: str) -> str:
+    value = getattr(arguments, name)
+    if not value:
+        raise UsageError(f"--mode {arguments.mode} needs --{name}")
+    return value
+
+
+def _optional_config(arguments, overrides):
+    if overrides and not arguments.config:
+        raise UsageError(f"--config.{overrides[0]}: overrides need --config")
+    return _config(arguments, overrides) if arguments.config else None
 
 
 def _config(arguments, overrides):
     if not arguments.config:
         raise UsageError(f"--mode {arguments.mode} needs --config: a file like configs/demo.py")
-    return config_lib.load(arguments.config, overrides)
+    from ddrnet_jax import config
+
+    return config.load(arguments.config, overrides)
 
 
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -118,8 +191,15 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--mode", choices=_COMMANDS, default="train", help="what to do (default: train)")
     parser.add_argument("--workdir", metavar="DIR", help="where a run lives (default: runs/<config name>)")
     parser.add_argument("--checkpoint", metavar="DIR", help="a workdir (its best, else latest step) or a step")
-    parser.add_argument("--input", metavar="PATH", help="image or folder to predict")
-    parser.add_argument("--output", metavar="DIR", help="where predictions go (default: predictions)")
+    parser.add_argument("--input", metavar="PATH", help="image or folder to predict; weights file to import")
+    parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
+    parser.add_argument("--format", choices=("safetensors", "pth"), help="of the exported file")
+    parser.add_argument(
+        "--naming",
+        choices=("official", "mmsegmentation", "super-gradients"),
+        default="official",
+        help="whose tensor names (default: official)",
+    )
     arguments, rest = parser.parse_known_args(argv)
     overrides = []
     while rest:

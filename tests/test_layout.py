@@ -17,10 +17,11 @@ ALLOWED = {
     "data": {"data"},
     "factory": {"config", "data", "models"},
     "checkpoints": {"config", "factory", "models"},
+    "pretrained": {"checkpoints", "models"},
     "evaluation": {"evaluation", "checkpoints", "factory", "data", "models", *_BASE},
-    "inference": {"inference", "evaluation", "checkpoints", "factory", "data", "models", *_BASE},
-    "training": {"training", "evaluation", "checkpoints", "factory", "data", "models", *_BASE},
-    "main": {"training", "evaluation", "inference", "checkpoints", "factory", "data", *_BASE},
+    "inference": {"inference", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
+    "training": {"training", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
+    "main": {"training", "evaluation", "inference", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
 }
 
 

@@ -125,8 +125,7 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
     assert_one_error(run(capsys, *flags, four, "--mode", "evaluate", "--checkpoint", workdir), "3 classes", "has 4")
     assert_one_error(
         run(capsys, *flags, four, "--workdir", "run4", f"--config.init_from={workdir}"),
-        "config.init_from",
-        "does not fit",
+        f"{workdir}: holds 3 classes, but the model has 4; --config.init_head=fresh moves everything but the heads",
     )
 
 
@@ -199,7 +198,12 @@ def test_broken_data_is_named_before_training_starts(damage, config_file, data, 
         (["--config.batch_size=0"], ["config.batch_size: 0 given, expected at least 1"]),
         (["--config.data.crop_hw=(0, 64)"], ["config.data.crop_hw: (0, 64) given"]),
         (["--config.loss.class_weights=True"], ["has no class weights"]),
-        (["--config.init_from=/no/such/run"], ["/no/such/run: no checkpoint here"]),
+        (["--config.init_from=/no/such/run"], ["/no/such/run: no such file; expected a checkpoint's folder, or a"]),
+        (["--config.data.root="], ["config.data.root: '' given, expected the folder of the data set"]),
+        (["--mode", "import_weights"], ["--mode import_weights needs --input"]),
+        (["--mode", "import_weights", "--input", "/no/w.pth", "--output", "o"], ["/no/w.pth: no such file"]),
+        (["--mode", "prepare_data"], ["--mode prepare_data needs --output"]),
+        (["--mode", "export"], ["--mode export takes no --config"]),
         (["--config.data.classes=()"], ["data.classes is empty"]),
         (["--lr=3"], ["unknown argument '--lr=3'"]),
         (["--mode", "evaluate"], ["needs --checkpoint"]),

@@ -153,24 +153,11 @@ def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
     return {"images": images, "labels": labels}
 
 
-def evaluate_checkpoint(config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None]) -> metrics.Scores:
-    """Scores of a checkpoint on the eval split of `config`.
-
-    Raises CheckpointError if the checkpoint was trained on other classes.
-    """
-    spec = factory.dataset_spec(config)
-    source = factory.eval_source(config)
-    graphdef, params, batch_stats, trained = checkpoints.load_weights(checkpoint)
-    trained_spec = factory.dataset_spec(trained)
-    if trained_spec.classes != spec.classes:
-        raise checkpoints.CheckpointError(
-            f"{checkpoint}: trained on {trained_spec.num_classes} classes of {trained_spec.name!r}, but the config's "
-            f"data set {spec.name!r} has {spec.num_classes}; evaluate it with the config it was trained with"
-        )
-    mesh = devices.data_mesh()
-    evaluator = Evaluator(
+def make_evaluator(config: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh, *, say: Callable[[str], None]) -> Evaluator:
+    """The evaluator that the config's `eval` group describes."""
+    return Evaluator(
         graphdef,
-        spec.num_classes,
+        factory.dataset_spec(config).num_classes,
         mesh,
         batch_size=config.eval.batch_size,
         scales=config.eval.scales,
@@ -178,7 +165,25 @@ def evaluate_checkpoint(config: ConfigDict, checkpoint: str | Path, say: Callabl
         size_hw=config.eval.size_hw,
         say=say,
     )
-    params, batch_stats = jax.device_put((params, batch_stats), devices.replicated(mesh))
+
+
+def evaluate_checkpoint(config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None]) -> metrics.Scores:
+    """Scores of a checkpoint on the eval split of `config`.
+
+    Raises CheckpointError if the checkpoint was trained on other classes.
+    """
+    spec = factory.dataset_spec(config)
+    source = factory.eval_source(config)
+    loaded = checkpoints.load_weights(checkpoint)
+    trained_spec = factory.dataset_spec(loaded.config)
+    if trained_spec.classes != spec.classes:
+        raise checkpoints.CheckpointError(
+            f"{checkpoint}: trained on {trained_spec.num_classes} classes of {trained_spec.name!r}, but the config's "
+            f"data set {spec.name!r} has {spec.num_classes}; evaluate it with the config it was trained with"
+        )
+    mesh = devices.data_mesh()
+    evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say)
+    params, batch_stats = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
     samples = pipeline.samples_in_order(source, num_threads=config.data.num_threads)
     try:
         return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", disable=None, ncols=80))

@@ -1,6 +1,7 @@
 """Masks and overlays of an image, a folder of images, or the held-out images of a run."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -15,29 +16,60 @@ from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sources import IMAGE_SUFFIXES, files_by_stem, read_file
 from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.evaluation.evaluate import averaged_logits, to_size
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.blocks import upsample_x8
-from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.models.blocks import resize
 
 _SHEET_ROWS = 6
 
 
 class Predictor:
-    """Images u8[H,W,3] -> masks u8[H,W], normalisation to argmax in one compiled function per size."""
+    """Images u8[H,W,3] -> masks u8[H,W], normalisation to argmax compiled once per image size."""
 
-    def __init__(self, graphdef: nnx.GraphDef, params: dict, batch_stats: dict):
+    def __init__(
+        self,
+        graphdef: nnx.GraphDef,
+        params: dict,
+        batch_stats: dict,
+        *,
+        size_hw: tuple[int, int] | None = None,
+        say: Callable[[str], None] = lambda message: None,
+    ):
+        """
+        size_hw  what the network sees; None: each image at its own size
+        say      where announcements of compilations go
+        """
         self._weights = jax.device_put((params, batch_stats))
+        self._say = say
+        self._seen_sizes: set[tuple[int, int]] = set()
 
-        def masks(weights, images):
+        def logits(weights, images):
             model = variables.merge(graphdef, *weights)
             model.eval()
-            logits = upsample_x8(model(normalise(images)).logits, images.shape[1:3])
-            return jnp.argmax(logits, -1).astype(jnp.uint8)
+            return averaged_logits(model, images)
 
-        self._masks = jax.jit(masks, compiler_options=compilation.options())
+        def masks(logits, image_hw):
+            return jnp.argmax(resize(logits, image_hw), -1).astype(jnp.uint8)
+
+        def masks_at_image_size(weights, images):
+            return masks(logits(weights, images), images.shape[1:3])
+
+        def masks_by_way_of_size(weights, images):
+            # Programs of their own: the network compiles once, only the two resizes for every image size.
+            seen = network(weights, shrink(images))
+            return enlarge(seen, images.shape[1:3])
+
+        options = compilation.options()
+        network = jax.jit(logits, compiler_options=options)
+        shrink = jax.jit(lambda images: to_size(images, size_hw), compiler_options=options)
+        enlarge = jax.jit(masks, static_argnums=1, compiler_options=options)
+        self._masks = masks_by_way_of_size if size_hw else jax.jit(masks_at_image_size, compiler_options=options)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """u8[H,W,3] RGB -> u8[H,W] train ids"""
+        if image.shape[:2] not in self._seen_sizes:
+            self._seen_sizes.add(image.shape[:2])
+            self._say(f"compiling for {image.shape[0]}x{image.shape[1]} (HxW) images")
         return np.asarray(self._masks(self._weights, image[None]))[0]
 
 
@@ -48,7 +80,7 @@ def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path
     Raises DataError if there is nothing to read; images that cannot be read are named at the end.
     """
     paths = _input_files(Path(source))
-    predictor, spec = _load(checkpoint)
+    predictor, spec = _predictor(checkpoints.load_weights(checkpoint))
     folders = _output_folders(Path(output))
     broken = []
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
@@ -68,8 +100,9 @@ def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigD
 
     config  whose eval split is predicted; None: the checkpoint's own
     """
-    source = factory.eval_source(config or checkpoints.load_weights(checkpoint)[3])
-    predictor, spec = _load(checkpoint)
+    loaded = checkpoints.load_weights(checkpoint)
+    source = factory.eval_source(config or loaded.config)
+    predictor, spec = _predictor(loaded)
     folders = _output_folders(Path(output))
     rows = []
     for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
@@ -81,9 +114,10 @@ def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigD
     return len(source)
 
 
-def _load(checkpoint: str | Path) -> tuple[Predictor, DatasetSpec]:
-    graphdef, params, batch_stats, config = checkpoints.load_weights(checkpoint)
-    return Predictor(graphdef, params, batch_stats), factory.dataset_spec(config)
+def _predictor(loaded: checkpoints.Loaded) -> tuple[Predictor, DatasetSpec]:
+    size_hw = loaded.config.eval.size_hw
+    predictor = Predictor(loaded.graphdef, loaded.params, loaded.batch_stats, size_hw=size_hw, say=_say)
+    return predictor, factory.dataset_spec(loaded.config)
 
 
 def _each(source) -> Iterator:
@@ -113,3 +147,7 @@ def _output_folders(output: Path) -> tuple[Path, Path]:
 def _write(folders: tuple[Path, Path], stem: str, image: np.ndarray, mask: np.ndarray, spec: DatasetSpec) -> None:
     pictures.write_png(folders[0] / f"{stem}.png", mask)
     pictures.write_png(folders[1] / f"{stem}.png", pictures.overlay(image, mask, spec))
+
+
+def _say(message: str) -> None:
+    tqdm.write(message, file=sys.stderr)

@@ -79,10 +79,9 @@ def load_state_dict(model: nnx.Module, state_dict: dict[str, np.ndarray]) -> Non
     Raises ValueError listing every missing, unexpected and mis-shaped key.
     """
     given = {k: v for k, v in state_dict.items() if not k.endswith("num_batches_tracked")}
+    _check_complete(given, official_shapes(model))
     _, params, stats = variables.split(model)
-    wanted = variables.paths(params) | variables.paths(stats)
     names = official_names(model)
-    _check_complete(given, {names[p]: _official_shape(p, leaf) for p, leaf in wanted.items()})
     for part, kind in ((params, nnx.Param), (stats, nnx.BatchStat)):
         ours = {
             path: jnp.asarray(from_official_layout(path, given[names[path]]), leaf.dtype)
@@ -106,6 +105,14 @@ def official_names(model: nnx.Module) -> dict[str, str]:
     _, params, stats = variables.split(model)
     has_repeats = len(model.stage3) > 1
     return {path: _official_name(path, has_repeats) for path in variables.paths(params) | variables.paths(stats)}
+
+
+def official_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """{official name: shape in the official layout} of every parameter and running statistic."""
+    _, params, stats = variables.split(model)
+    names = official_names(model)
+    leaves = variables.paths(params) | variables.paths(stats)
+    return {names[path]: _official_shape(path, leaf) for path, leaf in leaves.items()}
 
 
 def to_official_layout(path: str, array: np.ndarray) -> np.ndarray:

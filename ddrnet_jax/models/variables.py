@@ -14,7 +14,7 @@ Tree = dict  # str -> Tree or array
 def split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     """The parts of a model: (graphdef, params, batch_stats), the last two nested dicts with str keys."""
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graphdef, _plain(params), _plain(batch_stats)
+    return graphdef, plain(params), plain(batch_stats)
 
 
 def merge(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module:
@@ -24,7 +24,7 @@ def merge(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module
 
 def batch_stats(model: nnx.Module) -> Tree:
     """The running statistics of a model as a nested dict."""
-    return _plain(nnx.state(model, nnx.BatchStat))
+    return plain(nnx.state(model, nnx.BatchStat))
 
 
 def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
@@ -50,7 +50,9 @@ def from_paths(flat: dict[str, object]) -> Tree:
     return tree
 
 
-def _plain(state: nnx.State) -> Tree:
+def plain(state: nnx.State) -> Tree:
+    """An NNX state as nested dicts with str keys."""
+
     def with_str_keys(node):
         return {str(k): with_str_keys(v) if isinstance(v, dict) else v for k, v in node.items()}
 

@@ -1,14 +1,12 @@
 """What a run is at a step: a plain nested dict of step, params, batch_stats, opt_state and, if on, ema."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ddrnet_jax import checkpoints
 from ddrnet_jax.models import variables
 
 State = dict
@@ -34,25 +32,13 @@ def create(
     return graphdef, state
 
 
-def warm_start(state: State, checkpoint: str | Path) -> State:
-    """The fresh state with the weights of a checkpoint of ours.
+def warm_start(state: State, leaves: dict[str, jax.Array]) -> State:
+    """The fresh state with these parameters and running statistics, by our dotted paths, in the place of its own."""
 
-    Raises CheckpointError naming what differs, unless every weight has its counterpart of the same shape.
-    """
-    _, params, batch_stats, _ = checkpoints.load_weights(checkpoint)
-    for ours, theirs in ((state["params"], params), (state["batch_stats"], batch_stats)):
-        ours, theirs = variables.paths(ours), variables.paths(theirs)
-        wrong = sorted(ours.keys() ^ theirs.keys())
-        wrong += [
-            f"{k} {theirs[k].shape} where the config's model has {ours[k].shape}"
-            for k in ours.keys() & theirs.keys()
-            if theirs[k].shape != ours[k].shape
-        ]
-        if wrong:
-            raise checkpoints.CheckpointError(
-                f"config.init_from: {checkpoint} does not fit the config's model (variant, classes or auxiliary head "
-                f"differ), {len(wrong)} weights, first: {wrong[0]}"
-            )
+    def replaced(tree: dict) -> dict:
+        return variables.from_paths({k: leaves.get(k, v) for k, v in variables.paths(tree).items()})
+
+    params, batch_stats = replaced(state["params"]), replaced(state["batch_stats"])
     state = state | {"params": params, "batch_stats": batch_stats}
     return state | {"ema": _copy(params, batch_stats)} if "ema" in state else state
 

@@ -8,7 +8,13 @@ from flax import nnx
 
 from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables, weight_files
-from ddrnet_jax.models.torch_weights import load_state_dict, official_names, read_checkpoint, to_state_dict
+from ddrnet_jax.models.torch_weights import (
+    load_state_dict,
+    official_names,
+    official_shapes,
+    read_checkpoint,
+    to_state_dict,
+)
 
 MANIFESTS = [
     ("23_slim", "slim_seg"),
@@ -30,8 +36,10 @@ def build(variant, manifest, **options):
 @pytest.mark.parametrize(("variant", "manifest"), MANIFESTS)
 def test_names_and_shapes_are_the_official_ones(variant, manifest):
     model = nnx.eval_shape(build(variant, manifest))
-    expected = {k for k in fixtures.manifest_shapes(manifest) if not k.endswith("num_batches_tracked")}
-    assert set(official_names(model).values()) == expected
+    shapes = fixtures.manifest_shapes(manifest)
+    expected = {k: shape for k, shape in shapes.items() if not k.endswith("num_batches_tracked")}
+    assert set(official_names(model).values()) == expected.keys()
+    assert official_shapes(model) == expected
 
 
 def test_round_trip_is_exact():

@@ -15,6 +15,7 @@ import os
 from typing import Any
 
 from ddrnet_jax.models.weight_files.safetensors import (
+    WeightsFile,
     WeightsFileError,
     open_weights,
     read_safetensors,
@@ -30,6 +31,7 @@ __all__ = [
     "MAX_OPCODES",
     "MAX_PICKLE_BYTES",
     "WeightsFileError",
+    "read_metadata",
     "read_safetensors",
     "read_tensors",
     "write_pth",
@@ -46,10 +48,10 @@ def read_tensors(path: str | os.PathLike) -> Any:
     The content decides which format it is, not the suffix. Any other content is a `WeightsFileError`.
     """
     with open_weights(path) as file:
-        head = file.read(0, min(file.size, 16), "the file")
+        head = _head(file)
         if head.startswith(b"PK\x03\x04"):
             return read_zip(file)
-        if head[8:9] == b"{" and head[4:8] == bytes(4):  # a header below 4 GiB; other bytes are a pickle's
+        if _is_safetensors(head):
             return safetensors_of(file)[0]
         if head.startswith(b"\x80"):
             return read_legacy(file)
@@ -57,3 +59,17 @@ def read_tensors(path: str | os.PathLike) -> Any:
             f"begins with {head!r}, expected a file of torch.save or safetensors",
             "if it is a web page or a Git LFS pointer, download the weights themselves",
         )
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The metadata of a .safetensors file; empty for the formats that have none."""
+    with open_weights(path) as file:
+        return safetensors_of(file)[1] if _is_safetensors(_head(file)) else {}
+
+
+def _head(file: WeightsFile) -> bytes:
+    return file.read(0, min(file.size, 16), "the file")
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and head[4:8] == bytes(4)  # a header below 4 GiB; other bytes are a pickle's

@@ -1,0 +1,73 @@
+"""A checkpoint of ours as a file for others: safetensors or .pth, by anyone's naming, with a card."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddrnet_jax import checkpoints, config, factory
+from ddrnet_jax.checkpoints import Loaded
+from ddrnet_jax.inference import fingerprint
+from ddrnet_jax.models import torch_weights, variables, weight_files, weight_origins
+from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
+
+CONFIG_ENTRY = "config"  # of a .safetensors file's metadata; import_weights reads it
+
+
+class ExportError(ValueError):
+    """A checkpoint cannot be written in this form; the message says why."""
+
+
+def export(checkpoint: str | Path, output: str | Path, *, file_format: str, naming: str = "official") -> Path:
+    """Write OUTPUT (.safetensors or .pth) and OUTPUT.json, its card; returns the card's path.
+
+    file_format  "safetensors" or "pth"
+    naming       one of weight_origins.ORIGINS
+    Raises       ExportError, CheckpointError or WeightsFileError with one line.
+    """
+    output = Path(output)
+    if output.suffix != f".{file_format}":
+        raise ExportError(f"--output {output}: expected a name that ends in .{file_format}, the format asked for")
+    loaded = checkpoints.load_weights(checkpoint)
+    model = variables.merge(loaded.graphdef, *jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats)))
+    tensors = torch_weights.to_state_dict(model)
+    try:
+        tensors = weight_origins.to_origin(tensors, naming, model.variant)
+    except ValueError as e:
+        raise ExportError(f"{checkpoint}: {e}") from e
+    card = _card(loaded, naming, fingerprint.weights_sha256(model))
+    _write(output, file_format, tensors, loaded)
+    card_path = output.with_name(output.name + ".json")
+    card_path.write_text(json.dumps(card, indent=2) + "\n")
+    return card_path
+
+
+def _write(output: Path, file_format: str, tensors: dict[str, np.ndarray], loaded: Loaded) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if file_format == "safetensors":
+            metadata = {CONFIG_ENTRY: json.dumps(config.to_json(loaded.config)), "format": "pt"}
+            weight_files.write_safetensors(output, tensors, metadata)
+        else:
+            weight_files.write_pth(output, tensors)
+    except OSError as e:
+        raise ExportError(f"--output {output}: cannot be written ({e.strerror})") from e
+
+
+def _card(loaded: Loaded, naming: str, weights_sha256: str) -> dict:
+    spec = factory.dataset_spec(loaded.config)
+    return {
+        "network": f"DDRNet-{loaded.config.model.variant}",
+        "task": loaded.config.task,
+        "naming": naming,
+        "val_miou": loaded.miou,
+        "classes": list(spec.classes),
+        "colors": [list(color) for color in spec.colors],
+        "ignore": 255,
+        "input": {"channels": "RGB", "scale": 1 / 255, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "output_stride": 8,
+        "weights_sha256": weights_sha256,
+        "config": config.to_json(loaded.config),
+    }

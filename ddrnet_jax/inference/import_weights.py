@@ -1,0 +1,116 @@
+"""A PyTorch or safetensors file -> a checkpoint of ours, and a report that two people can compare."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+from ddrnet_jax import checkpoints, config, factory, pretrained
+from ddrnet_jax.data.specs import SPECS
+from ddrnet_jax.inference import fingerprint
+from ddrnet_jax.models import variables, weight_files
+from ddrnet_jax.pretrained import PretrainedError, Weights
+
+CONFIG_ENTRY = "config"  # of the metadata that `export` writes into a .safetensors file
+
+
+def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | None = None) -> dict:
+    """Write the weights of a file as a checkpoint, and describe them.
+
+    source   .pth, .pt or .safetensors
+    output   a new folder, one step's directory for --checkpoint
+    wanted   what network the weights are for; None: what the file itself says, with the data set of that many classes
+    Returns  the report, plain JSON values
+    Raises   PretrainedError, WeightsFileError or CheckpointError with one line, before anything is written.
+    """
+    source = Path(source)
+    if source.is_dir():
+        raise PretrainedError(
+            f"--input {source}: a folder; expected a .pth or .safetensors file (checkpoints need no import)"
+        )
+    weights = pretrained.read(source)
+    ours = (wanted or config_in(source) or config_of(weights)).copy_and_resolve_references()
+    ours.model.aux_head = weights.has_aux_head
+    if weights.task != ours.task and ours.init_head != "fresh":
+        raise PretrainedError(
+            f"{source}: holds {weights.describe()}, but the config's task is {ours.task!r}; import it without --config "
+            "and train with config.init_from, or --config.init_head=fresh fills what is missing with random weights"
+        )
+    model = factory.model_builder(ours)(nnx.Rngs(ours.seed))
+    moving = pretrained.load_into(model, weights, fresh_head=ours.init_head == "fresh")
+    _, params, batch_stats = variables.split(model)
+    checkpoints.save_weights(output, params, batch_stats, ours)
+    return {
+        "file": str(source),
+        "file_sha256": _file_sha256(source),
+        "origin": weights.origin,
+        "network": weights.describe(),
+        "data_set": ours.data.name,
+        "tensors_moved": pretrained.count_tensors(moving.moved),
+        "fresh": moving.fresh,
+        "not_used": moving.unused,
+        "weights_sha256": fingerprint.weights_sha256(model),
+        "forward": fingerprint.forward_digest(model),
+        "checkpoint": str(output),
+    }
+
+
+def report_lines(report: dict) -> list[str]:
+    """The report for people, one line a fact."""
+    forward = report["forward"]
+    samples = " ".join(f"{v:g}" for v in forward["samples"])
+    return [
+        f"{report['file']}: {report['origin']}, {report['network']}",
+        f"moved {report['tensors_moved']} tensors; data set of the checkpoint: {report['data_set']}",
+        *(f"fresh (random): {part}: {why}" for part, why in report["fresh"].items()),
+        *(f"not used: {part}: {why}" for part, why in report["not_used"].items()),
+        f"file     sha256 {report['file_sha256']}",
+        f"weights  sha256 {report['weights_sha256']}",
+        f"logits on the fixed input: mean {forward['mean']:g}, std {forward['std']:g}, "
+        f"min {forward['min']:g}, max {forward['max']:g}",
+        f"  samples {samples}",
+        f"checkpoint: {report['checkpoint']}",
+    ]
+
+
+def config_in(path: Path) -> ConfigDict | None:
+    """The config that a .safetensors file of our `export` carries, None where there is none."""
+    text = weight_files.read_metadata(path).get(CONFIG_ENTRY)
+    if text is None:
+        return None
+    try:
+        ours = config.from_json(json.loads(text))
+        config.validate(ours)
+    except (ValueError, AttributeError) as e:
+        raise PretrainedError(f"{path}: its config entry cannot be used ({e}); give --config") from e
+    return ours
+
+
+def config_of(weights: Weights) -> ConfigDict:
+    """A config of the network that the weights are of, with the known data set of its number of classes.
+
+    Raises PretrainedError if no data set, or more than one, has that many classes.
+    """
+    is_segmenter = weights.task == "segmentation"
+    names = [
+        name
+        for name, spec in SPECS.items()
+        if spec.num_classes == weights.num_classes and spec.has_masks == is_segmenter
+    ]
+    if len(names) != 1:
+        known = ", ".join(f"{spec.num_classes} ({name})" for name, spec in SPECS.items())
+        raise PretrainedError(
+            f"{weights.path}: {weights.describe()}; which data set that is cannot be told (known: {known}); "
+            "say it with --config"
+        )
+    ours = config.base()
+    ours.task, ours.model.variant, ours.model.aux_head = weights.task, weights.variant, weights.has_aux_head
+    ours.data.name = names[0]
+    return ours
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
