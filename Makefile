@@ -3,9 +3,11 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 READY := .venv/.ready-$(VERSION)
 BIN := .venv/bin
+TORCH_READY := .venv-torch/.ready-$(VERSION)
 WORKDIR ?= runs/demo
+TEST_WORKERS ?= 2
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-torch lint format clean
 
 demo: $(READY)
 	$(BIN)/python -m ddrnet_jax.main --config configs/demo.py --workdir $(WORKDIR)
@@ -13,10 +15,14 @@ demo: $(READY)
 		--checkpoint $(WORKDIR) --output $(WORKDIR)/predictions
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+# Against PyTorch itself, in an environment of its own: `make test` needs none of it.
+test-torch: $(TORCH_READY)
+	.venv-torch/bin/pytest tests/pytorch
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -27,11 +33,13 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .cache
+	rm -rf .venv .venv-torch .cache
 
-# A .venv made by another Python version is replaced.
-$(READY): requirements.txt pyproject.toml
+# An environment made by another Python version is replaced.
+$(READY): EXTRAS := dev
+$(TORCH_READY): EXTRAS := dev,torch
+$(READY) $(TORCH_READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, found %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]"
 	@touch $@

@@ -2,13 +2,16 @@
 
 main.py          flags -> one command
 config.py        every key, its unit, its checks
+config_files.py  configs from files, flags and JSON
+factory.py       what a config describes, made: data, model
 compilation.py   XLA options per platform, compilation cache
 checkpoints.py   all of Orbax: save, resume, best, restore anywhere
+pretrained.py    weights to start from, ours or anyone's, and what of them fits
 models/          the network
 data/            from files to batches
 training/        state, step, losses, optimiser, loop
 evaluation/      mIoU on whole images
-inference/       masks and overlays for people
+inference/       masks and overlays for people; weights in and out
 """
 
 from importlib import import_module

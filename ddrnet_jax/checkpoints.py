@@ -14,8 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from ddrnet_jax import config as config_lib
-from ddrnet_jax import factory
+from ddrnet_jax import config_files, factory
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import DDRNet
 
@@ -31,7 +30,7 @@ class Checkpoints:
     """The checkpoints of one run: the best by mIoU and the latest few are kept."""
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
-        self._metadata = {"config": config_lib.to_json(config)}
+        self._metadata = {"config": config_files.to_json(config)}
         self._root = Path(workdir).absolute() / FOLDER
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
@@ -114,7 +113,7 @@ def load_weights(path: str | Path) -> Loaded:
     except Exception as e:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({_first_line(e)})") from e
     weights = loaded[part] if part else loaded
-    config = config_lib.from_json(metadata.custom_metadata["config"])
+    config = config_files.from_json(metadata.custom_metadata["config"])
     return Loaded(
         variables.abstract(factory.model_builder(config)),
         weights["params"],
@@ -136,7 +135,7 @@ def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: Co
         folder,
         {"params": params, "batch_stats": batch_stats},
         overwrite=True,  # an empty folder
-        custom_metadata={"config": config_lib.to_json(config)},
+        custom_metadata={"config": config_files.to_json(config)},
     )
 
 

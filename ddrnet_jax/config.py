@@ -1,13 +1,7 @@
-"""Every configuration key with its unit, loading of config files, and the checks on them."""
+"""Every configuration key with its unit, and the checks on their values."""
 
-import ast
 import difflib
-import importlib.util
-import json
 import math
-import traceback
-from collections.abc import Iterable
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -15,9 +9,6 @@ from ml_collections import ConfigDict
 class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key, what was given and what is expected."""
 
-
-# The keys that may change when a run is resumed: they do not touch what is learned.
-FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads")
 
 DATA_SETS = ("scenes", "camvid", "cityscapes", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 
@@ -92,20 +83,6 @@ def base() -> ConfigDict:
     return config.lock()
 
 
-def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:
-    """The config of a file, with `key=value` overrides applied and everything checked.
-
-    path_and_argument  "file.py" or "file.py:argument", passed to get_config(argument)
-    overrides          ("optimizer.learning_rate=0.02", ...)
-    Raises ConfigError with one line that names the file and the key.
-    """
-    config = _call_get_config(path_and_argument)
-    for override in overrides:
-        _apply_override(config, override)
-    validate(config)
-    return config
-
-
 def validate(config: ConfigDict) -> None:
     """Raises ConfigError for an unknown or missing key, a value of the wrong type or out of range."""
     _check_keys_and_types(config, base(), "")
@@ -177,103 +154,10 @@ def validate(config: ConfigDict) -> None:
     _require(config, "data.jpeg_quality", lambda v: 0 <= v <= 100, "between 0 and 100")
 
 
-def to_json(config: ConfigDict) -> dict:
-    """Plain JSON values; tuples become lists."""
-    return json.loads(config.to_json())
-
-
-def from_json(values: dict) -> ConfigDict:
-    """The config that `to_json` wrote, by this or an earlier version: unknown keys go, new ones get defaults."""
-    config = base()
-
-    def fill(target: ConfigDict, source: dict) -> None:
-        for key, value in source.items():
-            if key not in target:
-                continue
-            if isinstance(target[key], ConfigDict):
-                fill(target[key], value)
-            else:
-                target[key] = _tuples(value)
-
-    fill(config, values)
-    return config
-
-
-def changed_keys(old: dict, new: dict) -> list[str]:
-    """Keys on which two JSON configs differ, without those that may (FREE_KEYS), as "key: old -> new"."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
-    return [
-        f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key) != flat_new.get(key) and not key.startswith(FREE_KEYS)
-    ]
-
-
-def _call_get_config(path_and_argument: str) -> ConfigDict:
-    path, argument = Path(path_and_argument), None
-    if not path.is_file() and ":" in path_and_argument:
-        name, argument = path_and_argument.rsplit(":", 1)
-        path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"--config {path}: no such file")
-    spec = importlib.util.spec_from_loader("ddrnet_jax_config", loader=None)
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = str(path)
-    try:
-        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-        get_config = module.__dict__.get("get_config")
-        if get_config is None:
-            raise ConfigError("defines no get_config()")
-        config = get_config() if argument is None else get_config(argument)
-    except Exception as e:  # anything the user's own code may raise
-        lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(path)]
-        line = e.lineno if isinstance(e, SyntaxError) else (lines or [None])[-1]
-        raise ConfigError(f"{path}{f', line {line}' if line else ''}: {_first_line(e)}") from e
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{path}: get_config() returned {type(config).__name__}, expected a ConfigDict from base()")
-    return config
-
-
-def _apply_override(config: ConfigDict, override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator:
-        raise ConfigError(f"--config.{override}: expected --config.KEY=VALUE")
-    *groups, last = key.split(".")
-    target = config
-    for name in (*groups, last):
-        if not isinstance(target, ConfigDict) or name not in target:
-            raise ConfigError(f"--config.{key}: unknown key{_suggestion(target, name)}")
-        parent, target = target, target[name]
-    if isinstance(target, ConfigDict):
-        raise ConfigError(f"--config.{key}: is a group of keys; set one of {', '.join(target)}")
-    try:
-        parent[last] = _parse(text, target)
-    except (TypeError, ValueError) as e:
-        raise ConfigError(f"--config.{key}={text}: expected {_type_name(target)}, like {target!r}") from e
-
-
-def _parse(text: str, like):
-    if isinstance(like, str):
-        return text
-    if isinstance(like, bool):
-        return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _bad(text)
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError) as e:
-        raise ValueError(text) from e
-    if isinstance(like, int) and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return _tuples(value)
-
-
-def _bad(text):
-    raise ValueError(text)
-
-
 def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str) -> None:
     for key in config:
         if key not in reference:
-            raise ConfigError(f"config.{prefix}{key}: unknown key{_suggestion(reference, key)}")
+            raise ConfigError(f"config.{prefix}{key}: unknown key{suggestion(reference, key)}")
     for key, default in reference.items():
         name = f"{prefix}{key}"
         if key not in config:
@@ -286,7 +170,7 @@ def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str
         elif isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"config.{name}: {value!r} given, expected a finite number")
         elif not _has_type_of(value, default):
-            raise ConfigError(f"config.{name}: {value!r} given, expected {_type_name(default)}, like {default!r}")
+            raise ConfigError(f"config.{name}: {value!r} given, expected {type_name(default)}, like {default!r}")
 
 
 def _has_type_of(value, default) -> bool:
@@ -304,7 +188,8 @@ def _has_type_of(value, default) -> bool:
     return isinstance(value, type(default))
 
 
-def _type_name(default) -> str:
+def type_name(default) -> str:
+    """What values a key of this default takes, in words."""
     names = {bool: "True or False", int: "an integer", float: "a number", str: "a string", tuple: "a tuple"}
     return names.get(type(default), "None or a tuple")
 
@@ -321,22 +206,7 @@ def _is_size_of_8(value) -> bool:
     return len(value) == 2 and all(isinstance(n, int) and n > 0 and n % 8 == 0 for n in value)
 
 
-def _suggestion(group, name: str) -> str:
+def suggestion(group, name: str) -> str:
+    """The key of the group that a misspelt name may have meant, as the end of a message."""
     close = difflib.get_close_matches(name, list(group) if isinstance(group, ConfigDict) else [], 1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _tuples(value):
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
-
-
-def _flatten(values: dict, prefix: str = "") -> dict:
-    flat = {}
-    for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().strip("'\"").splitlines() or [type(error).__name__]
-    return text[0]

@@ -172,9 +172,9 @@ def _optional_config(arguments, overrides):
 def _config(arguments, overrides):
     if not arguments.config:
         raise UsageError(f"--mode {arguments.mode} needs --config: a file like configs/demo.py")
-    from ddrnet_jax import config
+    from ddrnet_jax import config_files
 
-    return config.load(arguments.config, overrides)
+    return config_files.load(arguments.config, overrides)
 
 
 def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:

@@ -21,3 +21,11 @@ compilation.enable_cache()
 def repo() -> Path:
     """The root of the repository."""
     return REPO
+
+
+_LONGEST = ("test_step.py", "test_resume.py", "test_parity.py", "test_main.py", "test_weight_files.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that two workers end together."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))

@@ -3,6 +3,7 @@
 import pytest
 
 from ddrnet_jax import config as config_lib
+from ddrnet_jax import config_files
 from ddrnet_jax.config import ConfigError
 
 
@@ -17,7 +18,7 @@ def write(tmp_path, body, name="mine.py"):
 
 def test_overrides_arguments_and_json_round_trip(tmp_path):
     path = write(tmp_path, ["config.data.crop_hw = (int(size), 128)"])
-    config = config_lib.load(
+    config = config_files.load(
         path + ":96",
         ["optimizer.learning_rate=1", "eval.size_hw=(64, 128)", "model.variant=39", "data.flip=false", "ema_decay=.5"],
     )
@@ -26,10 +27,10 @@ def test_overrides_arguments_and_json_round_trip(tmp_path):
     assert config.eval.size_hw == (64, 128)
     assert config.model.variant == "39"
     assert config.data.flip is False
-    values = config_lib.to_json(config)
-    again = config_lib.from_json(values)
+    values = config_files.to_json(config)
+    again = config_files.from_json(values)
     assert again.to_dict() == config.to_dict()
-    assert config_lib.changed_keys(values, config_lib.to_json(again)) == []
+    assert config_files.changed_keys(values, config_files.to_json(again)) == []
 
 
 def test_only_free_keys_may_change():
@@ -39,10 +40,10 @@ def test_only_free_keys_may_change():
     new.log_every_steps = 3
     new.data.root = "elsewhere"
     new.data.num_threads = 9
-    assert config_lib.changed_keys(config_lib.to_json(old), config_lib.to_json(new)) == []
+    assert config_files.changed_keys(config_files.to_json(old), config_files.to_json(new)) == []
     new.seed = 5
     new.data.flip = False
-    changed = config_lib.changed_keys(config_lib.to_json(old), config_lib.to_json(new))
+    changed = config_files.changed_keys(config_files.to_json(old), config_files.to_json(new))
     assert changed == ["data.flip: True -> False", "seed: 0 -> 5"]
 
 
@@ -90,7 +91,7 @@ def test_only_free_keys_may_change():
 def test_wrong_overrides_are_named(tmp_path, override, message):
     path = write(tmp_path, [])
     with pytest.raises(ConfigError) as caught:
-        config_lib.load(path, [override])
+        config_files.load(path, [override])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -112,23 +113,23 @@ def test_wrong_overrides_are_named(tmp_path, override, message):
 def test_wrong_files_are_named_with_their_line(tmp_path, lines, message):
     path = write(tmp_path, lines)
     with pytest.raises(ConfigError) as caught:
-        config_lib.load(path)
+        config_files.load(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file_and_missing_function(tmp_path):
     with pytest.raises(ConfigError, match="nothere.py: no such file"):
-        config_lib.load(str(tmp_path / "nothere.py"))
+        config_files.load(str(tmp_path / "nothere.py"))
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(ConfigError, match=r"empty.py: defines no get_config\(\)"):
-        config_lib.load(str(tmp_path / "empty.py"))
+        config_files.load(str(tmp_path / "empty.py"))
 
 
 def test_the_configs_of_the_repository_are_valid(repo, tmp_path):
     files = sorted((repo / "configs").glob("*.py"))
     assert {"demo.py", "camvid_small.py", "folder.py"} <= {f.name for f in files}
     for file in files:
-        config = config_lib.load(str(file))
+        config = config_files.load(str(file))
         assert "python -m ddrnet_jax.main" in file.read_text()
         assert config.total_steps > 0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddrnet_jax import checkpoints, config, factory
+from ddrnet_jax import checkpoints, config_files, factory
 from ddrnet_jax.checkpoints import Loaded
 from ddrnet_jax.inference import fingerprint
 from ddrnet_jax.models import torch_weights, variables, weight_files, weight_origins
@@ -48,7 +48,7 @@ def _write(output: Path, file_format: str, tensors: dict[str, np.ndarray], loade
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         if file_format == "safetensors":
-            metadata = {CONFIG_ENTRY: json.dumps(config.to_json(loaded.config)), "format": "pt"}
+            metadata = {CONFIG_ENTRY: json.dumps(config_files.to_json(loaded.config)), "format": "pt"}
             weight_files.write_safetensors(output, tensors, metadata)
         else:
             weight_files.write_pth(output, tensors)
@@ -69,5 +69,5 @@ def _card(loaded: Loaded, naming: str, weights_sha256: str) -> dict:
         "input": {"channels": "RGB", "scale": 1 / 255, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "output_stride": 8,
         "weights_sha256": weights_sha256,
-        "config": config.to_json(loaded.config),
+        "config": config_files.to_json(loaded.config),
     }

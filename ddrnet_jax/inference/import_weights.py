@@ -7,7 +7,7 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ddrnet_jax import checkpoints, config, factory, pretrained
+from ddrnet_jax import checkpoints, config, config_files, factory, pretrained
 from ddrnet_jax.data.specs import SPECS
 from ddrnet_jax.inference import fingerprint
 from ddrnet_jax.models import variables, weight_files
@@ -81,7 +81,7 @@ def config_in(path: Path) -> ConfigDict | None:
     if text is None:
         return None
     try:
-        ours = config.from_json(json.loads(text))
+        ours = config_files.from_json(json.loads(text))
         config.validate(ours)
     except (ValueError, AttributeError) as e:
         raise PretrainedError(f"{path}: its config entry cannot be used ({e}); give --config") from e

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddrnet_jax import config as config_lib
+from ddrnet_jax import config_files
 from ddrnet_jax.checkpoints import FOLDER
 from ddrnet_jax.config import ConfigError
 
@@ -17,7 +17,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     Raises ConfigError if it cannot be written or belongs to another config.
     """
     path = workdir / "config.json"
-    given = config_lib.to_json(config)
+    given = config_files.to_json(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / FOLDER).mkdir(exist_ok=True)
@@ -33,8 +33,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
 
 
 def _check_same_run(path: Path, given: dict) -> None:
-    before = config_lib.to_json(config_lib.from_json(json.loads(path.read_text())))
-    changed = config_lib.changed_keys(before, given)
+    before = config_files.to_json(config_files.from_json(json.loads(path.read_text())))
+    changed = config_files.changed_keys(before, given)
     if changed:
         raise ConfigError(
             f"{path}: this workdir was made with another config; choose another --workdir or restore: "
