@@ -23,7 +23,16 @@ def repo() -> Path:
     return REPO
 
 
-_LONGEST = ("test_step.py", "test_resume.py", "test_parity.py", "test_main.py", "test_weight_files.py")
+_LONGEST = (
+    "test_step.py",
+    "test_weight_files.py",
+    "test_resume.py",
+    "test_parity.py",
+    "test_main.py",
+    "test_classifier.py",
+    "test_notebooks.py",
+    "test_weights_in_and_out.py",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -47,6 +47,8 @@ _MODULE_RULES = [
     (r"shortcut\.bn", "downsample.1"),
     (r"conv_bn(\d)\.(conv|bn)", r"\2\1"),
 ]
+# Under what trainers save a state dict, first the better weights; "ema_net" and "net" are super-gradients'.
+_WRAPPERS = ("state_dict", "model", "ema_net", "net")
 _LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -63,7 +65,7 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     Raises   WeightsFileError (a ValueError) with one line if the file is damaged, hostile or holds no state dict.
     """
     content = weight_files.read_tensors(path)
-    for wrapper in ("state_dict", "model"):
+    for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     tensors = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}

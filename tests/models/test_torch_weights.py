@@ -63,7 +63,7 @@ def test_read_checkpoint_gives_the_tensors_of_both_formats(tmp_path):
             np.testing.assert_array_equal(read[key], value)
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "ema_net", "net"])
 def test_read_checkpoint_unwraps_what_trainers_save(monkeypatch, wrapper):
     state = {"a.weight": np.ones(3, np.float32)}
     monkeypatch.setattr(weight_files, "read_tensors", lambda path: {wrapper: state | {"version": 2}, "epoch": 3})

@@ -1,0 +1,45 @@
+"""The inference network computes what the training network does in eval mode, with fewer operations."""
+
+import jax
+import numpy as np
+import parity_fixtures as fixtures
+import pytest
+from flax import nnx
+
+from ddrnet_jax import DDRNet
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.blocks import BatchNorm
+from ddrnet_jax.models.folding import fold
+from ddrnet_jax.models.torch_weights import load_state_dict
+
+
+def logits(model, images):
+    graphdef, params, batch_stats = variables.split(model)
+    return np.asarray(jax.jit(lambda *w: variables.merge(graphdef, *w)(images).logits)(params, batch_stats))
+
+
+def batch_norms(model):
+    return [path for path, module in nnx.iter_modules(model) if isinstance(module, BatchNorm)]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = DDRNet("23_slim", num_classes=19, aux_head=True, rngs=nnx.Rngs(0))
+    load_state_dict(model, fixtures.state_dict("slim_seg"))
+    model.eval()
+    return model
+
+
+def test_folded_gives_the_same_logits(trained):
+    images = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
+    before = logits(trained, images)
+    np.testing.assert_allclose(logits(fold(trained), images), before, atol=1e-5 * np.abs(before).max())
+
+
+def test_what_follows_a_convolution_is_gone_and_the_model_given_is_untouched(trained):
+    folded = fold(trained)
+    assert {str(path[0]) for path in batch_norms(folded)} == {"dappm", "head"}
+    assert len(batch_norms(folded)) == 11 + 2  # 5 scales, 4 processes, compression, shortcut; the head's two
+    assert folded.aux_head is None
+    assert trained.aux_head is not None
+    assert len(batch_norms(trained)) == 57
