@@ -1,0 +1,84 @@
+"""Which files of a split are read and which are not: images without label, labels without image, other files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddrnet_jax.data import files, layouts
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.sources import FolderPairs
+from ddrnet_jax.data.specs import CAMVID_COLOR, DatasetSpec
+
+_NO_DATA = frozenset(("thumbs.db", "desktop.ini"))
+
+
+class KnownPairs(FolderPairs):
+    """The pairs given, whether they are all of a split or not."""
+
+    def __init__(self, root: str | Path, pairs: Sequence[tuple[str, str]], spec: DatasetSpec):
+        self.root, self.pairs, self.spec = root, list(pairs), spec
+
+
+def whole_pairs(root: str | Path, split: str, spec: DatasetSpec) -> tuple[KnownPairs, list[tuple[str, str]]] | None:
+    """(the pairs that are there, the images without label and where it was expected) of a split with some missing.
+
+    None where labels are found by other rules than equal stems, or something else is wrong.
+    """
+    root = Path(root)
+    if not (spec.image_folder and spec.label_folder) or (root / CAMVID_COLOR.image_folder).is_dir():
+        return None
+    pairs, alone = [], []
+    try:
+        for part in layouts.split_parts(split):
+            folder = root / spec.label_folder.format(split=part)
+            images = files.files_by_stem(root / spec.image_folder.format(split=part), "images")
+            labels = files.files_by_stem(folder, "labels")
+            for stem in sorted(images):
+                found = stem in labels
+                label = labels[stem] if found else folder / f"{stem}.png"
+                (pairs if found else alone).append((str(images[stem]), str(label)))
+    except DataError:
+        return None
+    return (KnownPairs(root, pairs, spec), alone) if alone else None
+
+
+def labels_without_image(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Labels beside those of the pairs, named as they are, whose image is not there.
+
+    Source: what a pair's two file names have in common says which image a label belongs to, in every layout.
+    """
+    endings: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for image, label in pairs:
+        (image_folder, image_name), (label_folder, label_name) = os.path.split(image), os.path.split(label)
+        shared = len(os.path.commonprefix([os.path.splitext(image_name)[0], os.path.splitext(label_name)[0]]))
+        endings.setdefault((image_folder, label_folder), set()).add((image_name[shared:], label_name[shared:]))
+    alone = []
+    for (image_folder, label_folder), known in endings.items():
+        image_endings, label_endings = ({ending[i] for ending in known} for i in range(2))
+        images = {_without(name, image_endings) for name in os.listdir(image_folder)}
+        for name in sorted(os.listdir(label_folder)):
+            stem = None if name.startswith(".") else _without(name, label_endings)
+            if stem is not None and stem not in images:
+                alone.append(os.path.join(label_folder, name))
+    return alone
+
+
+def unread_files(pairs: Sequence[tuple[str, str | int]]) -> list[str]:
+    """What lies beside the images of the pairs and is no image by its name; folders end in "/"."""
+    unread = []
+    for folder in sorted({os.path.dirname(image) for image, _ in pairs}):
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda e: e.name):
+                if entry.name.startswith(".") or entry.name.lower() in _NO_DATA:
+                    continue
+                if entry.is_dir() and not files.is_image(entry.name):
+                    unread.append(f"{entry.path}/")
+                elif not files.is_image(entry.name):
+                    unread.append(entry.path)
+    return unread
+
+
+def _without(name: str, endings: set[str]) -> str | None:
+    """The name without the longest ending that fits, None where none does."""
+    fitting = [ending for ending in endings if name.endswith(ending)]
+    return name[: len(name) - len(max(fitting, key=len))] if fitting else None
