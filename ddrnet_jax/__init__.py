@@ -10,7 +10,7 @@ pretrained.py    weights to start from, ours or anyone's, and what of them fits
 models/          the network
 data/            from files to batches
 training/        state, step, losses, optimiser, loop
-evaluation/      mIoU on whole images
+evaluation/      mIoU on whole images; top-1 and top-5 of a classifier
 inference/       masks and overlays for people; weights in and out
 """
 
@@ -18,8 +18,12 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_LAZY = {"DDRNet": "ddrnet_jax.models.ddrnet", "load_checkpoint": "ddrnet_jax.checkpoints"}
-__all__ = ["DDRNet", "load_checkpoint"]
+_LAZY = {
+    "DDRNet": "ddrnet_jax.models.ddrnet",
+    "load_checkpoint": "ddrnet_jax.checkpoints",
+    "load_pretrained": "ddrnet_jax.pretrained",
+}
+__all__ = ["DDRNet", "load_checkpoint", "load_pretrained"]
 
 
 def __getattr__(name: str):

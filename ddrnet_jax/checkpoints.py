@@ -19,7 +19,8 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import DDRNet
 
 FOLDER = "checkpoints"
-_METRIC = "val/miou"
+# What the best of a run is best by.
+_METRICS = {"segmentation": "val/miou", "classification": "val/top1"}
 
 
 class CheckpointError(ValueError):
@@ -27,10 +28,11 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: the best by mIoU and the latest few are kept."""
+    """The checkpoints of one run: the best by its evaluations (mIoU, of a classifier top-1) and the latest few."""
 
     def __init__(self, workdir: str | Path, config: ConfigDict):
         self._metadata = {"config": config_files.to_json(config)}
+        self._metric = _METRICS[config.task]
         self._root = Path(workdir).absolute() / FOLDER
         policies = ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
@@ -38,7 +40,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [
                     policies.LatestN(config.checkpoint.keep),
-                    policies.BestN(get_metric_fn=_metric, reverse=False, n=1, keep_checkpoints_without_metrics=False),
+                    policies.BestN(get_metric_fn=_score, reverse=False, n=1, keep_checkpoints_without_metrics=False),
                 ]
             ),
         )
@@ -48,11 +50,14 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, step: int, state: dict, miou: float | None = None) -> None:
-        """Start saving; returns once the state is copied. A step that exists is left alone."""
+    def save(self, step: int, state: dict, score: float | None = None) -> None:
+        """Start saving; returns once the state is copied. A step that exists is left alone.
+
+        score  of this step's evaluation, by which the best is kept; None if it had none
+        """
         if step == self.latest_step():
             return
-        metrics = None if miou is None else {_METRIC: miou}
+        metrics = None if score is None else {self._metric: score}
         metadata = self._metadata | (metrics or {})  # a step's own copy, for whoever has only its directory
         self._checkpointer.save_async(step, state, force=True, metrics=metrics, custom_metadata=metadata)
 
@@ -80,7 +85,13 @@ class Loaded(NamedTuple):
     params: dict
     batch_stats: dict
     config: ConfigDict
-    miou: float | None  # 0..1, of the config's eval split; None if it was not evaluated there
+    metric: str  # what the score is: "val/miou", "val/top1"
+    score: float | None  # 0..1, on the config's eval split; None if it was not evaluated there
+
+    @property
+    def miou(self) -> float | None:
+        """The score of a segmenter, None of a classifier."""
+        return self.score if self.metric == _METRICS["segmentation"] else None
 
 
 def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
@@ -114,12 +125,14 @@ def load_weights(path: str | Path) -> Loaded:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({_first_line(e)})") from e
     weights = loaded[part] if part else loaded
     config = config_files.from_json(metadata.custom_metadata["config"])
+    metric = _METRICS[config.task]
     return Loaded(
         variables.abstract(factory.model_builder(config)),
         weights["params"],
         weights["batch_stats"],
         config,
-        metadata.custom_metadata.get(_METRIC),
+        metric,
+        metadata.custom_metadata.get(metric),
     )
 
 
@@ -154,7 +167,7 @@ def find_step(path: str | Path) -> Path:
     ranked = {}
     for step in steps:
         try:
-            ranked[step] = (_metric(_read_metadata(step).custom_metadata), int(step.name))
+            ranked[step] = (_score(_read_metadata(step).custom_metadata), int(step.name))
         except CheckpointError:  # a damaged step must not hide the sound ones beside it
             continue
     if not ranked:
@@ -176,8 +189,9 @@ def _read_metadata(folder: Path):
     return metadata
 
 
-def _metric(metrics) -> float:
-    return float((metrics or {}).get(_METRIC, -1.0))
+def _score(metrics) -> float:
+    """Of the steps of one run, which have the same metric."""
+    return max((float(metrics[name]) for name in _METRICS.values() if name in (metrics or {})), default=-1.0)
 
 
 def _first_line(error: Exception) -> str:

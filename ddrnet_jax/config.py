@@ -10,6 +10,8 @@ class ConfigError(ValueError):
     """The configuration cannot be used; the message says which key, what was given and what is expected."""
 
 
+# The data sets that have classes of images, and what may be trained on them; all others have masks alone.
+_TASKS = {"imagenet": ("classification",), "scenes": ("segmentation", "classification")}
 DATA_SETS = ("scenes", "camvid", "cityscapes", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 
 
@@ -17,7 +19,7 @@ def base() -> ConfigDict:
     """All keys with their defaults; a config file starts from this and assigns to existing keys only."""
     config = ConfigDict()
     config.seed = 0  # of initial weights, order of samples and augmentation
-    config.task = "segmentation"  # what the network is trained for
+    config.task = "segmentation"  # "segmentation"; "classification" = one class an image, to pretrain
     config.batch_size = 12  # images a step, over all devices and processes
     config.total_steps = 120_000  # of batch_size images each
     config.init_from = ""  # a checkpoint, .pth or .safetensors file whose weights the run starts from; "" = random
@@ -37,6 +39,7 @@ def base() -> ConfigDict:
     config.data.eval_split = "val"  # likewise; never trained on
     config.data.crop_hw = (1024, 1024)  # pixels; multiples of 8
     config.data.scale_range = (0.5, 2.0)  # random scale, uniform between the two
+    config.data.area_range = (0.08, 1.0)  # classification: share of the image's area that a random crop takes
     config.data.flip = True  # mirror half of the training samples
     config.data.num_threads = 2  # that decode and augment
     config.data.scenes_hw = (128, 256)  # pixels of a drawn scene
@@ -54,18 +57,24 @@ def base() -> ConfigDict:
     config.optimizer.learning_rate = 0.01  # peak, for this batch_size
     config.optimizer.momentum = 0.9  # share of the last update kept
     config.optimizer.nesterov = False  # look ahead along the momentum
+    config.optimizer.trunk_lr_factor = 1.0  # of the learning rate, for all layers but dappm and the heads
     config.optimizer.weight_decay = 5e-4  # on every parameter, added before momentum
+    config.optimizer.decay_norms_and_biases = True  # False: weight decay on convolution and linear kernels only
     config.optimizer.schedule = "poly"  # "poly", "cosine", "step"
     config.optimizer.poly_power = 0.9  # of "poly": (1 - step / total_steps) ** power
     config.optimizer.step_fractions = (0.3, 0.6, 0.9)  # of total_steps, where "step" divides by 10
     config.optimizer.warmup_steps = 0  # linear, from 0
+    config.optimizer.accumulate_steps = 1  # parts of a batch, one after another; batch norm and the loss see a part
 
     config.loss = ConfigDict()
-    config.loss.name = "ohem"  # "cross_entropy", "ohem"; both heads
+    config.loss.name = "ohem"  # "cross_entropy", "ohem", "dice_edge"; both heads
     config.loss.aux_weight = 0.4  # of the auxiliary head's loss
     config.loss.class_weights = False  # weigh pixels by the data set's class weights
     config.loss.ohem_threshold = 0.9  # pixels whose true class is more probable than this are left out
     config.loss.ohem_min_kept_fraction = 1 / 24  # of all pixels of the batch, kept whatever the threshold
+    config.loss.dice_weight = 1.0  # dice_edge: of Dice, beside cross entropy
+    config.loss.edge_weight = 0.5  # dice_edge: share of the cross entropy that is a mean over edges only
+    config.loss.edge_size = 5  # dice_edge: pixels, odd; a window of it with two labels makes its centre an edge
     config.loss.label_smoothing = 0.0  # probability given to all classes alike
 
     config.ema_decay = 0.0  # moving average of the weights, used wherever the model is; 0 = off
@@ -75,7 +84,7 @@ def base() -> ConfigDict:
     config.eval.batch_size = 4  # images a forward pass, over all devices
     config.eval.scales = (1.0,)  # of the image; several: their logits are averaged
     config.eval.flip = False  # average with the mirrored image
-    config.eval.size_hw = None  # pixels the network sees; None = each image at its own size
+    config.eval.size_hw = None  # pixels the network sees; None = each image at its own size, a classifier data.crop_hw
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 5000  # 0 = only where the run is evaluated
@@ -94,7 +103,7 @@ def validate(config: ConfigDict) -> None:
         ("data.name", DATA_SETS),
         ("data.storage", ("folder", "array_record")),
         ("optimizer.schedule", ("poly", "cosine", "step")),
-        ("loss.name", ("cross_entropy", "ohem")),
+        ("loss.name", ("cross_entropy", "ohem", "dice_edge")),
     ):
         _require(config, name, lambda v, key=key: v in key, f"one of {', '.join(map(repr, key))}")
     for name in ("batch_size", "total_steps", "log_every_steps", "data.num_threads", "checkpoint.keep"):
@@ -107,8 +116,10 @@ def validate(config: ConfigDict) -> None:
         _require(config, name, lambda v: v > 0, "above 0")
     for name in ("ema_decay", "optimizer.momentum", "loss.label_smoothing"):
         _require(config, name, lambda v: 0 <= v < 1, "at least 0 and below 1")
-    _require(config, "optimizer.weight_decay", lambda v: v >= 0, "at least 0")
-    for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction"):
+    for name in ("optimizer.weight_decay", "optimizer.trunk_lr_factor", "loss.dice_weight"):
+        _require(config, name, lambda v: v >= 0, "at least 0")
+    _require(config, "loss.edge_size", lambda v: v >= 1 and v % 2 == 1, "an odd number of pixels")
+    for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction", "loss.edge_weight"):
         _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1")
     _require(config, "seed", lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")
     first = min(config.optimizer.step_fractions, default=1)
@@ -145,13 +156,31 @@ def validate(config: ConfigDict) -> None:
     _require(config, "batch_size", lambda v: v >= 2, "at least 2: the global branch of DAPPM normalises over the batch")
     _require(
         config,
-        "task",
-        lambda v: (v == "classification") == (config.data.name == "imagenet"),
-        "'classification' for data.name='imagenet' and 'segmentation' for the others",
+        "optimizer.accumulate_steps",
+        lambda v: v >= 1 and config.batch_size % v == 0 and config.batch_size // v >= 2,
+        f"at least 1, in equal parts of 2 or more images of batch_size={config.batch_size}",
     )
+    _require(
+        config, "data.area_range", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1, "(low, high), 0 < low <= high <= 1"
+    )
+    tasks = _TASKS.get(config.data.name, ("segmentation",))
+    expected = f"{' or '.join(map(repr, tasks))} for data.name={config.data.name!r}"
+    _require(config, "task", lambda v: v in tasks, expected)
     if config.task == "classification":
-        _require(config, "model.aux_head", lambda v: not v, "False: a classifier has no auxiliary head")
+        _check_classification(config)
     _require(config, "data.jpeg_quality", lambda v: 0 <= v <= 100, "between 0 and 100")
+
+
+def _check_classification(config: ConfigDict) -> None:
+    _require(config, "model.aux_head", lambda v: not v, "False: a classifier has no auxiliary head")
+    _require(
+        config, "loss.name", lambda v: v == "cross_entropy", "'cross_entropy': a classifier has no pixels to choose"
+    )
+    _require(config, "loss.class_weights", lambda v: not v, "False: class weights are for pixels")
+    _require(
+        config, "eval.scales", lambda v: tuple(v) == (1.0,), "(1.0,): a classifier is evaluated on one centre crop"
+    )
+    _require(config, "eval.flip", lambda v: not v, "False: a classifier is evaluated on one centre crop")
 
 
 def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str) -> None:

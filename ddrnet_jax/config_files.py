@@ -134,5 +134,7 @@ def _flatten(values: dict, prefix: str = "") -> dict:
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip().strip("'\"").splitlines() or [type(error).__name__]
-    return text[0]
+    text = str(error).strip()
+    if not isinstance(error, ConfigError):  # a KeyError's text stands in quotes
+        text = text.strip("'\"")
+    return (text.splitlines() or [type(error).__name__])[0]

@@ -16,9 +16,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_batch(mesh: Mesh) -> NamedSharding:
-    """Sharding of arrays whose first axis is the batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def by_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Sharding of arrays whose first axis, or another, is the batch."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import layouts, prepare
 from ddrnet_jax.data.array_records import ArrayRecords
-from ddrnet_jax.data.pipeline import Augment
-from ddrnet_jax.data.sources import FolderPairs, Scenes
-from ddrnet_jax.data.specs import SPECS, DatasetSpec, folder_spec, imagenet_spec
+from ddrnet_jax.data.pipeline import Augment, AugmentImage, CentreCrop
+from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
+from ddrnet_jax.data.specs import SCENE_IMAGES, SPECS, DatasetSpec, folder_spec, imagenet_spec
 from ddrnet_jax.models.ddrnet import DDRNet
 
 # None: compute in the parameters' own type, which is float32 (and float64 in tests of exactness).
@@ -26,7 +26,9 @@ def dataset_spec(config: ConfigDict) -> DatasetSpec:
         return folder_spec(
             d.classes, d.colors, d.label_values, d.ignore_values, image_folder=d.images, label_folder=d.labels
         )
-    return imagenet_spec(d.classes) if d.name == "imagenet" else SPECS[d.name]
+    if d.name == "imagenet":
+        return imagenet_spec(d.classes)
+    return SCENE_IMAGES if d.name == "scenes" and config.task == "classification" else SPECS[d.name]
 
 
 def train_source(config: ConfigDict):
@@ -43,7 +45,7 @@ def sources_to_prepare(config: ConfigDict) -> dict:
     """{split: source} of every split that the config names, from its folders. Raises DataError if one is not there."""
     d = config.data
     if d.name == "scenes":
-        return {d.train_split: _train_scenes(d), d.eval_split: _eval_scenes(d)}
+        return {d.train_split: _train_scenes(config), d.eval_split: _eval_scenes(config)}
     _check_root(config)
     splits = dict.fromkeys((*layouts.split_parts(d.train_split), *layouts.split_parts(d.eval_split)))
     return {split: FolderPairs(d.root, split, dataset_spec(config)) for split in splits}
@@ -62,7 +64,7 @@ def _source(config: ConfigDict, split: str, scenes: Callable):
     if config.data.storage == "array_record":
         return ArrayRecords(config.data.root, split, dataset_spec(config))
     if config.data.name == "scenes":
-        return scenes(config.data)
+        return scenes(config)
     return FolderPairs(config.data.root, split, dataset_spec(config))
 
 
@@ -71,17 +73,30 @@ def _check_root(config: ConfigDict) -> None:
         raise ConfigError("config.data.root: '' given, expected the folder of the data set")
 
 
-def _train_scenes(data: ConfigDict) -> Scenes:
-    return Scenes(data.scenes_train, seed=0, size_hw=data.scenes_hw)
+def _train_scenes(config: ConfigDict) -> Scenes:
+    return _scenes(config, config.data.scenes_train, seed=0)
 
 
-def _eval_scenes(data: ConfigDict) -> Scenes:
-    return Scenes(data.scenes_eval, seed=1, size_hw=data.scenes_hw)
+def _eval_scenes(config: ConfigDict) -> Scenes:
+    return _scenes(config, config.data.scenes_eval, seed=1)
 
 
-def augmentation(config: ConfigDict) -> Augment:
+def _scenes(config: ConfigDict, count: int, seed: int) -> Scenes:
+    kind = SceneImages if config.task == "classification" else Scenes
+    return kind(count, seed=seed, size_hw=config.data.scenes_hw)
+
+
+def augmentation(config: ConfigDict) -> Augment | AugmentImage:
     """The training augmentation of the config."""
-    return Augment(config.data.crop_hw, config.data.scale_range, config.data.flip)
+    d = config.data
+    if config.task == "classification":
+        return AugmentImage(d.crop_hw, d.area_range, d.flip)
+    return Augment(d.crop_hw, d.scale_range, d.flip)
+
+
+def evaluation_view(config: ConfigDict) -> CentreCrop | None:
+    """What is done to an image before it is evaluated: a classifier sees its centre, a segmenter all of it."""
+    return CentreCrop(config.eval.size_hw or config.data.crop_hw) if config.task == "classification" else None
 
 
 def model_builder(config: ConfigDict) -> Callable[[nnx.Rngs], DDRNet]:

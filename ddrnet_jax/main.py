@@ -8,7 +8,8 @@ _DESCRIPTION = "DDRNet: train, evaluate, predict; weights and data in and out."
 _EPILOG = """\
 modes:
   train     train, evaluate and checkpoint in --workdir; run again, it resumes
-  evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split
+  evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split;
+            of a classifier top-1 and top-5 accuracy
   predict   --input (an image, or a folder of images) -> OUTPUT/masks/<stem>.png
             (train ids) and OUTPUT/overlays/<stem>.png; without --input, the
             held-out images of the run (or of --config), and OUTPUT/samples.png
@@ -17,6 +18,9 @@ modes:
             does not tell
   export    --checkpoint -> --output as --format safetensors or pth, by the
             names of --naming, and a card OUTPUT.json
+  check_data  what is wrong with the config's data set, every file by name,
+            and a picture of samples, in --output; exit code 1 if training
+            would fail
   prepare_data  the config's data set -> ArrayRecords in --output, for pods and
             object stores; run again, it goes on and checks
 
@@ -49,14 +53,14 @@ def main(argv: list[str] | None = None) -> int:
         from ddrnet_jax import compilation
 
         compilation.enable_cache()
-        _COMMANDS[arguments.mode](arguments, overrides)
+        code = _COMMANDS[arguments.mode](arguments, overrides)
     except _user_errors() as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; a training run goes on from its last checkpoint with the same command", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
@@ -76,23 +80,22 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 def _train(arguments, overrides) -> None:
     from ddrnet_jax import factory
-    from ddrnet_jax.evaluation import metrics
     from ddrnet_jax.training import loop
 
     config = _config(arguments, overrides)
     workdir = Path(arguments.workdir or Path("runs") / Path(arguments.config).stem)
     result = loop.train(config, workdir)
-    print(metrics.table(result, factory.dataset_spec(config).classes))
+    print(result.table(factory.dataset_spec(config).classes))
     print(f"checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
 
 
 def _evaluate(arguments, overrides) -> None:
     from ddrnet_jax import factory
-    from ddrnet_jax.evaluation import evaluate, metrics
+    from ddrnet_jax.evaluation import evaluate
 
     config = _config(arguments, overrides)
     result = evaluate.evaluate_checkpoint(config, _checkpoint(arguments), say=_say)
-    print(metrics.table(result, factory.dataset_spec(config).classes))
+    print(result.table(factory.dataset_spec(config).classes))
 
 
 def _predict(arguments, overrides) -> None:
@@ -129,6 +132,29 @@ def _export(arguments, overrides) -> None:
     print(f"weights are in {output}, what they are in {card}")
 
 
+def _check_data(arguments, overrides) -> int:
+    from ddrnet_jax import factory
+    from ddrnet_jax.data import check, check_report
+
+    config = _config(arguments, overrides)
+    d = config.data
+    report = check.check(
+        (
+            check.Split("training", d.train_split, lambda: factory.train_source(config)),
+            check.Split("evaluation", d.eval_split, lambda: factory.eval_source(config)),
+        ),
+        factory.dataset_spec(config),
+        root=d.root,
+        crop_hw=d.crop_hw,
+        scale_range=d.scale_range,
+        eval_size_hw=config.eval.size_hw,
+        num_threads=d.num_threads,
+    )
+    output = arguments.output or Path("runs") / "check_data" / Path(arguments.config).stem
+    print("\n".join(check_report.write(report, output)))
+    return int(report.has_errors)
+
+
 def _prepare_data(arguments, overrides) -> None:
     from ddrnet_jax import factory
 
@@ -145,6 +171,7 @@ _COMMANDS = {
     "predict": _predict,
     "import_weights": _import_weights,
     "export": _export,
+    "check_data": _check_data,
     "prepare_data": _prepare_data,
 }
 

@@ -8,12 +8,11 @@ from flax import nnx
 
 from ddrnet_jax import checkpoints
 from ddrnet_jax.models import torch_weights, variables
-from ddrnet_jax.models.ddrnet import DDRNet
+from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS, DDRNet
 from ddrnet_jax.models.weight_origins import WeightsMismatch, recognise
 
 OUR_CHECKPOINT = "ddrnet_jax"
 _HEADS = ("head", "aux_head")
-_SEGMENTER_ONLY = ("dappm", "head", "aux_head")
 
 
 class PretrainedError(ValueError):
@@ -99,9 +98,11 @@ def transfer(weights: Weights, model: DDRNet, *, fresh_head: bool = False) -> Tr
     wanted = variables.paths(params) | variables.paths(batch_stats)
     skipped = _HEADS if fresh_head else ()
     if weights.task != model.task:
-        skipped = _SEGMENTER_ONLY
+        skipped = SEGMENTER_LAYERS
     moved = {k: v for k, v in weights.leaves.items() if k in wanted and _part(k) not in skipped}
     fresh, unused = ({_part(k) for k in leaves if k not in moved} for leaves in (wanted, weights.leaves))
+    if weights.task == model.task:
+        unused -= fresh  # said once
     _check_shapes(weights, moved, wanted)
     return Transfer(
         moved,
@@ -182,7 +183,7 @@ def _check_same_network(weights: Weights, model: DDRNet, fresh_head: bool) -> No
     if weights.task == model.task and weights.num_classes != model.num_classes and not fresh_head:
         raise PretrainedError(
             f"{weights.path}: holds {weights.num_classes} classes, but the model has {model.num_classes}; "
-            "--config.init_head=fresh moves everything but the heads"
+            "--config.init_head=fresh (fresh_head=True) moves everything but the heads"
         )
 
 
@@ -205,9 +206,7 @@ def _why_fresh(part: str, weights: Weights, model: DDRNet) -> str:
 def _why_unused(part: str, weights: Weights, model: DDRNet) -> str:
     if weights.task != model.task:
         return f"the model is a {_noun(model.task)}"
-    if part == "aux_head" and model.aux_head is None:
-        return "the model has no auxiliary head"
-    return "left out as asked"
+    return "the model has no auxiliary head"
 
 
 def _noun(task: str) -> str:

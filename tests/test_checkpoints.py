@@ -1,5 +1,6 @@
 """Checkpoints: best and latest kept, restored elsewhere, found from a workdir or a copied step."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,26 @@ def test_best_and_latest_are_kept(saved):
     manager = checkpoints.Checkpoints(workdir, config)
     assert manager.latest_step() == 5
     manager.close()
+
+
+def test_a_classifiers_best_is_by_top1(tmp_path):
+    config = small_config()
+    config.task, config.model.aux_head = "classification", False
+    manager = checkpoints.Checkpoints(tmp_path, config)
+    for step, top1 in ((1, 0.3), (2, 0.7), (3, 0.1), (4, 0.2)):
+        manager.save(step, {"step": jnp.int32(step)}, top1)
+    manager.close()
+    assert sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == [2, 3, 4]
+    best = checkpoints.find_step(tmp_path)
+    assert best.name == "2"
+    assert json.loads((best / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["val/top1"] == 0.7
+
+
+def test_a_loaded_checkpoint_says_what_it_reached(saved):
+    loaded = checkpoints.load_weights(saved[0])
+    assert (loaded.metric, loaded.score, loaded.miou) == ("val/miou", 0.5, 0.5)
+    unevaluated = checkpoints.load_weights(saved[0] / "checkpoints" / "4")
+    assert (unevaluated.score, unevaluated.miou) == (None, None)
 
 
 def test_restore_gives_the_state_bit_for_bit(saved):

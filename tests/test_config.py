@@ -70,11 +70,21 @@ def test_only_free_keys_may_change():
         ("data=3", "is a group of keys"),
         ("data.name=cityscape", "data.name: 'cityscape' given, expected one of"),
         ("data.name=imagenet", "task: 'segmentation' given, expected 'classification' for data.name='imagenet'"),
+        ("task=classification", "model.aux_head: True given, expected False: a classifier has no auxiliary head"),
+        ("data.area_range=(0.5, 1.5)", "data.area_range: (0.5, 1.5) given, expected (low, high), 0 < low <= high <= 1"),
         ("init_head=new", "init_head: 'new' given, expected one of 'load', 'fresh'"),
         ("model.variant=40", "'40' given, expected one of '23_slim', '23', '39'"),
         ("model.dtype=float16", "expected one of 'float32', 'bfloat16'"),
         ("loss.name=dice", "expected one of 'cross_entropy', 'ohem'"),
         ("loss.ohem_threshold=1.5", "between 0 and 1"),
+        ("loss.edge_weight=2", "loss.edge_weight: 2.0 given, expected between 0 and 1"),
+        ("loss.edge_size=4", "loss.edge_size: 4 given, expected an odd number of pixels"),
+        ("loss.dice_weight=-1", "loss.dice_weight: -1.0 given, expected at least 0"),
+        ("optimizer.trunk_lr_factor=-0.1", "optimizer.trunk_lr_factor: -0.1 given, expected at least 0"),
+        ("optimizer.decay_norms_and_biases=1", "expected True or False"),
+        ("optimizer.accumulate_steps=0", "accumulate_steps: 0 given, expected at least 1, in equal parts of 2 or more"),
+        ("optimizer.accumulate_steps=5", "images of batch_size=12"),
+        ("optimizer.accumulate_steps=12", "in equal parts of 2 or more images of batch_size=12"),
         ("optimizer.learning_rate=nan", "learning_rate"),
         ("optimizer.learning_rate=-1", "above 0"),
         ("optimizer.warmup_steps=500000", "below total_steps"),
@@ -116,6 +126,34 @@ def test_wrong_files_are_named_with_their_line(tmp_path, lines, message):
         config_files.load(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loss.name=ohem", "loss.name: 'ohem' given, expected 'cross_entropy'"),
+        ("loss.class_weights=True", "loss.class_weights: True given, expected False"),
+        ("eval.scales=(1.0, 2.0)", "eval.scales: (1.0, 2.0) given, expected (1.0,)"),
+        ("eval.flip=True", "eval.flip: True given, expected False"),
+        ("data.name=camvid", "task: 'classification' given, expected 'segmentation' for data.name='camvid'"),
+    ],
+)
+def test_what_a_classifier_cannot_have_is_named(tmp_path, override, message):
+    lines = ["config.task = 'classification'", "config.model.aux_head = False", "config.loss.name = 'cross_entropy'"]
+    path = write(tmp_path, lines)
+    assert config_files.load(path, ["data.name=imagenet"]).task == config_files.load(path).task == "classification"
+    with pytest.raises(ConfigError) as caught:
+        config_files.load(path, [override])
+    assert message in str(caught.value)
+
+
+def test_the_imagenet_recipes(repo):
+    paper, long = (config_files.load(str(repo / "configs" / f"imagenet.py{recipe}")) for recipe in ("", ":long"))
+    assert paper.total_steps * paper.batch_size == pytest.approx(100 * 1_281_167, rel=1e-3)
+    assert long.total_steps == 3 * paper.total_steps
+    assert (paper.optimizer.schedule, long.optimizer.schedule) == ("step", "cosine")
+    with pytest.raises(ConfigError, match=r"imagenet.py, line \d+: recipe 'timm' given, expected 'paper' or 'long'"):
+        config_files.load(str(repo / "configs" / "imagenet.py:timm"))
 
 
 def test_missing_file_and_missing_function(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ddrnet_jax import main as main_lib
+from ddrnet_jax.data import check
 
 RNG = np.random.default_rng(0)
 CLASSES = ("background", "road", "car")
@@ -125,7 +126,8 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
     assert_one_error(run(capsys, *flags, four, "--mode", "evaluate", "--checkpoint", workdir), "3 classes", "has 4")
     assert_one_error(
         run(capsys, *flags, four, "--workdir", "run4", f"--config.init_from={workdir}"),
-        f"{workdir}: holds 3 classes, but the model has 4; --config.init_head=fresh moves everything but the heads",
+        f"{workdir}: holds 3 classes, but the model has 4; --config.init_head=fresh "
+        "(fresh_head=True) moves everything but the heads",
     )
 
 
@@ -226,7 +228,8 @@ def test_a_workdir_that_cannot_be_written_is_named(config_file, pristine, tmp_pa
     assert_one_error(run(capsys, "--mode", "predict"), "needs --checkpoint")
 
 
-def test_a_broken_evaluation_image_costs_no_steps(config_file, data, tmp_path, capsys):
+def test_a_broken_evaluation_image_costs_no_steps(config_file, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(check, "QUICK_SAMPLES", 2)  # so that the quick check does not meet it
     label = data / "labels/val/2.png"
     sound = label.read_bytes()
     label.write_bytes(sound[:-5])

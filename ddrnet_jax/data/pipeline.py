@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from ddrnet_jax.data.sources import Sample
-from ddrnet_jax.data.transforms import random_scale_crop_flip
+from ddrnet_jax.data.transforms import centre_crop, random_resized_crop_flip, random_scale_crop_flip
 
 _PREFETCH_BATCHES = 4  # grain's default of 500 would hold gigabytes
 _PREFETCH_SAMPLES = 16
@@ -35,6 +35,27 @@ class Augment(grain.transforms.RandomMap):
         return {"images": images, "labels": labels}
 
 
+class AugmentImage(grain.transforms.RandomMap):
+    """Sample with a class number -> {"images", "labels"}; the random numbers come from (seed, position)."""
+
+    def __init__(self, crop_hw, area_range, flip):
+        self.options = {"crop_hw": tuple(crop_hw), "area_range": tuple(area_range), "flip": flip}
+
+    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        images = random_resized_crop_flip(sample["image"], rng, **self.options)
+        return {"images": images, "labels": np.int32(sample["label"])}
+
+
+class CentreCrop(grain.transforms.Map):
+    """Sample -> the sample with the middle of its image alone, at crop size."""
+
+    def __init__(self, crop_hw):
+        self.crop_hw = tuple(crop_hw)
+
+    def map(self, sample: Sample) -> Sample:
+        return sample | {"image": centre_crop(sample["image"], self.crop_hw)}
+
+
 def train_batches(
     source,
     augment: grain.transforms.RandomMap,
@@ -48,7 +69,8 @@ def train_batches(
     """Endless batches; batch number `step` is a pure function of (seed, step), for any number of processes.
 
     batch_size  of all processes together
-    Yields {"images": u8[b,h,w,3], "labels": u8[b,h,w]} with b = batch_size / shard.count. Close it when done.
+    Yields {"images": u8[b,h,w,3], "labels": u8[b,h,w] or, of class numbers, i32[b]} with b = batch_size / shard.count.
+    Close it when done.
     Source: shuffle -> repeat -> augment -> slice by process -> batch. With the slice after the repeat every
     step sees the same global batch, so a resumed run needs only the step.
     """
@@ -67,8 +89,11 @@ def train_batches(
     return batches
 
 
-def samples_in_order(source, *, shard: Shard = _WHOLE, num_threads: int = 2) -> Iterator[Sample]:
-    """Every sample of this process's part, once, in order, whole. Close it when done."""
+def samples_in_order(
+    source, transform: grain.transforms.Map | None = None, *, shard: Shard = _WHOLE, num_threads: int = 2
+) -> Iterator[Sample]:
+    """Every sample of this process's part, once, in order; whole unless transformed. Close it when done."""
     cv2.setNumThreads(0)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_PREFETCH_SAMPLES)
-    return iter(grain.MapDataset.source(source)[shard.index :: shard.count].to_iter_dataset(options))
+    dataset = grain.MapDataset.source(source)[shard.index :: shard.count]
+    return iter((dataset.map(transform) if transform else dataset).to_iter_dataset(options))

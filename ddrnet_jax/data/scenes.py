@@ -14,6 +14,12 @@ from ddrnet_jax.data import street_objects as things
 from ddrnet_jax.data.street_objects import MARK, PAVEMENT, ROAD, SKY, hexes, ribbon
 
 CLASSES = ("road", "lane mark", "pavement", "building", "sky", "tree", "pole", "car", "person")
+# The class of a whole scene: which of these objects take more room than usual.
+_OBJECTS = {"tree": 0.045, "pole": 0.023, "car": 0.038, "person": 0.013}  # share of a square scene's pixels, median
+IMAGE_CLASSES = tuple(
+    " and ".join(name for bit, name in enumerate(_OBJECTS) if code >> bit & 1) or "none"
+    for code in range(2 ** len(_OBJECTS))
+)
 COLORS = tuple(tuple(map(int, c)) for c in hexes("804080 ffffff f423e8 464646 4682b4 6b8e23 faaa1e 00008e dc143c"))
 IGNORE = 255
 
@@ -255,3 +261,11 @@ def draw_scene(seed: int, index: int, size_hw: tuple[int, int]) -> tuple[np.ndar
         cv2.ellipse(canvas, middle, axes, 0, 0, 360, (*color, IGNORE), -1)
     label = np.ascontiguousarray(canvas[::_SAMPLES, ::_SAMPLES, 3])
     return _develop(rng, canvas, label), label
+
+
+def image_class(label: np.ndarray) -> int:
+    """The class of a whole scene, one of IMAGE_CLASSES, from its label u8[H,W]."""
+    counts = np.bincount(label.ravel(), minlength=len(CLASSES))
+    usual = [share * label.size for share in _OBJECTS.values()]
+    objects = counts[[CLASSES.index(name) for name in _OBJECTS]]
+    return int((objects > usual) @ (1 << np.arange(len(_OBJECTS))))

@@ -12,9 +12,9 @@ import cv2
 from ddrnet_jax.data import layouts, scenes
 from ddrnet_jax.data.files import IMAGE_SUFFIXES, files_by_stem, read_file
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
-from ddrnet_jax.data.specs import SCENES, DatasetSpec
+from ddrnet_jax.data.specs import SCENE_IMAGES, SCENES, DatasetSpec
 
-__all__ = ["IMAGE_SUFFIXES", "FolderPairs", "Sample", "Scenes", "files_by_stem", "read_file"]
+__all__ = ["IMAGE_SUFFIXES", "FolderPairs", "Sample", "SceneImages", "Scenes", "files_by_stem", "read_file"]
 
 _REMEMBERED_BYTES = 64 * 2**20
 
@@ -84,3 +84,18 @@ class Scenes:
 
     def _name(self, index: int) -> str:
         return f"scene_{self.seed}_{index:05d}"
+
+
+class SceneImages(Scenes):
+    """Drawn street scenes with a class number each instead of a mask."""
+
+    spec = SCENE_IMAGES
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample; the same for the same (seed, index)"""
+        sample = super().__getitem__(index)
+        return sample | {"label": scenes.image_class(sample["label"])}
+
+    def encoded(self, index: int) -> EncodedSample:
+        """The scene as a PNG, without loss, and its class number."""
+        return super().encoded(index)._replace(label=self[index]["label"])

@@ -74,6 +74,8 @@ SCENES = DatasetSpec(
     values={**{i: i for i in range(len(scenes.CLASSES))}, IGNORE: IGNORE},
 )
 
+SCENE_IMAGES = DatasetSpec(name="scenes", classes=scenes.IMAGE_CLASSES, colors=(), values={})
+
 CAMVID = DatasetSpec(
     name="camvid",
     classes=(

@@ -1,9 +1,19 @@
-"""Joint augmentation of image and label: random scale, crop with padding, flip."""
+"""What a sample goes through before it is part of a batch.
+
+With a mask: random scale, crop with padding, flip, of image and label together. With a class number, the image alone:
+a random resized crop and flip to train, the centre to evaluate.
+"""
+
+import math
 
 import cv2
 import numpy as np
 
 from ddrnet_jax.data.specs import IGNORE
+
+_ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height of a random resized crop
+_CROP_TRIES = 10
+_CENTRE_SHARE = (7, 8)  # of the shorter side that a centre crop shows: 224 of 256
 
 
 def random_scale_crop_flip(
@@ -70,3 +80,71 @@ def nearest_pixels(count: int, offset: int, step: float, size: int) -> np.ndarra
     """i64[count]: which of `size` source pixels contains the centre of each output pixel."""
     centres = (np.arange(count) + offset + 0.5) * step
     return np.minimum(centres.astype(np.int64), size - 1)
+
+
+def random_resized_crop_flip(
+    image: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    crop_hw: tuple[int, int],
+    area_range: tuple[float, float],
+    flip: bool,
+) -> np.ndarray:
+    """A random part of the image, of random shape, resized to the crop.
+
+    image    u8[H,W,3]
+    Returns  u8[h,w,3] with (h, w) = crop_hw
+    Source: torchvision's RandomResizedCrop; `resize_picture` says how it is resized. Flip with probability 1/2.
+    """
+    top, left, height, width = random_box(image.shape[:2], rng, area_range)
+    image = resize_picture(image[top : top + height, left : left + width], crop_hw)
+    return cv2.flip(image, 1) if flip and rng.random() < 0.5 else image
+
+
+def random_box(
+    image_hw: tuple[int, int], rng: np.random.Generator, area_range: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of an image.
+
+    area_range  share of the image's area, uniform between the two
+    Source: torchvision: width / height log-uniform in 3/4..4/3; ten tries to fit it into the image, then the
+    largest centred part with such a shape.
+    """
+    image_h, image_w = image_hw
+    for _ in range(_CROP_TRIES):
+        area = image_h * image_w * rng.uniform(*area_range)
+        aspect = math.exp(rng.uniform(*map(math.log, _ASPECT_RANGE)))
+        height, width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < height <= image_h and 0 < width <= image_w:
+            return int(rng.integers(image_h - height + 1)), int(rng.integers(image_w - width + 1)), height, width
+    height = min(image_h, round(image_w / _ASPECT_RANGE[0]))
+    width = min(image_w, round(image_h * _ASPECT_RANGE[1]))
+    return (image_h - height) // 2, (image_w - width) // 2, height, width
+
+
+def centre_crop(image: np.ndarray, crop_hw: tuple[int, int]) -> np.ndarray:
+    """The middle of the image, shrunk or enlarged until the crop is 7/8 of it along the shorter side.
+
+    image    u8[H,W,3]
+    Returns  u8[h,w,3] with (h, w) = crop_hw
+    Source: for 224x224 the usual test of ImageNet, the shorter side to 256 and the centre 224.
+    """
+    image_h, image_w = image.shape[:2]
+    share, whole = _CENTRE_SHARE
+    target_h, target_w = (n * whole // share for n in crop_hw)
+    if image_h * target_w <= image_w * target_h:
+        scaled_hw = target_h, image_w * target_h // image_h
+    else:
+        scaled_hw = image_h * target_w // image_w, target_w
+    top, left = (round((n - c) / 2) for n, c in zip(scaled_hw, crop_hw, strict=True))
+    return resize_picture(image, scaled_hw)[top : top + crop_hw[0], left : left + crop_hw[1]]
+
+
+def resize_picture(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """u8[H,W,3] -> u8[*size_hw,3]: the mean of the pixels that each new one covers, bilinear where it covers few.
+
+    Source: averaging areas (cv2.INTER_AREA) keeps a shrunk image free of aliasing; cv2 does that only where both
+    sides shrink, and enlarging needs none.
+    """
+    shrinks = all(new <= old for new, old in zip(size_hw, image.shape[:2], strict=True))
+    return cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,12 +1,14 @@
-"""mIoU of a model over whole images at label resolution, exact over partial batches and mixed sizes."""
+"""mIoU of a model over whole images at label resolution, exact over partial batches and mixed sizes.
 
-import collections
+And the one function that evaluates a checkpoint, segmenter or classifier.
+"""
+
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -15,13 +17,13 @@ from tqdm import tqdm
 from ddrnet_jax import checkpoints, compilation, devices, factory
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.sources import Sample
-from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.evaluation import batches, metrics
+from ddrnet_jax.evaluation.classification import ClassEvaluator
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import resize, upsample_x8
 from ddrnet_jax.models.ddrnet import normalise
 
 _MANY_SIZES = 16
-_IN_FLIGHT = 2
 
 
 class Evaluator:
@@ -71,18 +73,13 @@ class Evaluator:
 
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Scores:
         """Scores over all samples; every labelled pixel counts exactly once."""
-        total = np.zeros((self.num_classes, self.num_classes), np.int64)
-        in_flight = collections.deque()  # a few, so that the host decodes while the device computes
-        for batch in batches_by_size(samples, self.batch_size):
-            self._announce(batch["labels"].shape[1:])
-            in_flight.append(self._confusion(params, batch_stats, devices.put_batch(batch, self.mesh)))
-            if len(in_flight) > _IN_FLIGHT:
-                total += np.asarray(in_flight.popleft())
-        for counts in in_flight:
-            total += np.asarray(counts)
-        return metrics.scores(total)
+        by_size = batches.batches_by_size(samples, self.batch_size)
+        counts = (self._confusion(params, batch_stats, batch) for batch in by_size)
+        return metrics.scores(batches.total(counts, (self.num_classes, self.num_classes)))
 
-    def _confusion(self, params: dict, batch_stats: dict, batch: dict[str, jax.Array]) -> jax.Array:
+    def _confusion(self, params: dict, batch_stats: dict, batch: dict) -> jax.Array:
+        self._announce(batch["labels"].shape[1:])
+        batch = devices.put_batch(batch, self.mesh)
         if self.size_hw is None:
             return self._count_at_image_size(params, batch_stats, batch)
         # The network is a program of its own, compiled once; only the two resizes compile for every size.
@@ -129,32 +126,12 @@ def _logits_at(model: nnx.Module, x: jax.Array, image_hw: tuple[int, int]) -> ja
     return resize(upsample_x8(model(x).logits, x.shape[1:3]), image_hw)
 
 
-def batches_by_size(samples: Iterable[Sample], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of equal image size, every sample once; short batches are filled with ignored rows.
-
-    Yields {"images": u8[B,H,W,3], "labels": u8[B,H,W]} with B = batch_size
-    """
-    waiting: dict[tuple[int, int], list[Sample]] = {}
-    for sample in samples:
-        group = waiting.setdefault(sample["label"].shape, [])
-        group.append(sample)
-        if len(group) == batch_size:
-            yield _stack(waiting.pop(sample["label"].shape), batch_size)
-    for group in waiting.values():
-        yield _stack(group, batch_size)
-
-
-def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
-    height, width = group[0]["label"].shape
-    images = np.zeros((batch_size, height, width, 3), np.uint8)
-    labels = np.full((batch_size, height, width), metrics.IGNORE, np.uint8)
-    for row, sample in enumerate(group):
-        images[row], labels[row] = sample["image"], sample["label"]
-    return {"images": images, "labels": labels}
-
-
-def make_evaluator(config: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh, *, say: Callable[[str], None]) -> Evaluator:
-    """The evaluator that the config's `eval` group describes."""
+def make_evaluator(
+    config: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh, *, say: Callable[[str], None]
+) -> Evaluator | ClassEvaluator:
+    """The evaluator of the config's task that its `eval` group describes."""
+    if config.task == "classification":
+        return ClassEvaluator(graphdef, mesh, batch_size=config.eval.batch_size, say=say)
     return Evaluator(
         graphdef,
         factory.dataset_spec(config).num_classes,
@@ -167,25 +144,40 @@ def make_evaluator(config: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh, *, sa
     )
 
 
-def evaluate_checkpoint(config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None]) -> metrics.Scores:
+@contextlib.contextmanager
+def samples_to_evaluate(config: ConfigDict, source) -> Iterator[Iterator[Sample]]:
+    """Every sample of the source in order, as the config's evaluator takes them."""
+    view = factory.evaluation_view(config)
+    with contextlib.closing(pipeline.samples_in_order(source, view, num_threads=config.data.num_threads)) as samples:
+        yield samples
+
+
+def evaluate_checkpoint(
+    config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None]
+) -> metrics.Scores | metrics.Accuracy:
     """Scores of a checkpoint on the eval split of `config`.
 
-    Raises CheckpointError if the checkpoint was trained on other classes.
+    Raises CheckpointError if the checkpoint was trained for another task or on other classes.
     """
-    spec = factory.dataset_spec(config)
     source = factory.eval_source(config)
     loaded = checkpoints.load_weights(checkpoint)
-    trained_spec = factory.dataset_spec(loaded.config)
+    _check_same_classes(config, checkpoint, loaded.config)
+    mesh = devices.data_mesh()
+    evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say)
+    params, batch_stats = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
+    with samples_to_evaluate(config, source) as samples:
+        return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", disable=None, ncols=80))
+
+
+def _check_same_classes(config: ConfigDict, checkpoint: str | Path, trained: ConfigDict) -> None:
+    if trained.task != config.task:
+        raise checkpoints.CheckpointError(
+            f"{checkpoint}: trained for {trained.task}, but the config's task is {config.task}; "
+            "evaluate it with the config it was trained with"
+        )
+    spec, trained_spec = factory.dataset_spec(config), factory.dataset_spec(trained)
     if trained_spec.classes != spec.classes:
         raise checkpoints.CheckpointError(
             f"{checkpoint}: trained on {trained_spec.num_classes} classes of {trained_spec.name!r}, but the config's "
             f"data set {spec.name!r} has {spec.num_classes}; evaluate it with the config it was trained with"
         )
-    mesh = devices.data_mesh()
-    evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say)
-    params, batch_stats = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
-    samples = pipeline.samples_in_order(source, num_threads=config.data.num_threads)
-    try:
-        return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", disable=None, ncols=80))
-    finally:
-        samples.close()

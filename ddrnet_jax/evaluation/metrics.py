@@ -1,4 +1,8 @@
-"""Confusion counts -> IoU: the only mIoU in the project."""
+"""Confusion counts -> IoU: the only mIoU in the project. Hits -> top-1 and top-5 accuracy.
+
+What comes out, Scores or Accuracy, can say itself: `score`, by which the best checkpoint is kept, `values` for files,
+`line` and `table` for people.
+"""
 
 import dataclasses
 
@@ -6,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-IGNORE = 255
+IGNORE = 255  # a pixel that counts nowhere
+NO_CLASS = -1  # an image that counts nowhere
+_TOP = 5
 
 
 def confusion(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
@@ -37,6 +43,31 @@ class Scores:
     pixel_accuracy: float
     label_share: np.ndarray
 
+    @property
+    def score(self) -> float:
+        return self.miou
+
+    def values(self, classes: tuple[str, ...]) -> dict[str, float]:
+        """{"val/miou", "val/pixel_accuracy", "val/iou/<class>"} as fractions; absent classes are left out."""
+        present = [(c, float(v)) for c, v in zip(classes, self.iou, strict=True) if not np.isnan(v)]
+        overall = {"val/miou": self.miou, "val/pixel_accuracy": float(self.pixel_accuracy)}
+        return overall | {f"val/iou/{name}": value for name, value in present}
+
+    def line(self) -> str:
+        """A few words for people, in percent."""
+        return f"mIoU {100 * self.miou:.2f}  pixel accuracy {100 * self.pixel_accuracy:.2f}"
+
+    def table(self, classes: tuple[str, ...]) -> str:
+        """Per-class IoU for the terminal, at most 80 columns; a dash where a class is absent."""
+        width = min(max(map(len, classes)), 30)
+        lines = [f"{'class':<{width}}  {'IoU':>6}  {'of labels':>9}"]
+        for name, iou, share in zip(classes, self.iou, self.label_share, strict=True):
+            value = "-" if np.isnan(iou) else f"{100 * iou:.2f}"
+            bar = "" if np.isnan(iou) else "#" * round(20 * iou)
+            lines.append(f"{name[:width]:<{width}}  {value:>6}  {100 * share:>8.2f}%  {bar}".rstrip())
+        lines.append(f"{'mIoU':<{width}}  {100 * self.miou:>6.2f}  pixel accuracy {100 * self.pixel_accuracy:.2f}")
+        return "\n".join(lines)
+
 
 def scores(counts: np.ndarray) -> Scores:
     """Scores of confusion counts i64[C,C].
@@ -53,13 +84,50 @@ def scores(counts: np.ndarray) -> Scores:
     return Scores(counts, iou, float(present.mean()) if present.size else 0.0, hits.sum() / total, labelled / total)
 
 
-def table(result: Scores, class_names: tuple[str, ...]) -> str:
-    """Per-class IoU for the terminal, at most 80 columns; a dash where a class is absent."""
-    width = min(max(map(len, class_names)), 30)
-    lines = [f"{'class':<{width}}  {'IoU':>6}  {'of labels':>9}"]
-    for name, iou, share in zip(class_names, result.iou, result.label_share, strict=True):
-        value = "-" if np.isnan(iou) else f"{100 * iou:.2f}"
-        bar = "" if np.isnan(iou) else "#" * round(20 * iou)
-        lines.append(f"{name[:width]:<{width}}  {value:>6}  {100 * share:>8.2f}%  {bar}".rstrip())
-    lines.append(f"{'mIoU':<{width}}  {100 * result.miou:>6.2f}  pixel accuracy {100 * result.pixel_accuracy:.2f}")
-    return "\n".join(lines)
+def class_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many of a batch of images there are, how many have their class first, and among the first five.
+
+    logits f32[B,C], labels i32[B] (0..C-1 or NO_CLASS) -> i32[3]; of equal logits the lower class comes first
+    """
+    _, best = jax.lax.top_k(logits, min(_TOP, logits.shape[-1]))
+    hits = best == labels[:, None]
+    return jnp.stack([(labels != NO_CLASS).sum(), hits[:, 0].sum(), hits.sum()]).astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """How often a classifier is right.
+
+    images  how many were counted
+    top1    share of them (0..1) whose class got the largest logit
+    top5    share of them (0..1) whose class is among the five largest logits
+    """
+
+    images: int
+    top1: float
+    top5: float
+
+    @property
+    def score(self) -> float:
+        return self.top1
+
+    def values(self, classes: tuple[str, ...]) -> dict[str, float]:
+        """{"val/top1", "val/top5"} as fractions."""
+        return {"val/top1": self.top1, "val/top5": self.top5}
+
+    def line(self) -> str:
+        """A few words for people, in percent."""
+        return f"top-1 {100 * self.top1:.2f}  top-5 {100 * self.top5:.2f}"
+
+    def table(self, classes: tuple[str, ...]) -> str:
+        """Accuracy and error for the terminal."""
+        rows = [(f"top-{n}", 100 * v) for n, v in ((1, self.top1), (_TOP, self.top5))]
+        lines = [f"{name}  {value:>8.2f}  {100 - value:>6.2f}" for name, value in rows]
+        about = f"{self.images} images, {len(classes)} classes"
+        return "\n".join([about, f"{'':5}  accuracy   error", *lines])
+
+
+def accuracy(counts: np.ndarray) -> Accuracy:
+    """Accuracy of summed hits i64[3], as `class_hits` counts them."""
+    images, first, among = map(int, counts)
+    return Accuracy(images, first / max(images, 1), among / max(images, 1))

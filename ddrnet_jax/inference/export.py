@@ -62,7 +62,7 @@ def _card(loaded: Loaded, naming: str, weights_sha256: str) -> dict:
         "network": f"DDRNet-{loaded.config.model.variant}",
         "task": loaded.config.task,
         "naming": naming,
-        "val_miou": loaded.miou,
+        loaded.metric.replace("/", "_"): loaded.score,
         "classes": list(spec.classes),
         "colors": [list(color) for color in spec.colors],
         "ignore": 255,

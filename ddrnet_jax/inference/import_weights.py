@@ -27,9 +27,7 @@ def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | 
     """
     source = Path(source)
     if source.is_dir():
-        raise PretrainedError(
-            f"--input {source}: a folder; expected a .pth or .safetensors file (checkpoints need no import)"
-        )
+        raise PretrainedError(f"--input {source}: a folder; expected a .pth, .pt or .safetensors file")
     weights = pretrained.read(source)
     ours = (wanted or config_in(source) or config_of(weights)).copy_and_resolve_references()
     ours.model.aux_head = weights.has_aux_head
@@ -108,6 +106,8 @@ def config_of(weights: Weights) -> ConfigDict:
     ours = config.base()
     ours.task, ours.model.variant, ours.model.aux_head = weights.task, weights.variant, weights.has_aux_head
     ours.data.name = names[0]
+    if not is_segmenter:
+        ours.loss.name = "cross_entropy"  # the only one that a classifier's config may have
     return ours
 
 

@@ -80,7 +80,7 @@ def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path
     Raises DataError if there is nothing to read; images that cannot be read are named at the end.
     """
     paths = _input_files(Path(source))
-    predictor, spec = _predictor(checkpoints.load_weights(checkpoint))
+    predictor, spec = _predictor(_load_segmenter(checkpoint))
     folders = _output_folders(Path(output))
     broken = []
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
@@ -100,7 +100,7 @@ def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigD
 
     config  whose eval split is predicted; None: the checkpoint's own
     """
-    loaded = checkpoints.load_weights(checkpoint)
+    loaded = _load_segmenter(checkpoint)
     source = factory.eval_source(config or loaded.config)
     predictor, spec = _predictor(loaded)
     folders = _output_folders(Path(output))
@@ -112,6 +112,16 @@ def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigD
             rows.append((sample["image"], sample["label"], mask))
     pictures.write_png(Path(output) / "samples.png", pictures.contact_sheet(rows, spec))
     return len(source)
+
+
+def _load_segmenter(checkpoint: str | Path) -> checkpoints.Loaded:
+    loaded = checkpoints.load_weights(checkpoint)
+    if loaded.config.task != "segmentation":
+        raise checkpoints.CheckpointError(
+            f"{checkpoint}: a classifier, expected a segmenter, which alone predicts masks; "
+            "train one from it with config.init_from"
+        )
+    return loaded
 
 
 def _predictor(loaded: checkpoints.Loaded) -> tuple[Predictor, DatasetSpec]:

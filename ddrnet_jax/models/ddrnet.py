@@ -34,6 +34,7 @@ VARIANTS = {
     "39": Variant(64, 3, 4, 3, 2, 3, head_width=256, last_width=2048),
 }
 TASKS = ("segmentation", "classification")
+SEGMENTER_LAYERS = ("dappm", "head", "aux_head")  # whose weights an ImageNet classifier cannot give
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

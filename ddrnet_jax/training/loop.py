@@ -1,6 +1,7 @@
 """The training run: everything checked, state restored or fresh, then one linear loop."""
 
 import contextlib
+import functools
 import math
 import time
 from pathlib import Path
@@ -15,11 +16,11 @@ from ml_collections import ConfigDict
 from ddrnet_jax import devices, factory, pretrained
 from ddrnet_jax.checkpoints import Checkpoints
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.data import pipeline
+from ddrnet_jax.data import check, pipeline
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.evaluation import metrics
-from ddrnet_jax.evaluation.evaluate import make_evaluator
-from ddrnet_jax.training import losses, optimizer, state, workdir
+from ddrnet_jax.evaluation.evaluate import make_evaluator, samples_to_evaluate
+from ddrnet_jax.training import classification, losses, optimizer, state, workdir
 from ddrnet_jax.training.run_log import RunLog
 from ddrnet_jax.training.step import make_train_step
 
@@ -28,7 +29,7 @@ class TrainingDiverged(RuntimeError):
     """The loss is not a finite number; the message names the step."""
 
 
-def train(config: ConfigDict, folder: str | Path) -> metrics.Scores:
+def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Accuracy:
     """Train to config.total_steps in the workdir `folder`, resuming what is there; returns the last evaluation.
 
     Raises ConfigError, DataError or CheckpointError before any long work, TrainingDiverged during it.
@@ -38,7 +39,9 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores:
     _check_batch_size(config, mesh)
     spec, loss = factory.dataset_spec(config), _loss(config)
     train_source, eval_source = factory.train_source(config), factory.eval_source(config)
-    train_source[0], eval_source[0]  # noqa: B018  an unreadable data set ends here, not after a compile
+    warnings = check.quick(  # an unreadable data set ends here, not after a compile
+        train_source, eval_source, crop_hw=config.data.crop_hw, scale_range=config.data.scale_range
+    )
     workdir.claim(folder, config)
 
     with contextlib.ExitStack() as stack:
@@ -51,15 +54,19 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores:
         )
         evaluator = make_evaluator(config, graphdef, mesh, say=log.say)
         train_step = make_train_step(
-            graphdef, sgd, loss, mesh, aux_weight=config.loss.aux_weight, ema_decay=config.ema_decay
+            graphdef,
+            sgd,
+            loss,
+            mesh,
+            aux_weight=config.loss.aux_weight,
+            ema_decay=config.ema_decay,
+            accumulate_steps=config.optimizer.accumulate_steps,
         )
         batches = stack.enter_context(contextlib.closing(_batches(config, train_source, first_step)))
-        _announce(log, config, mesh, train_source, eval_source, run_state, origin)
+        _announce(log, config, mesh, train_source, eval_source, run_state, origin + warnings)
 
-        def evaluate() -> metrics.Scores:
-            with contextlib.closing(
-                pipeline.samples_in_order(eval_source, num_threads=config.data.num_threads)
-            ) as samples:
+        def evaluate() -> metrics.Scores | metrics.Accuracy:
+            with samples_to_evaluate(config, eval_source) as samples:
                 return evaluator(*state.evaluation_weights(run_state), samples)
 
         result = None
@@ -86,7 +93,7 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores:
                     result = evaluate()
                     log.evaluation(step, result, spec.classes)
                 if is_save:
-                    checkpoints.save(step, run_state, result.miou if is_eval else None)
+                    checkpoints.save(step, run_state, result.score if is_eval else None)
                     meter.restart_clock()
         except DataError:  # a broken file must not cost the steps before it
             meter.write_line(done)
@@ -125,13 +132,17 @@ class _Meter:
 
 
 def _check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
-    if config.batch_size % mesh.size:
+    parts = config.optimizer.accumulate_steps
+    if config.batch_size % (mesh.size * parts):
+        times = f" times optimizer.accumulate_steps={parts}" if parts > 1 else ""
         raise ConfigError(
-            f"config.batch_size: {config.batch_size} given, expected a multiple of the {mesh.size} devices"
+            f"config.batch_size: {config.batch_size} given, expected a multiple of the {mesh.size} devices{times}"
         )
 
 
 def _loss(config: ConfigDict):
+    if config.task == "classification":
+        return functools.partial(classification.class_cross_entropy, label_smoothing=config.loss.label_smoothing)
     weights = factory.class_weights(config)
     return losses.make_loss(
         config.loss.name,
@@ -139,6 +150,9 @@ def _loss(config: ConfigDict):
         ohem_min_kept_fraction=config.loss.ohem_min_kept_fraction,
         class_weights=None if weights is None else jnp.array(weights),
         label_smoothing=config.loss.label_smoothing,
+        dice_weight=config.loss.dice_weight,
+        edge_weight=config.loss.edge_weight,
+        edge_size=config.loss.edge_size,
     )
 
 
@@ -156,6 +170,8 @@ def _optimizer(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransf
         momentum=config.optimizer.momentum,
         nesterov=config.optimizer.nesterov,
         weight_decay=config.optimizer.weight_decay,
+        decay_norms_and_biases=config.optimizer.decay_norms_and_biases,
+        trunk_lr_factor=config.optimizer.trunk_lr_factor,
     )
 
 
@@ -189,8 +205,10 @@ def _batches(config: ConfigDict, source, first_step: int):
 
 def _announce(log, config, mesh, train_source, eval_source, run_state, origin) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(run_state["params"]))
-    log.say(f"DDRNet-{config.model.variant}: {count:,} parameters, {mesh.size} {jax.default_backend()} device(s)")
-    log.say(f"{config.data.name}: {len(train_source)} training, {len(eval_source)} evaluation images")
+    network = f"DDRNet-{config.model.variant} {config.task}"
+    log.say(f"{network}: {count:,} parameters, {mesh.size} {jax.default_backend()} device(s)")
+    classes = f"{train_source.spec.num_classes} classes"
+    log.say(f"{config.data.name}: {len(train_source)} training, {len(eval_source)} evaluation images, {classes}")
     for line in origin:
         log.say(line)
 

@@ -1,14 +1,13 @@
 """What a run writes for people: metrics.jsonl, TensorBoard scalars, a progress bar."""
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ddrnet_jax.evaluation.metrics import Scores
+from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -50,12 +49,10 @@ class RunLog:
         if self._bar is not None:
             self._bar.update()
 
-    def evaluation(self, step: int, result: Scores, classes: tuple[str, ...]) -> None:
-        """One evaluation line: val/miou, val/iou/<class>, ... as fractions; absent classes are left out."""
-        values = {"val/miou": result.miou, "val/pixel_accuracy": float(result.pixel_accuracy)}
-        present = [(c, float(v)) for c, v in zip(classes, result.iou, strict=True) if not math.isnan(v)]
-        self._write(step, values | {f"val/iou/{name}": value for name, value in present})
-        self.say(f"step {step}  mIoU {100 * result.miou:.2f}  pixel accuracy {100 * result.pixel_accuracy:.2f}")
+    def evaluation(self, step: int, result: Scores | Accuracy, classes: tuple[str, ...]) -> None:
+        """One evaluation line: val/miou, val/iou/<class>, ... or val/top1, val/top5, as fractions."""
+        self._write(step, result.values(classes))
+        self.say(f"step {step}  {result.line()}")
 
     def say(self, message: str) -> None:
         """Print a line without breaking the progress bar."""
@@ -89,7 +86,8 @@ def _drop_later_lines(path: Path, last_step: int) -> int:
             values = json.loads(line)
             if values["step"] <= last_step:
                 kept.append(line + "\n")
-                last_evaluation = values["step"] if "val/miou" in values else last_evaluation
+                is_evaluation = any(name.startswith("val/") for name in values)
+                last_evaluation = values["step"] if is_evaluation else last_evaluation
         except (ValueError, KeyError, TypeError):  # the line that a kill cut short
             continue
     replacement = path.with_suffix(".tmp")

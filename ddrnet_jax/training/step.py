@@ -25,12 +25,17 @@ def make_train_step(
     *,
     aux_weight: float = 0.4,
     ema_decay: float = 0.0,
+    accumulate_steps: int = 1,
 ):
     """The compiled step (state, batch) -> (state, metrics); the given state is consumed.
 
-    batch    {"images": u8[B,H,W,3], "labels": u8[B,H,W]}, sharded by batch
+    loss     of logits and labels: of a segmenter f32[B,H,W,C] and i32[B,H,W], of a classifier f32[B,C] and i32[B]
+    batch    {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}, sharded by batch
     metrics  {"loss": f32[], "loss_main": f32[], "loss_aux": f32[], "grad_norm": f32[]}
-    Source: batch norm and losses are written over the whole batch, so under jit they are global
+    accumulate_steps  parts of the batch that pass one after another, each over all devices, for less memory.
+                      The step takes the mean of their gradients; batch norm and loss see one part, running
+                      statistics move with each.
+    Source: batch norm and losses are written over the whole batch (or part), so under jit they are global
     whatever the number of devices.
     """
 
@@ -39,16 +44,25 @@ def make_train_step(
         model.train()
         out = model(normalise(batch["images"]))
         labels = batch["labels"].astype(jnp.int32)
-        main = loss(upsample_x8(out.logits, labels.shape[1:]), labels)
-        aux = jnp.zeros_like(main)
-        if out.aux_logits is not None:
-            aux = loss(upsample_x8(out.aux_logits, labels.shape[1:]), labels)
+
+        def at_labels(logits):
+            return loss(logits if labels.ndim == 1 else upsample_x8(logits, labels.shape[1:]), labels)
+
+        main = at_labels(out.logits)
+        aux = jnp.zeros_like(main) if out.aux_logits is None else at_labels(out.aux_logits)
         total = main + aux_weight * aux
         return total, (variables.batch_stats(model), {"loss": total, "loss_main": main, "loss_aux": aux})
 
+    def gradients(params, batch_stats, batch):
+        (_, (batch_stats, metrics)), grads = jax.value_and_grad(losses, has_aux=True)(params, batch_stats, batch)
+        return batch_stats, (grads, metrics)
+
     def train_step(state: State, batch):
-        gradient = jax.value_and_grad(losses, has_aux=True)
-        (_, (batch_stats, metrics)), grads = gradient(state["params"], state["batch_stats"], batch)
+        if accumulate_steps == 1:
+            batch_stats, (grads, metrics) = gradients(state["params"], state["batch_stats"], batch)
+        else:
+            parts = in_parts(batch, accumulate_steps, mesh)
+            batch_stats, (grads, metrics) = _mean_over_parts(gradients, state["params"], state["batch_stats"], parts)
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         new = {
             "step": state["step"] + 1,
@@ -66,6 +80,39 @@ def make_train_step(
         out_shardings=devices.replicated(mesh),
         compiler_options=compilation.options(),
     )
+
+
+def in_parts(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """[B,...] -> [count,B/count,...], every part spread over all devices.
+
+    Source: part i has the rows i, i + count, ...: for any number of devices the same, and none has to move.
+    """
+
+    def split(rows):
+        parts = rows.reshape(-1, count, *rows.shape[1:]).swapaxes(0, 1)
+        return jax.lax.with_sharding_constraint(parts, devices.by_batch(mesh, axis=1))
+
+    return jax.tree.map(split, batch)
+
+
+def _mean_over_parts(gradients, params, batch_stats, parts):
+    """What `gradients` returns: the last running statistics, and the mean over the parts of all else.
+
+    Source: on CPUs the loop is unrolled, since XLA computes convolutions inside a loop nine times as slowly there;
+    unrolled it saves no memory. The loop of 2 parts needs 0.53 of the whole batch's, that of 4 parts 0.29.
+    """
+    count = jax.tree.leaves(parts)[0].shape[0]
+    _, shapes = jax.eval_shape(gradients, params, batch_stats, jax.tree.map(lambda part: part[0], parts))
+
+    def add(carry, part):
+        batch_stats, total = carry
+        batch_stats, of_part = gradients(params, batch_stats, part)
+        return (batch_stats, jax.tree.map(jnp.add, total, of_part)), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    unroll = count if jax.default_backend() == "cpu" else 1
+    (batch_stats, total), _ = jax.lax.scan(add, (batch_stats, zeros), parts, unroll=unroll)
+    return batch_stats, jax.tree.map(lambda leaf: leaf / count, total)
 
 
 def moved_average(ema: dict, new: State, decay: float) -> dict:

@@ -214,7 +214,7 @@ def draw(tmp_path):
         def configure(self, drawn: Drawn, **changes):
             config = config_lib.base()
             if drawn.settings.get("name", changes.get("name")) == "imagenet":
-                config.task, config.model.aux_head = "classification", False
+                config.task, config.model.aux_head, config.loss.name = "classification", False, "cross_entropy"
             for key, value in {**drawn.settings, **changes}.items():
                 config.data[key] = value
             config_lib.validate(config)

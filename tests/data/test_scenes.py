@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from ddrnet_jax.data.scenes import CLASSES, COLORS, draw_scene
+from ddrnet_jax.data.scenes import CLASSES, COLORS, IMAGE_CLASSES, draw_scene, image_class
 
 SIZE_HW = (128, 256)
 IGNORE = 255
@@ -54,6 +54,20 @@ def test_any_size(size_hw):
         assert label.dtype == np.uint8
         assert label.flags.c_contiguous
         assert set(np.unique(label)) <= {*range(len(CLASSES)), IGNORE}
+
+
+def test_the_class_of_a_scene_names_the_objects_that_take_more_room_than_usual():
+    assert len(set(IMAGE_CLASSES)) == 16
+    usual = {"tree": 0.045, "pole": 0.023, "car": 0.038, "person": 0.013}
+    seen = []
+    for index in range(200):
+        _, label = draw_scene(0, index, (128, 128))
+        large = [name for name, share in usual.items() if (label == CLASSES.index(name)).sum() > share * 128 * 128]
+        seen.append(image_class(label))
+        assert IMAGE_CLASSES[seen[-1]] == (" and ".join(large) or "none")
+    counts = np.bincount(seen, minlength=16)
+    assert counts.max() < 0.2 * len(seen)  # the most frequent class alone is not worth much
+    assert (counts > 0).sum() >= 15
 
 
 def test_every_class_covers_enough(drawn):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.sources import FolderPairs, Scenes
+from ddrnet_jax.data.samples import decode_sample
+from ddrnet_jax.data.scenes import image_class
+from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
 from ddrnet_jax.data.specs import CAMVID, folder_spec
 
 REAL_CAMVID = Path(os.environ.get("CAMVID_DIR", "data/camvid"))
@@ -100,6 +102,17 @@ def test_scenes_are_random_access():
     a, b = source[3], Scenes(9, seed=1, size_hw=(64, 96))[3]
     np.testing.assert_array_equal(a["image"], b["image"])
     assert (a["image"] != Scenes(5, seed=0, size_hw=(64, 96))[3]["image"]).any()
+
+
+def test_scenes_with_class_numbers_are_the_same_scenes():
+    source, scenes = SceneImages(3, seed=1, size_hw=(64, 64)), Scenes(3, seed=1, size_hw=(64, 64))
+    assert not source.spec.has_masks
+    for index in range(3):
+        sample, stored = source[index], decode_sample(source.encoded(index), source.spec)
+        np.testing.assert_array_equal(sample["image"], scenes[index]["image"])
+        np.testing.assert_array_equal(stored["image"], sample["image"])
+        assert type(sample["label"]) is int
+        assert stored["label"] == sample["label"] == image_class(scenes[index]["label"])
 
 
 @pytest.mark.skipif(not REAL_CAMVID.is_dir(), reason="the CamVid images are not here (CAMVID_DIR)")

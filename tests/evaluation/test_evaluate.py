@@ -8,7 +8,8 @@ from flax import nnx
 
 from ddrnet_jax import devices
 from ddrnet_jax.evaluation import metrics
-from ddrnet_jax.evaluation.evaluate import Evaluator, averaged_logits, batches_by_size
+from ddrnet_jax.evaluation.batches import batches_by_size
+from ddrnet_jax.evaluation.evaluate import Evaluator, averaged_logits
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import Output, normalise
 

@@ -55,7 +55,7 @@ def test_nothing_labelled_is_zero_not_nan():
 
 def test_table_fits_80_columns_and_dashes_absent_classes():
     counts = np.diag([10, 0, 5])
-    text = metrics.table(metrics.scores(counts), ("road", "a class with a very long name, longer than most", "car"))
+    text = metrics.scores(counts).table(("road", "a class with a very long name, longer than most", "car"))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[2].split()[-2:] == ["-", "0.00%"]

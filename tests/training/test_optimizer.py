@@ -1,9 +1,15 @@
 """Schedules and SGD against their formulas."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from ddrnet_jax import DDRNet
+from ddrnet_jax.models import variables
 from ddrnet_jax.training import optimizer
 
 
@@ -30,6 +36,27 @@ def test_cosine_starts_at_the_peak_and_ends_at_zero():
     assert [float(rate(s)) for s in (0, 50, 100)] == pytest.approx([0.4, 0.2, 0], abs=1e-7)
 
 
+def slow_rate(name, step, peak, total, warmup, power, fractions):
+    if step < warmup:
+        return peak * step / warmup
+    done = (step - warmup) / (total - warmup)
+    if name == "poly":
+        return peak * (1 - done) ** power
+    if name == "cosine":
+        return peak * (1 + math.cos(math.pi * done)) / 2
+    return peak * 0.1 ** sum(step >= round(f * total) for f in fractions)
+
+
+@pytest.mark.parametrize("warmup", [0, 7])
+@pytest.mark.parametrize("name", ["poly", "cosine", "step"])
+def test_every_schedule_is_its_formula_at_every_step(name, warmup):
+    options = {"peak": 0.3, "warmup_steps": warmup, "poly_power": 0.7, "step_fractions": (0.25, 0.5, 0.9)}
+    rate = optimizer.learning_rate_schedule(name, total_steps=60, **options)
+    ours = jax.vmap(rate)(jnp.arange(60))
+    expected = [slow_rate(name, step, 0.3, 60, warmup, 0.7, (0.25, 0.5, 0.9)) for step in range(60)]
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_is_pytorchs(nesterov):
     """torch.optim.SGD, written out: g += wd * p; buf = mu * buf + g; p -= lr * (g + mu * buf or buf)."""
@@ -47,3 +74,60 @@ def test_sgd_is_pytorchs(nesterov):
         buffer = 0.9 * buffer + g
         p = p - 0.1 * (g + 0.9 * buffer if nesterov else buffer)
         np.testing.assert_allclose(ours["w"], p, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Parameters of a whole segmenter, all at 1, and gradients, by our dotted paths."""
+    model = nnx.eval_shape(lambda: DDRNet("23_slim", num_classes=19, aux_head=True, rngs=nnx.Rngs(0)))
+    shapes = variables.paths(variables.split(model)[1])
+    rng = np.random.default_rng(0)
+    ones = {path: np.ones(leaf.shape, np.float32) for path, leaf in shapes.items()}
+    return ones, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
+
+
+def moves(network, steps=1, **options):
+    """By how much each parameter moves in some steps with the same gradients, at learning rate 0.1."""
+    params, gradients = (variables.from_paths(flat) for flat in network)
+    tx = optimizer.sgd(lambda step: 0.1, momentum=0.9, nesterov=False, **options)
+
+    @jax.jit
+    def last_update(params, gradients):
+        opt_state = tx.init(params)
+        for _ in range(steps):
+            updates, opt_state = tx.update(gradients, opt_state, params)
+        return updates
+
+    return {path: np.asarray(update) for path, update in variables.paths(last_update(params, gradients)).items()}
+
+
+def test_the_trunk_has_a_learning_rate_of_its_own(network):
+    ours = moves(network, steps=2, weight_decay=0.01, trunk_lr_factor=0.1)
+    for path, gradient in network[1].items():
+        factor = 1 if path.split(".")[0] in ("dappm", "head", "aux_head") else 0.1
+        expected = -0.1 * factor * 1.9 * (gradient + 0.01)
+        np.testing.assert_allclose(ours[path], expected, rtol=1e-5, atol=1e-7, err_msg=path)
+    fresh = {path.split(".")[0] for path in ours} - {"stem", "layer1", "layer2", "stage3", "stage4", "low5", "high5"}
+    assert fresh == {"dappm", "head", "aux_head"}
+
+
+def test_decay_may_leave_norms_and_biases_alone(network):
+    ours = moves(network, weight_decay=0.01, decay_norms_and_biases=False)
+    undecayed = set()
+    for path, gradient in network[1].items():
+        is_kernel = gradient.ndim > 1
+        np.testing.assert_allclose(ours[path], -0.1 * (gradient + 0.01 * is_kernel), rtol=1e-5, atol=1e-8, err_msg=path)
+        undecayed |= set() if is_kernel else {path.rsplit(".", 1)[1]}
+    assert undecayed == {"scale", "bias"}
+
+
+def test_the_options_add_nothing_to_the_optimisers_state(network):
+    """It is one momentum a parameter and the count of steps, whatever the config."""
+    params = variables.from_paths(network[0])
+
+    def structure(**options):
+        tx = optimizer.sgd(lambda step: 0.1, momentum=0.9, nesterov=False, weight_decay=0.01, **options)
+        return jax.tree.leaves(jax.eval_shape(tx.init, params))
+
+    assert structure() == structure(trunk_lr_factor=0.1, decay_norms_and_biases=False)
+    assert len(structure()) == len(network[0]) + 1
