@@ -81,7 +81,7 @@ def config_in(path: Path) -> ConfigDict | None:
     try:
         ours = config_files.from_json(json.loads(text))
         config.validate(ours)
-    except (ValueError, AttributeError) as e:
+    except (ValueError, TypeError, AttributeError) as e:
         raise PretrainedError(f"{path}: its config entry cannot be used ({e}); give --config") from e
     return ours
 

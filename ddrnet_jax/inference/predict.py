@@ -19,12 +19,13 @@ from ddrnet_jax.data.specs import DatasetSpec
 from ddrnet_jax.evaluation.evaluate import averaged_logits, to_size
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import resize
+from ddrnet_jax.models.folding import fold
 
 _SHEET_ROWS = 6
 
 
 class Predictor:
-    """Images u8[H,W,3] -> masks u8[H,W], normalisation to argmax compiled once per image size."""
+    """Images u8[H,W,3] -> masks u8[H,W] by the folded network, compiled once per image size."""
 
     def __init__(
         self,
@@ -39,14 +40,14 @@ class Predictor:
         size_hw  what the network sees; None: each image at its own size
         say      where announcements of compilations go
         """
-        self._weights = jax.device_put((params, batch_stats))
+        folded = fold(variables.merge(graphdef, params, batch_stats))
+        graphdef, *weights = variables.split(folded)
+        self._weights = jax.device_put(weights)
         self._say = say
         self._seen_sizes: set[tuple[int, int]] = set()
 
         def logits(weights, images):
-            model = variables.merge(graphdef, *weights)
-            model.eval()
-            return averaged_logits(model, images)
+            return averaged_logits(variables.merge(graphdef, *weights), images)
 
         def masks(logits, image_hw):
             return jnp.argmax(resize(logits, image_hw), -1).astype(jnp.uint8)

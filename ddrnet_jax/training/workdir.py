@@ -28,7 +28,7 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         os.replace(temporary, path)
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as e:
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as e:
         raise ConfigError(f"{path}: not a config in JSON; remove it, or choose another --workdir") from e
 
 

@@ -239,5 +239,5 @@ def test_what_stands_in_the_way_is_named(imported, tmp_path, capsys):
     assert_one_error(run(capsys, *flags, tmp_path / "w.pth"), "--mode export needs --format")
     assert_one_error(
         run(capsys, *flags, full / "something" / "w.pth", "--format", "pth"),
-        f"--output {full}/something/w.pth: cannot be written (Not a directory)",
+        f"--output {full}/something/w.pth: cannot be written (File exists)",
     )
