@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from ddrnet_jax import config_files, factory
+from ddrnet_jax.config import ConfigError
+from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import DDRNet
 
@@ -124,10 +126,15 @@ def load_weights(path: str | Path) -> Loaded:
     except Exception as e:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({_first_line(e)})") from e
     weights = loaded[part] if part else loaded
-    config = config_files.from_json(metadata.custom_metadata["config"])
+    try:
+        config = config_files.from_json(metadata.custom_metadata["config"])
+        model = variables.split(nnx.eval_shape(lambda: factory.model_builder(config)(nnx.Rngs(0))))
+    except (ConfigError, DataError) as e:
+        raise CheckpointError(f"{folder}: its config cannot be used ({e})") from e
+    _check_fits(folder, weights, {"params": model[1], "batch_stats": model[2]})
     metric = _METRICS[config.task]
     return Loaded(
-        variables.abstract(factory.model_builder(config)),
+        model[0],
         weights["params"],
         weights["batch_stats"],
         config,
@@ -139,17 +146,36 @@ def load_weights(path: str | Path) -> Loaded:
 def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: ConfigDict) -> None:
     """Write weights alone as one step's directory that load_checkpoint reads.
 
-    Raises CheckpointError if there is something already.
+    Raises CheckpointError if there is something already, or it cannot be written.
     """
-    folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"--output {folder}: exists already; choose a new folder")
-    ocp.save(
-        folder,
-        {"params": params, "batch_stats": batch_stats},
-        overwrite=True,  # an empty folder
-        custom_metadata={"config": config_files.to_json(config)},
+    folder = Path(folder).resolve()
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CheckpointError(f"--output {folder}: exists already; choose a new folder")
+        folder.mkdir(parents=True, exist_ok=True)  # Orbax would find out late, and wait for itself
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+        ocp.save(
+            folder,
+            {"params": params, "batch_stats": batch_stats},
+            overwrite=True,  # the empty folder
+            custom_metadata={"config": config_files.to_json(config)},
+        )
+    except OSError as e:
+        raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or _first_line(e)})") from e
+
+
+def _check_fits(folder: Path, weights: dict, model: dict) -> None:
+    found, wanted = (
+        {k: tuple(v.shape) for part in ("params", "batch_stats") for k, v in variables.paths(tree[part]).items()}
+        for tree in (weights, model)
     )
+    wrong = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: its weights are not those of its config's model, {len(wrong)} differ, first {wrong[0]}: "
+            f"{found.get(wrong[0], 'missing')} where {wanted.get(wrong[0], 'nothing')} is expected"
+        )
 
 
 def find_step(path: str | Path) -> Path:

@@ -35,7 +35,10 @@ def to_json(config: ConfigDict) -> dict:
 
 
 def from_json(values: dict) -> ConfigDict:
-    """The config that `to_json` wrote, by this or an earlier version: unknown keys go, new ones get defaults."""
+    """The config that `to_json` wrote, by this or an earlier version: unknown keys go, new ones get defaults.
+
+    Raises ConfigError if the values are no config.
+    """
     config = base()
 
     def fill(target: ConfigDict, source: dict) -> None:
@@ -47,7 +50,11 @@ def from_json(values: dict) -> ConfigDict:
             else:
                 target[key] = _tuples(value)
 
-    fill(config, values)
+    try:
+        fill(config, values)
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
+        raise ConfigError(f"not a config of ours ({_first_line(e)})") from e
+    validate(config)
     return config
 
 

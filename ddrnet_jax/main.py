@@ -125,11 +125,12 @@ def _export(arguments, overrides) -> None:
 
     if arguments.config or overrides:
         raise UsageError("--mode export takes no --config: a checkpoint carries its own")
-    output = _needed(arguments, "output")
-    card = export.export(
-        _checkpoint(arguments), output, file_format=_needed(arguments, "format"), naming=arguments.naming
-    )
-    print(f"weights are in {output}, what they are in {card}")
+    output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
+    naming = arguments.naming or "official"
+    card = export.export(_checkpoint(arguments), output, file_format=file_format, naming=naming)
+    for note in card["notes"]:
+        print(f"note: {note}")
+    print(f"weights are in {output}, what they are in {export.card_path(Path(output))}")
 
 
 def _check_data(arguments, overrides) -> int:
@@ -173,6 +174,18 @@ _COMMANDS = {
     "export": _export,
     "check_data": _check_data,
     "prepare_data": _prepare_data,
+}
+
+
+# The flags beside --config that a mode takes.
+_FLAGS = {
+    "train": {"workdir"},
+    "evaluate": {"workdir", "checkpoint"},
+    "predict": {"workdir", "checkpoint", "input", "output"},
+    "import_weights": {"input", "output"},
+    "export": {"workdir", "checkpoint", "output", "format", "naming"},
+    "check_data": {"output"},
+    "prepare_data": {"output"},
 }
 
 
@@ -224,7 +237,6 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--naming",
         choices=("official", "mmsegmentation", "super-gradients"),
-        default="official",
         help="whose tensor names (default: official)",
     )
     arguments, rest = parser.parse_known_args(argv)
@@ -237,6 +249,9 @@ def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         if "=" not in text and rest and not rest[0].startswith("--"):
             text = f"{text}={rest.pop(0)}"
         overrides.append(text)
+    for name in set().union(*_FLAGS.values()) - _FLAGS[arguments.mode]:
+        if getattr(arguments, name):
+            raise UsageError(f"--mode {arguments.mode} does not take --{name}; --help lists the modes and flags")
     return arguments, overrides
 
 

@@ -1,5 +1,6 @@
 """Weights to start from: what moves, what stays fresh and why, what is refused and in which words."""
 
+import dataclasses
 import functools
 
 import jax
@@ -12,6 +13,7 @@ from ddrnet_jax import DDRNet, pretrained
 from ddrnet_jax.models import variables, weight_files
 from ddrnet_jax.models.torch_weights import to_state_dict
 from ddrnet_jax.pretrained import PretrainedError, Weights, load_pretrained, transfer
+from ddrnet_jax.training import optimizer, state
 
 FROM_CLASSIFIER = [
     "fresh: aux_head: the weights are of a classifier, which has none",
@@ -154,3 +156,25 @@ def test_a_file_that_does_not_fit_is_named_and_the_model_unchanged(tmp_path):
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(PretrainedError, match=r"none\.pth: no such file; expected a checkpoint's folder, or a \.pth"):
         pretrained.read(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("fresh_head", [False, True])
+def test_what_moves_is_what_training_starts_from(fresh_head):
+    """Parameters, running statistics and the moving average: theirs where they moved, the seed's elsewhere."""
+    sgd = optimizer.sgd(lambda step: 0.1, momentum=0.9, nesterov=False, weight_decay=0.0)
+
+    def build(rngs):
+        return DDRNet("23_slim", num_classes=2, rngs=rngs)
+
+    _, fresh = state.create(build, sgd, seed=0, ema_decay=0.9)
+    theirs = weights_of(abstract(num_classes=2, aux_head=False))
+    numbers = {k: np.full(v.shape, i % 7 + 1, np.float32) for i, (k, v) in enumerate(theirs.leaves.items())}
+    theirs = dataclasses.replace(theirs, leaves=numbers)
+    moving = transfer(theirs, abstract(num_classes=2, aux_head=False), fresh_head=fresh_head)
+    started = state.warm_start(fresh, moving.moved)
+    for part, own in (("params", fresh["params"]), ("batch_stats", fresh["batch_stats"])):
+        seeds = variables.paths(own)
+        for tree in (started[part], started["ema"][part]):
+            for path, leaf in variables.paths(tree).items():
+                is_fresh = fresh_head and path.startswith("head.")
+                np.testing.assert_array_equal(leaf, seeds[path] if is_fresh else numbers[path])

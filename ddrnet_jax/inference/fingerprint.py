@@ -8,14 +8,18 @@ import numpy as np
 from ddrnet_jax import compilation
 from ddrnet_jax.models import torch_weights, variables
 from ddrnet_jax.models.ddrnet import DDRNet, normalise
+from ddrnet_jax.models.weight_origins import without_stem_bias
 
 _SAMPLES = 8
 
 
 def weights_sha256(model: DDRNet) -> str:
-    """sha256 over the official names in order: name, a zero byte, little-endian float32 in PyTorch's layout."""
+    """sha256 over the official names in order: name, a zero byte, little-endian float32 in PyTorch's layout.
+
+    Source: without the stem's biases, so that it is the same for every naming a file may have.
+    """
     digest = hashlib.sha256()
-    for name, array in sorted(torch_weights.to_state_dict(model).items()):
+    for name, array in sorted(without_stem_bias(torch_weights.to_state_dict(model)).items()):
         digest.update(name.encode() + b"\0" + np.ascontiguousarray(array, "<f4").tobytes())
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 from flax import nnx
@@ -10,10 +11,9 @@ from ml_collections import ConfigDict
 from ddrnet_jax import checkpoints, config, config_files, factory, pretrained
 from ddrnet_jax.data.specs import SPECS
 from ddrnet_jax.inference import fingerprint
+from ddrnet_jax.inference.export import CONFIG_ENTRY, card_path
 from ddrnet_jax.models import variables, weight_files
 from ddrnet_jax.pretrained import PretrainedError, Weights
-
-CONFIG_ENTRY = "config"  # of the metadata that `export` writes into a .safetensors file
 
 
 def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | None = None) -> dict:
@@ -29,23 +29,24 @@ def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | 
     if source.is_dir():
         raise PretrainedError(f"--input {source}: a folder; expected a .pth, .pt or .safetensors file")
     weights = pretrained.read(source)
-    ours = (wanted or config_in(source) or config_of(weights)).copy_and_resolve_references()
-    ours.model.aux_head = weights.has_aux_head
-    if weights.task != ours.task and ours.init_head != "fresh":
+    known = wanted or config_in(source)
+    ours = (known or config_of(weights)).copy_and_resolve_references()
+    fresh_head = wanted is not None and wanted.init_head == "fresh"
+    if weights.task == ours.task:
+        ours.model.aux_head = weights.has_aux_head
+    elif not fresh_head:
         raise PretrainedError(
             f"{source}: holds {weights.describe()}, but the config's task is {ours.task!r}; import it without --config "
             "and train with config.init_from, or --config.init_head=fresh fills what is missing with random weights"
         )
     model = factory.model_builder(ours)(nnx.Rngs(ours.seed))
-    moving = pretrained.load_into(model, weights, fresh_head=ours.init_head == "fresh")
-    _, params, batch_stats = variables.split(model)
-    checkpoints.save_weights(output, params, batch_stats, ours)
-    return {
+    moving = pretrained.load_into(model, weights, fresh_head=fresh_head)
+    report = {
         "file": str(source),
         "file_sha256": _file_sha256(source),
         "origin": weights.origin,
         "network": weights.describe(),
-        "data_set": ours.data.name,
+        "data_set": ours.data.name + ("" if known else f", by its {weights.num_classes} classes"),
         "tensors_moved": pretrained.count_tensors(moving.moved),
         "fresh": moving.fresh,
         "not_used": moving.unused,
@@ -53,6 +54,10 @@ def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | 
         "forward": fingerprint.forward_digest(model),
         "checkpoint": str(output),
     }
+    ours.init_from, ours.init_head = "", "load"  # of the run that made the file, no longer of the weights
+    _, params, batch_stats = variables.split(model)
+    checkpoints.save_weights(output, params, batch_stats, ours)
+    return report
 
 
 def report_lines(report: dict) -> list[str]:
@@ -69,20 +74,24 @@ def report_lines(report: dict) -> list[str]:
         f"logits on the fixed input: mean {forward['mean']:g}, std {forward['std']:g}, "
         f"min {forward['min']:g}, max {forward['max']:g}",
         f"  samples {samples}",
+        *(["warning: the logits are not finite"] if not math.isfinite(forward["mean"]) else []),
         f"checkpoint: {report['checkpoint']}",
     ]
 
 
 def config_in(path: Path) -> ConfigDict | None:
-    """The config that a .safetensors file of our `export` carries, None where there is none."""
+    """The config that a .safetensors file of our `export` carries, or its card FILE.json; None where there is none."""
     text = weight_files.read_metadata(path).get(CONFIG_ENTRY)
-    if text is None:
-        return None
+    card = card_path(path)
     try:
+        if text is None and card.is_file():
+            text = json.dumps(json.loads(card.read_bytes())[CONFIG_ENTRY])
+        if text is None:
+            return None
         ours = config_files.from_json(json.loads(text))
-        config.validate(ours)
-    except (ValueError, TypeError, AttributeError) as e:
-        raise PretrainedError(f"{path}: its config entry cannot be used ({e}); give --config") from e
+        factory.dataset_spec(ours)
+    except (ValueError, TypeError, KeyError, RecursionError, OSError) as e:
+        raise PretrainedError(f"{path}: the config in it or in {card.name} cannot be used ({e}); give --config") from e
     return ours
 
 

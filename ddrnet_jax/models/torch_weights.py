@@ -47,7 +47,7 @@ _MODULE_RULES = [
     (r"shortcut\.bn", "downsample.1"),
     (r"conv_bn(\d)\.(conv|bn)", r"\2\1"),
 ]
-# Under what trainers save a state dict, first the better weights; "ema_net" and "net" are super-gradients'.
+# Under what trainers save a state dict; "ema_net", before "net", is super-gradients' average.
 _WRAPPERS = ("state_dict", "model", "ema_net", "net")
 _LEAVES = {
     "kernel": "weight",
@@ -70,7 +70,10 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
             content = content[wrapper]
     tensors = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
     if not tensors:
-        raise weight_files.WeightsFileError(f"{path}: holds no state dict; expected a dict of named tensors")
+        keys = ", ".join(repr(k) for k in list(content)[:8]) if isinstance(content, dict) else type(content).__name__
+        raise weight_files.WeightsFileError(
+            f"{path}: holds no state dict; expected named tensors, found {keys[:300] or 'an empty dict'}"
+        )
     return tensors
 
 

@@ -3,8 +3,6 @@
 Training, checkpoints and weight files all hold these dicts: stable to save, cheap to pass through jit.
 """
 
-from collections.abc import Callable
-
 import jax
 from flax import nnx
 
@@ -25,11 +23,6 @@ def merge(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module
 def batch_stats(model: nnx.Module) -> Tree:
     """The running statistics of a model as a nested dict."""
     return plain(nnx.state(model, nnx.BatchStat))
-
-
-def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
-    """The graphdef of the model that `build` makes, without computing anything."""
-    return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
 
 
 def paths(tree: Tree) -> dict[str, object]:

@@ -176,7 +176,7 @@ def to_origin(state_dict: dict[str, np.ndarray], origin: str, variant: str) -> d
     if not target.exists:
         why = f" ({_OTHER_CLASSIFIER})" if origin == "super-gradients" else ""
         raise ValueError(f"{origin} has no {target}{why}; it has: {', '.join(str(k) for k in _kinds(origin))}")
-    state = found.state_dict if origin != "mmsegmentation" else _without_stem_bias(found.state_dict)
+    state = found.state_dict if origin != "mmsegmentation" else without_stem_bias(found.state_dict)
     renamed = {_name(origin, official): array for official, array in state.items()}
     return renamed | {_counter(name): np.zeros((), np.int64) for name in renamed if name.endswith("running_var")}
 
@@ -257,6 +257,8 @@ def _problems(prefix: str, own: dict[str, np.ndarray], slots: dict[str, _Slot]) 
             yield "unusable", stage, f"{text} holds {array.dtype} where floating point is expected"
         elif not np.isfinite(array).all():
             yield "unusable", stage, f"{text} holds values that are not finite"
+        elif name.endswith("running_var") and (array < 0).any():
+            yield "unusable", stage, f"{text} holds negative variances"
     counters = {_counter(name) for name in slots if name.endswith("running_var")}
     known = {prefix + name for name in slots.keys() | counters}
     yield from (("unexpected", "", shown(name)) for name in own if name not in known)
@@ -287,8 +289,11 @@ def _not_recognised(own: dict[str, np.ndarray]) -> str:
     return f"not the tensors of a DDRNet{found}; expected names: {expected}"
 
 
-def _without_stem_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Batch norm subtracts the running mean: a bias before it is the same as a mean smaller by it."""
+def without_stem_bias(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An official state dict without the stem's biases, the running means after them smaller by them instead.
+
+    Source: batch norm subtracts the running mean, so the function is the same, up to one rounding.
+    """
     means = {
         mean: (state[mean].astype(np.float64) - state[bias].astype(np.float64)).astype(state[mean].dtype)
         for bias, mean in _STEM_BIASES.items()

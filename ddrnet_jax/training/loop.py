@@ -37,6 +37,8 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Ac
     folder = Path(folder)
     mesh = devices.data_mesh()
     _check_batch_size(config, mesh)
+    if config.init_head == "fresh" and not config.init_from:
+        raise ConfigError("config.init_head: 'fresh' given, but config.init_from names no weights to start from")
     spec, loss = factory.dataset_spec(config), _loss(config)
     train_source, eval_source = factory.train_source(config), factory.eval_source(config)
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
@@ -181,7 +183,7 @@ def _first_state(
     """(graphdef, the state before the first step on every device, lines that say where its weights are from)"""
     build = factory.model_builder(config)
     graphdef, fresh = state.create(build, sgd, seed=config.seed, ema_decay=config.ema_decay)
-    origin = [f"resuming after step {first_step} of {config.total_steps}"] if first_step else []
+    origin = [f"resuming after step {first_step} of {config.total_steps}" if first_step else "initial weights: random"]
     if config.init_from and not first_step:
         weights = pretrained.read(config.init_from)
         abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))

@@ -17,6 +17,8 @@ def claim(workdir: Path, config: ConfigDict) -> None:
     Raises ConfigError if it cannot be written or belongs to another config.
     """
     path = workdir / "config.json"
+    if (workdir / "_CHECKPOINT_METADATA").exists():
+        raise ConfigError(f"--workdir {workdir}: is a checkpoint itself; choose another folder")
     given = config_files.to_json(config)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -28,12 +30,15 @@ def claim(workdir: Path, config: ConfigDict) -> None:
         os.replace(temporary, path)
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as e:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise ConfigError(f"{path}: not a config in JSON; remove it, or choose another --workdir") from e
 
 
 def _check_same_run(path: Path, given: dict) -> None:
-    before = config_files.to_json(config_files.from_json(json.loads(path.read_text())))
+    try:
+        before = config_files.to_json(config_files.from_json(json.loads(path.read_text())))
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}; remove it, or choose another --workdir") from e
     changed = config_files.changed_keys(before, given)
     if changed:
         raise ConfigError(

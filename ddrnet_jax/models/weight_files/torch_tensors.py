@@ -13,7 +13,10 @@ import numpy as np
 
 from ddrnet_jax.models.weight_files.safetensors import DTYPES, WeightsFile, shown
 
-RESAVE = "in PyTorch, save the tensors alone: torch.save(model.state_dict(), path)"
+RESAVE = (
+    "in PyTorch, save the tensors alone: torch.save(model.state_dict(), path), or, of a file that you trust, "
+    "torch.save(torch.load(path, weights_only=False)['state_dict'], path)"
+)
 
 _STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),
