@@ -53,15 +53,18 @@ class Checkpoints:
         return None if latest is None else latest.step
 
     def save(self, step: int, state: dict, score: float | None = None) -> None:
-        """Start saving; returns once the state is copied. A step that exists is left alone.
+        """Start saving; returns once the state is copied. A step that exists is replaced only to give it its score.
 
         score  of this step's evaluation, by which the best is kept; None if it had none
         """
-        if step == self.latest_step():
+        exists = step == self.latest_step()
+        if exists and score is None:
             return
         metrics = None if score is None else {self._metric: score}
         metadata = self._metadata | (metrics or {})  # a step's own copy, for whoever has only its directory
-        self._checkpointer.save_async(step, state, force=True, metrics=metrics, custom_metadata=metadata)
+        self._checkpointer.save_async(
+            step, state, force=True, overwrite=exists, metrics=metrics, custom_metadata=metadata
+        )
 
     def restore(self, step: int, like: dict) -> dict:
         """The state of a step, with the shapes, dtypes and shardings of `like`. Raises CheckpointError."""

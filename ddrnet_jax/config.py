@@ -82,8 +82,8 @@ def base() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every_steps = 5000  # 0 = only after the last step
     config.eval.batch_size = 4  # images a forward pass, over all devices
-    config.eval.scales = (1.0,)  # of the image; several: their logits are averaged
-    config.eval.flip = False  # average with the mirrored image
+    config.eval.scales = (1.0,)  # of the image, in evaluation only; several: their logits are averaged
+    config.eval.flip = False  # average with the mirrored image, in evaluation only
     config.eval.size_hw = None  # pixels the network sees; None = each image at its own size, a classifier data.crop_hw
 
     config.checkpoint = ConfigDict()
@@ -106,6 +106,7 @@ def validate(config: ConfigDict) -> None:
         ("loss.name", ("cross_entropy", "ohem", "dice_edge")),
     ):
         _require(config, name, lambda v, key=key: v in key, f"one of {', '.join(map(repr, key))}")
+    _require(config, "total_steps", lambda v: v < 2**31, "below 2**31")
     for name in ("batch_size", "total_steps", "log_every_steps", "data.num_threads", "checkpoint.keep"):
         _require(config, name, lambda v: v >= 1, "at least 1")
     for name in ("data.scenes_train", "data.scenes_eval", "eval.batch_size"):

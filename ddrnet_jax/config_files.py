@@ -118,8 +118,8 @@ def _parse(text: str, like):
         return {"true": True, "false": False}[text.lower()] if text.lower() in ("true", "false") else _bad(text)
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError) as e:
-        raise ValueError(text) from e
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as e:
+        raise ValueError(text[:100]) from e
     if isinstance(like, int) and isinstance(value, float) and value.is_integer():
         return int(value)
     return _tuples(value)

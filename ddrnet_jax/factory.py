@@ -47,6 +47,8 @@ def sources_to_prepare(config: ConfigDict) -> dict:
     if d.name == "scenes":
         return {d.train_split: _train_scenes(config), d.eval_split: _eval_scenes(config)}
     _check_root(config)
+    if d.storage != "folder":
+        raise ConfigError(f"config.data.storage: {d.storage!r} given, but prepare_data reads folders")
     splits = dict.fromkeys((*layouts.split_parts(d.train_split), *layouts.split_parts(d.eval_split)))
     return {split: FolderPairs(d.root, split, dataset_spec(config)) for split in splits}
 

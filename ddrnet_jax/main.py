@@ -1,6 +1,7 @@
 """Command line: flags -> one command."""
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ modes:
             and a picture of samples, in --output; exit code 1 if training
             would fail
   prepare_data  the config's data set -> ArrayRecords in --output, for pods and
-            object stores; run again, it goes on and checks
+            object stores; run again, it completes what is missing
 
 examples:
   python -m ddrnet_jax.main --config configs/demo.py --workdir runs/demo
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         from ddrnet_jax import compilation
 
         compilation.enable_cache()
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not for the happy path
         code = _COMMANDS[arguments.mode](arguments, overrides)
     except _user_errors() as e:
         print(f"error: {e}", file=sys.stderr)
@@ -83,7 +85,7 @@ def _train(arguments, overrides) -> None:
     from ddrnet_jax.training import loop
 
     config = _config(arguments, overrides)
-    workdir = Path(arguments.workdir or Path("runs") / Path(arguments.config).stem)
+    workdir = Path(arguments.workdir or Path("runs") / _run_name(arguments))
     result = loop.train(config, workdir)
     print(result.table(factory.dataset_spec(config).classes))
     print(f"checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
@@ -151,7 +153,7 @@ def _check_data(arguments, overrides) -> int:
         eval_size_hw=config.eval.size_hw,
         num_threads=d.num_threads,
     )
-    output = arguments.output or Path("runs") / "check_data" / Path(arguments.config).stem
+    output = arguments.output or Path("runs") / "check_data" / _run_name(arguments)
     print("\n".join(check_report.write(report, output)))
     return int(report.has_errors)
 
@@ -187,6 +189,12 @@ _FLAGS = {
     "check_data": {"output"},
     "prepare_data": {"output"},
 }
+
+
+def _run_name(arguments) -> str:
+    """cityscapes_39 of configs/cityscapes.py:39"""
+    path, _, argument = arguments.config.rpartition(".py")
+    return Path(path).name + argument.replace(":", "_")
 
 
 def _checkpoint(arguments) -> str:

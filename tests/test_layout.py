@@ -17,7 +17,7 @@ ALLOWED = {
     "models": {"models"},
     "data": {"data"},
     "factory": {"config", "data", "models"},
-    "checkpoints": {"config", "config_files", "factory", "models"},
+    "checkpoints": {"config", "config_files", "factory", "data", "models"},
     "pretrained": {"checkpoints", "models"},
     "evaluation": {"evaluation", "checkpoints", "factory", "data", "models", *_BASE},
     "inference": {"inference", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import cv2
+import filelock
 import numpy as np
 import pytest
 
+from ddrnet_jax import checkpoints
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data import check
 
@@ -197,6 +199,8 @@ def test_broken_data_is_named_before_training_starts(damage, config_file, data, 
         (["--config.data.crop=(64, 64)"], ["config.data.crop: unknown key", "did you mean 'crop_hw'"]),
         (["--config.batch_size=many"], ["config.batch_size=many", "expected an integer"]),
         (["--config.batch_size=6"], ["config.batch_size: 6 given, expected a multiple of the 4 devices"]),
+        (["--config.total_steps=99999999999"], ["config.total_steps: 99999999999 given, expected below 2**31"]),
+        (["--checkpoint", "run"], ["--mode train does not take --checkpoint"]),
         (["--config.batch_size=0"], ["config.batch_size: 0 given, expected at least 1"]),
         (["--config.data.crop_hw=(0, 64)"], ["config.data.crop_hw: (0, 64) given"]),
         (["--config.loss.class_weights=True"], ["has no class weights"]),
@@ -245,7 +249,22 @@ def test_a_broken_evaluation_image_costs_no_steps(config_file, data, tmp_path, c
     assert "compiling the training step" not in err
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
-    assert [line["step"] for line in lines if "val/miou" in line] == [4]
+    (evaluated,) = (line for line in lines if "val/miou" in line)
+    assert evaluated["step"] == 4
+    # The step that was saved without a score has one now, so it can be the best.
+    assert checkpoints.load_weights(tmp_path / "run").miou == pytest.approx(evaluated["val/miou"])
+
+
+def test_one_run_at_a_time_and_its_config_stays(config_file, pristine, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    (workdir / "checkpoints/4").mkdir(parents=True)
+    flags = ("--config", config_file, f"--config.data.root={pristine}", "--workdir", workdir)
+    assert_one_error(run(capsys, *flags), f"{workdir}/config.json: gone, but there are checkpoints")
+    with filelock.FileLock(workdir / ".lock"):
+        assert_one_error(run(capsys, *flags), f"--workdir {workdir}: another run is writing there")
+    (tmp_path / "imported").mkdir()
+    (tmp_path / "imported/_CHECKPOINT_METADATA").touch()
+    assert_one_error(run(capsys, *flags, "--workdir", tmp_path / "imported"), "is a checkpoint itself")
 
 
 def test_a_damaged_checkpoint_is_named_on_resume(config_file, data, tmp_path, capsys):
@@ -273,6 +292,11 @@ def test_predicting_names_what_it_cannot_read_and_still_writes_the_rest(config_f
     assert_one_error(run(capsys, *flags, "--input", tmp_path / "nothing.png"), "nothing.png: no such file or folder")
     (tmp_path / "notes.txt").write_text("x")
     assert_one_error(run(capsys, *flags, "--input", tmp_path / "notes.txt"), "notes.txt: not an image")
+    held_out = ("--config", config_file, f"--config.data.root={data}")
+    both = "--config.data.eval_split=train+val"
+    assert_one_error(run(capsys, *flags, *held_out, both), "2 images to predict are called 0")
+    four = "--config.data.classes=('a', 'b', 'c', 'd')"
+    assert_one_error(run(capsys, *flags, *held_out, four), "trained on 3 classes", "has 4")
     shutil.copy(data / "images/val/0.png", data / "images/val/0.jpg")
     assert_one_error(run(capsys, *flags, "--input", data / "images/val"), "same stem")
 

@@ -82,6 +82,8 @@ class ArrayRecords:
             instructions = info.splits[split].file_instructions
         except (KeyError, ValueError) as e:
             raise DataError(f"{self.root}: has no split {split!r}; it has {', '.join(sorted(info.splits))}") from e
+        if not instructions:
+            raise DataError(f"{self.root}: split {split!r} has no samples")
         self._files = [Path(instruction.filename) for instruction in instructions]
         self._ends = list(itertools.accumulate(instruction.take for instruction in instructions))
         if prepared:

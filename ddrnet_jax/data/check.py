@@ -65,6 +65,9 @@ def quick(train_source, eval_source, *, crop_hw: tuple[int, int], scale_range: t
     """
     start, sizes, labelled, ignored = time.perf_counter(), collections.Counter(), 0, 0
     spec = train_source.spec
+    if train_source.spec.classes != eval_source.spec.classes:
+        odd = sorted(set(train_source.spec.classes) ^ set(eval_source.spec.classes))
+        raise DataError(f"the classes of the training and evaluation data differ: {', '.join(map(repr, odd[:5]))}")
     for source, index in _spread_over_both(train_source, eval_source):
         if index and time.perf_counter() - start > QUICK_SECONDS:
             break

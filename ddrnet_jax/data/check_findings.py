@@ -211,7 +211,7 @@ def _unseen(tally: Tally, unseen: list[str]) -> Finding:
     named = ", ".join(unseen[:_MOST_VALUES]) + (f" and {len(unseen) - _MOST_VALUES} more" if len(unseen) > 6 else "")
     message = f"{tally.role}: {len(unseen)} of {spec.num_classes} classes never seen: {named}"
     if tally.role != "training":
-        return Finding("note", message, "they do not count in the mIoU")
+        return Finding("note", message, "they do not count in the mean over classes")
     values = [int(v) for v in np.flatnonzero(tally.raw)]
     if spec.name == "folder" and IGNORE in values and len(values) == spec.num_classes and not spec.has_color_masks:
         lines = (f"config.data.label_values = {tuple(values)}", "config.data.ignore_values = ()")
@@ -242,7 +242,7 @@ def of_images(
         same = tuple(f"{first[digest]} = {second[digest]}" for digest in first if digest in second)
         if same:
             message = f"{len(same)} image(s) both trained and evaluated on"
-            findings.append(Finding("warning", message, "remove them from one split: the mIoU is too good", same))
+            findings.append(Finding("warning", message, "remove them from one split: the evaluation is too good", same))
     return findings
 
 

@@ -161,7 +161,7 @@ def evaluate_checkpoint(
     """
     source = factory.eval_source(config)
     loaded = checkpoints.load_weights(checkpoint)
-    _check_same_classes(config, checkpoint, loaded.config)
+    check_same_classes(config, checkpoint, loaded.config)
     mesh = devices.data_mesh()
     evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say)
     params, batch_stats = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
@@ -169,15 +169,16 @@ def evaluate_checkpoint(
         return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", disable=None, ncols=80))
 
 
-def _check_same_classes(config: ConfigDict, checkpoint: str | Path, trained: ConfigDict) -> None:
+def check_same_classes(config: ConfigDict, checkpoint: str | Path, trained: ConfigDict) -> None:
+    """Raises CheckpointError unless the checkpoint was trained for the config's task and classes."""
     if trained.task != config.task:
         raise checkpoints.CheckpointError(
             f"{checkpoint}: trained for {trained.task}, but the config's task is {config.task}; "
-            "evaluate it with the config it was trained with"
+            "use the config it was trained with"
         )
     spec, trained_spec = factory.dataset_spec(config), factory.dataset_spec(trained)
     if trained_spec.classes != spec.classes:
         raise checkpoints.CheckpointError(
             f"{checkpoint}: trained on {trained_spec.num_classes} classes of {trained_spec.name!r}, but the config's "
-            f"data set {spec.name!r} has {spec.num_classes}; evaluate it with the config it was trained with"
+            f"data set {spec.name!r} has {spec.num_classes}; use the config it was trained with"
         )

@@ -1,5 +1,6 @@
 """Masks and overlays of an image, a folder of images, or the held-out images of a run."""
 
+import collections
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sources import IMAGE_SUFFIXES, files_by_stem, read_file
 from ddrnet_jax.data.specs import DatasetSpec
-from ddrnet_jax.evaluation.evaluate import averaged_logits, to_size
+from ddrnet_jax.evaluation.evaluate import averaged_logits, check_same_classes, to_size
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import resize
 from ddrnet_jax.models.folding import fold
@@ -102,7 +103,9 @@ def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigD
     config  whose eval split is predicted; None: the checkpoint's own
     """
     loaded = _load_segmenter(checkpoint)
+    check_same_classes(config or loaded.config, checkpoint, loaded.config)
     source = factory.eval_source(config or loaded.config)
+    _check_unique_stems(source)
     predictor, spec = _predictor(loaded)
     folders = _output_folders(Path(output))
     rows = []
@@ -113,6 +116,13 @@ def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigD
             rows.append((sample["image"], sample["label"], mask))
     pictures.write_png(Path(output) / "samples.png", pictures.contact_sheet(rows, spec))
     return len(source)
+
+
+def _check_unique_stems(source) -> None:
+    counts = collections.Counter(Path(name).stem for name in source.names())
+    stem, count = counts.most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{count} images to predict are called {stem}; predict one split at a time")
 
 
 def _load_segmenter(checkpoint: str | Path) -> checkpoints.Loaded:

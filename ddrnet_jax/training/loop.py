@@ -44,9 +44,9 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Ac
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
         train_source, eval_source, crop_hw=config.data.crop_hw, scale_range=config.data.scale_range
     )
-    workdir.claim(folder, config)
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.claimed(folder, config))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config)))
         first_step = checkpoints.latest_step() or 0
         schedule, sgd = _optimizer(config)
@@ -75,6 +75,7 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Ac
         if first_step and _is_evaluated(first_step, config) and log.last_evaluation != first_step:
             result = evaluate()  # an unreadable image kept this from happening before the save
             log.evaluation(first_step, result, spec.classes)
+            checkpoints.save(first_step, run_state, result.score)
         meter = _Meter(log, config, schedule)
         done = first_step
         try:

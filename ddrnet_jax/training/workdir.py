@@ -1,9 +1,12 @@
 """The folder a run lives in: made, tried, and kept for one config."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 from ml_collections import ConfigDict
 
 from ddrnet_jax import config_files
@@ -11,19 +14,36 @@ from ddrnet_jax.checkpoints import FOLDER
 from ddrnet_jax.config import ConfigError
 
 
-def claim(workdir: Path, config: ConfigDict) -> None:
-    """Make the workdir and its config.json; once it has checkpoints, only a config of the same run may use it.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """The workdir, made, of this config, and no other run's as long as the context lasts.
 
-    Raises ConfigError if it cannot be written or belongs to another config.
+    Raises ConfigError if it cannot be written, belongs to another config, or another run is in it.
     """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(workdir / ".lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout as e:
+        raise ConfigError(f"--workdir {workdir}: another run is writing there; wait for it or choose another") from e
+    except OSError as e:
+        raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
+    with lock:
+        _claim(workdir, config)
+        yield
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Write config.json; once the workdir has checkpoints, only a config of the same run may use it."""
     path = workdir / "config.json"
     if (workdir / "_CHECKPOINT_METADATA").exists():
         raise ConfigError(f"--workdir {workdir}: is a checkpoint itself; choose another folder")
     given = config_files.to_json(config)
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
         (workdir / FOLDER).mkdir(exist_ok=True)
-        if path.exists() and any((workdir / FOLDER).glob("[0-9]*")):
+        if any((workdir / FOLDER).glob("[0-9]*")):
+            if not path.exists():
+                raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
             _check_same_run(path, given)
         temporary = workdir / "config.json.tmp"
         temporary.write_text(json.dumps(given, indent=2) + "\n")

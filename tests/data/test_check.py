@@ -531,6 +531,13 @@ def test_the_quick_part_names_the_file(plant, data):
     assert "--mode check_data" in str(caught.value)
 
 
+def test_the_quick_part_refuses_other_classes_in_evaluation(data):
+    names = (CLASSES, (*CLASSES[:-1], "zebra"))
+    sources = [FolderPairs(data, split, folder_spec(c)) for split, c in zip(("train", "val"), names, strict=True)]
+    with pytest.raises(DataError, match="the classes of the training and evaluation data differ: .*'zebra'"):
+        check.quick(*sources, crop_hw=(48, 64), scale_range=(1.0, 1.0))
+
+
 def test_the_quick_part_warns(data):
     sources = [FolderPairs(data, split, folder_spec(CLASSES)) for split in ("train", "val")]
     assert check.quick(*sources, crop_hw=(48, 64), scale_range=(1.0, 1.0)) == []
