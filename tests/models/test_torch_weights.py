@@ -42,9 +42,10 @@ def test_names_and_shapes_are_the_official_ones(variant, manifest):
     assert official_shapes(model) == expected
 
 
-def test_round_trip_is_exact():
-    given = fixtures.state_dict("slim_seg")
-    model = build("23_slim", "slim_seg")()
+@pytest.mark.parametrize(("variant", "manifest"), MANIFESTS)
+def test_round_trip_is_exact(variant, manifest):
+    given = fixtures.state_dict(manifest)
+    model = build(variant, manifest)()
     load_state_dict(model, given)
     returned = to_state_dict(model)
     assert returned.keys() == {k for k in given if not k.endswith("num_batches_tracked")}

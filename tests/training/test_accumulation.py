@@ -59,7 +59,7 @@ def step(device_count, accumulate_steps):
 
 def part_by_part(first, parts):
     """(mean gradients, last running statistics, mean loss) with one backward pass a part."""
-    graphdef = variables.abstract(Tiny)
+    graphdef = variables.split(nnx.eval_shape(lambda: Tiny(nnx.Rngs(0))))[0]
 
     @jax.jit
     @functools.partial(jax.value_and_grad, has_aux=True)
@@ -124,7 +124,7 @@ def test_the_network_accumulates_with_the_types_it_has():
     def build(rngs):
         return DDRNet("23_slim", num_classes=CLASSES, aux_head=True, dtype=jnp.bfloat16, rngs=rngs)
 
-    graphdef = variables.abstract(build)
+    graphdef = variables.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
     first = jax.eval_shape(lambda: state.create(build, sgd, seed=0, ema_decay=0.9)[1])
     train_step = make_train_step(graphdef, sgd, ohem, mesh, ema_decay=0.9, accumulate_steps=2)
     images = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.uint8)
