@@ -28,9 +28,11 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
         raise ConfigError(f"--workdir {workdir}: another run is writing there; wait for it or choose another") from e
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
-    with lock:
+    try:
         _claim(workdir, config)
         yield
+    finally:
+        lock.release()
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:
@@ -51,14 +53,14 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path}: not a config in JSON; remove it, or choose another --workdir") from e
+        raise ConfigError(f"{path}: not a config in JSON; restore it, or choose another --workdir") from e
 
 
 def _check_same_run(path: Path, given: dict) -> None:
     try:
         before = config_files.to_json(config_files.from_json(json.loads(path.read_text())))
     except ConfigError as e:
-        raise ConfigError(f"{path}: {e}; remove it, or choose another --workdir") from e
+        raise ConfigError(f"{path}: {e}; restore it, or choose another --workdir") from e
     changed = config_files.changed_keys(before, given)
     if changed:
         raise ConfigError(
