@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Copy this working tree to every worker of a TPU and install it there with jax[tpu]; again: bring it up to date.
+# NOT RUN ON REAL TPUS BY US: tested with a stand-in for gcloud.
+#
+#   launch/tpu_setup.sh [--dry-run] NAME
+#
+# What git ignores (data, runs, environments) is not copied. While a run is going on there, nothing is changed.
+# TPU_PYTHON=3.12     installed by uv: Google's images come with an older one than this project needs
+# ZONE, PROJECT       default: those of `gcloud config`
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+name=${1:?expected the NAME of a TPU}
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# shellcheck disable=SC2016 # $ is the worker's; in the home of each. The tree is replaced as a whole.
+install='set -e
+if [ -s ddrnet_run/pid ] && kill -0 "$(cat ddrnet_run/pid)" 2>/dev/null; then
+  echo "a run is going on: left as it is" >&2; exit 0
+fi
+rm -rf ddrnet_run/code ddrnet_jax.new && mkdir ddrnet_jax.new && tar -xzf ddrnet_jax.tar.gz -C ddrnet_jax.new
+if [ -d ddrnet_jax/.venv ]; then mv ddrnet_jax/.venv ddrnet_jax.new/; fi
+rm -rf ddrnet_jax && mv ddrnet_jax.new ddrnet_jax && cd ddrnet_jax
+python3 -m pip install --quiet --user uv
+if [ ! -d .venv ]; then python3 -m uv venv --quiet --python '"${TPU_PYTHON:-3.12}"' .venv; fi
+python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tpu]"'
+
+archive=${TMPDIR:-/tmp}/ddrnet_jax.$$.tar.gz
+files=(git -C "$repo" ls-files -z --cached --others --exclude-standard)
+# Files that were deleted, but not yet for git, are in its list: no error.
+pack=(tar -czf "$archive" -C "$repo" --null --no-recursion --ignore-failed-read -T -)
+trap 'rm -f "$archive"' EXIT
+if ((dry_run)); then echo "$(show "${files[@]}") | $(show "${pack[@]}")"; else "${files[@]}" | "${pack[@]}"; fi
+tpu tpu-vm scp "$archive" "$name:ddrnet_jax.tar.gz" --worker=all
+tpu tpu-vm ssh "$name" --worker=all --command="$install"
