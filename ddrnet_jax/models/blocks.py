@@ -236,24 +236,29 @@ def upsample_x8(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
     """Stride-8 maps at image size: x8 bilinear with half-pixel centres, cropped to `size_hw`.
 
     x f32[B,ceil(H/8),ceil(W/8),C] -> f32[B,H,W,C]
-    Source: equal to the reference's resize for multiples of 8. Every eighth output pixel has the
-    same two weights, so the resize is a weighted sum of shifted copies: no matrices, no gathers.
+    Source: equal to the reference's resize for multiples of 8. Between two neighbours lie eight pixels,
+    everywhere with the same eight weights: no matrices, no gathers. upsampling.argmax_x8 takes the same steps.
     """
-    height, width = size_hw
-    x = _upsample_axis_x8(x, axis=1)[:, :height]
-    return _upsample_axis_x8(x, axis=2)[:, :, :width]
+    for axis, length in ((2, size_hw[1]), (1, size_hw[0])):
+        y = eighths_between(*neighbours(repeat_edges(x, axis), axis), axis)
+        y = y.reshape(*x.shape[:axis], 8 * (x.shape[axis] + 1), *x.shape[axis + 1 :])
+        x = jax.lax.slice_in_dim(y, 4, 4 + length, axis=axis)
+    return x
 
 
-def _upsample_axis_x8(x: jax.Array, axis: int) -> jax.Array:
-    phase = (jnp.arange(8, dtype=x.dtype) - 3.5) / 8  # centre of each output pixel, in input pixels
-    weight_shape = [1] * (x.ndim + 1)
-    weight_shape[axis + 1] = 8
-    before = jnp.maximum(-phase, 0).reshape(weight_shape)
-    after = jnp.maximum(phase, 0).reshape(weight_shape)
-    n = x.shape[axis]
-    first, last = (jax.lax.slice_in_dim(x, i, i + 1, axis=axis) for i in (0, n - 1))
-    previous = jnp.concatenate([first, jax.lax.slice_in_dim(x, 0, n - 1, axis=axis)], axis)
-    following = jnp.concatenate([jax.lax.slice_in_dim(x, 1, n, axis=axis), last], axis)
-    here, previous, following = (jnp.expand_dims(a, axis + 1) for a in (x, previous, following))
-    y = here * (1 - before - after) + previous * before + following * after
-    return y.reshape(*x.shape[:axis], 8 * n, *x.shape[axis + 1 :])
+def repeat_edges(x: jax.Array, axis: int) -> jax.Array:
+    """[..,n,..] -> [..,n+2,..], the first and the last along the axis twice"""
+    first, last = jax.lax.slice_in_dim(x, 0, 1, axis=axis), jax.lax.slice_in_dim(x, -1, None, axis=axis)
+    return jnp.concatenate([first, x, last], axis)
+
+
+def neighbours(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """All but the last, all but the first along an axis: [..,n,..] -> two of [..,n-1,..]"""
+    return jax.lax.slice_in_dim(x, 0, -1, axis=axis), jax.lax.slice_in_dim(x, 1, None, axis=axis)
+
+
+def eighths_between(before: jax.Array, after: jax.Array, axis: int) -> jax.Array:
+    """The eight pixels that lie between each two neighbours along an axis: [..,n,..] -> [..,n,8,..]"""
+    before, after = jnp.expand_dims(before, axis + 1), jnp.expand_dims(after, axis + 1)
+    weight = np.array([1, 3, 5, 7, 9, 11, 13, 15], before.dtype) / 16
+    return before + (after - before) * weight.reshape(8, *[1] * (before.ndim - axis - 2))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from ddrnet_jax.models.blocks import EPSILON, ConvBN
 from ddrnet_jax.models.ddrnet import DDRNet
@@ -17,9 +18,10 @@ class Folded(nnx.Module):
         return x
 
 
-def fold(model: DDRNet) -> DDRNet:
+def fold(model: DDRNet, dtype: DTypeLike | None = None) -> DDRNet:
     """A copy of the model for inference, equal to it in eval mode within 1e-5 of the largest logit.
 
+    dtype  to compute in; None: the model's own
     Where no convolution comes before a batch norm (DAPPM and the heads activate first) it stays.
     Source: the paper times a network without batch norm; here the numbers are those of the trained one.
     """
@@ -27,6 +29,8 @@ def fold(model: DDRNet) -> DDRNet:
     for _, module in nnx.iter_modules(folded):
         if isinstance(module, ConvBN):
             _fold(module)
+        if dtype is not None and hasattr(module, "dtype"):
+            module.dtype = dtype
     folded.aux_head = nnx.data(None)
     folded.eval()
     return folded

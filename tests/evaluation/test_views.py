@@ -1,0 +1,147 @@
+"""What the network sees of an image: the mean over scales, mirror images and overlapping tiles, written out slowly."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ddrnet_jax import devices
+from ddrnet_jax.evaluation.evaluate import Evaluator
+from ddrnet_jax.evaluation.views import View, averaged_logits, prediction_program, tile_starts
+from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.models.ddrnet import Output, normalise
+
+CLASSES = 4
+RNG = np.random.default_rng(1)
+
+
+class Tiny(nnx.Module):
+    """A stride-8 network that also sees the mean of its input, as DAPPM's global branch does."""
+
+    traces = 0
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(3, CLASSES, (9, 9), strides=8, padding=((4, 4), (4, 4)), rngs=rngs)
+
+    def __call__(self, x):
+        Tiny.traces += 1
+        seen = self.conv(x)
+        return Output(seen * jax.nn.sigmoid(seen.mean((1, 2), keepdims=True)))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Tiny(nnx.Rngs(0))
+
+
+def images_of(*size_hw, count=2):
+    return RNG.integers(0, 256, (count, *size_hw, 3), dtype=np.uint8)
+
+
+def slow_tiles(model, x, tile_hw, corners):
+    """Cell by cell of 8x8 pixels: the mean over the tiles that see it; then at every pixel."""
+    cells_hw = [-(-n // 8) for n in x.shape[1:3]]
+    padded = np.zeros((x.shape[0], 8 * cells_hw[0], 8 * cells_hw[1], 3), np.float32)
+    padded[:, : x.shape[1], : x.shape[2]] = x
+    total, seen_by = np.zeros((x.shape[0], *cells_hw, CLASSES)), np.zeros(cells_hw)
+    for top, left in corners:
+        tile = np.asarray(model(padded[:, top : top + tile_hw[0], left : left + tile_hw[1]]).logits)
+        assert tile.shape[1:3] == (tile_hw[0] // 8, tile_hw[1] // 8)
+        for i in range(tile.shape[1]):
+            for j in range(tile.shape[2]):
+                total[:, top // 8 + i, left // 8 + j] += tile[:, i, j]
+                seen_by[top // 8 + i, left // 8 + j] += 1
+    assert seen_by.min() >= 1
+    assert seen_by.max() > 1
+    mean = jnp.asarray(total / seen_by[None, :, :, None], jnp.float32)
+    return np.asarray(blocks.upsample_x8(mean, x.shape[1:3]))
+
+
+def test_tiles_are_averaged_where_they_overlap(model):
+    images = images_of(40, 59)
+    corners = [(top, left) for top in (0, 16) for left in (0, 16, 32)]
+    expected = slow_tiles(model, np.asarray(normalise(images)), (24, 32), corners)
+    tiled = averaged_logits(model, images, tile_hw=(24, 32))
+    np.testing.assert_allclose(tiled, expected, atol=2e-5)
+    assert np.abs(tiled - averaged_logits(model, images)).max() > 1e-2, "what the tiles do not see must matter"
+
+
+def test_tiles_of_every_scale_and_mirror_image(model):
+    images = images_of(32, 40)
+    x = normalise(images)
+    total = 0
+    for scale_hw, tops, lefts in (((32, 40), (0,), (0, 8)), ((48, 64), (0, 16), (0, 16, 32))):
+        scaled = np.asarray(blocks.resize(x, scale_hw))
+        corners = [(top, left) for top in tops for left in lefts]
+        for mirror in (1, -1):
+            seen = slow_tiles(model, scaled[:, :, ::mirror], (32, 32), corners)
+            total += blocks.resize(jnp.asarray(seen), (32, 40))[:, :, ::mirror]
+    ours = averaged_logits(model, images, scales=(1.0, 1.5), flip=True, tile_hw=(32, 32))
+    np.testing.assert_allclose(ours, total / 4, atol=2e-5)
+
+
+@pytest.mark.parametrize("tile_hw", [(40, 56), (64, 64), (40, 1024)])
+def test_one_tile_that_covers_the_image_is_the_whole_image(model, tile_hw):
+    images = images_of(40, 51)
+    for options in ({}, {"flip": True}, {"scales": (0.5, 1.0), "flip": True}):
+        whole = averaged_logits(model, images, **options)
+        np.testing.assert_array_equal(averaged_logits(model, images, tile_hw=tile_hw, **options), whole)
+
+
+def test_tiles_cover_everything_evenly_with_a_third_in_common():
+    for length in range(1, 200):
+        for tile in (1, 2, 3, 8, 64):
+            tile = min(tile, length)
+            starts = tile_starts(length, tile)
+            assert (starts[0], starts[-1]) == (0, length - tile)
+            steps = np.diff(starts)
+            assert all(step <= max(1, tile * 2 / 3) for step in steps)
+            assert not len(steps) or steps.max() - steps.min() <= 1
+            most = max(1, tile - -(-tile // 3))
+            assert len(starts) == 1 or (len(starts) - 2) * most < length - tile, "one tile fewer would not do"
+
+
+class Wide(nnx.Module):
+    """Many channels at full size before stride 8: the memory is the network's."""
+
+    def __init__(self, rngs):
+        self.wide = nnx.Conv(3, 64, (3, 3), rngs=rngs)
+        self.last = nnx.Conv(64, 2, (8, 8), strides=8, rngs=rngs)
+
+    def __call__(self, x):
+        return Output(self.last(jax.nn.relu(self.wide(x))))
+
+
+def test_the_memory_is_that_of_one_tile():
+    graphdef, *weights = variables.split(Wide(nnx.Rngs(0)))
+
+    def temporary_bytes(tile_hw):
+        program = prediction_program(lambda w: variables.merge(graphdef, *w), lambda p: p, View(tile_hw=tile_hw))
+        lowered = program.lower(weights, jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.uint8))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary_bytes((64, 64)) < temporary_bytes(None) / 4
+
+
+@pytest.mark.parametrize("device_count", [1, 4])
+def test_an_evaluator_with_tiles_counts_what_the_tiles_predict(model, device_count):
+    sizes = [(40, 48), (24, 32), (40, 48)]
+    samples = [{"image": images_of(*hw, count=1)[0], "label": RNG.integers(0, CLASSES, hw, np.uint8)} for hw in sizes]
+    total = np.zeros((CLASSES, CLASSES), np.int64)
+    for sample in samples:
+        logits = averaged_logits(model, sample["image"][None], flip=True, tile_hw=(32, 32))
+        np.add.at(total, (sample["label"], np.asarray(logits).argmax(-1)[0]), 1)
+    graphdef, params, stats = variables.split(model)
+    mesh = devices.data_mesh(jax.devices()[:device_count])
+    evaluator = Evaluator(graphdef, CLASSES, mesh, batch_size=2, view=View(flip=True, tile_hw=(32, 32)))
+    np.testing.assert_array_equal(evaluator(params, stats, samples).confusion, total)
+
+
+def test_with_size_hw_the_network_is_compiled_once(model):
+    graphdef, *weights = variables.split(model)
+    program = prediction_program(lambda w: variables.merge(graphdef, *w), lambda p: p, View(size_hw=(16, 24)))
+    before = Tiny.traces
+    for size_hw in ((24, 32), (17, 40), (24, 32)):
+        assert program(weights, images_of(*size_hw)).shape == (2, *size_hw)
+    assert Tiny.traces == before + 1
