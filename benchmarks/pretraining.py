@@ -1,20 +1,23 @@
-"""What pretraining gives: a segmenter from a classifier of drawn scenes, and from random weights, step by step.
+"""What pretraining gives: segmenters from a classifier of drawn scenes, and from random weights, step by step.
 
-python benchmarks/pretraining.py [--workdir DIR] [--output FILE]
+python benchmarks/pretraining.py [--seeds N] [--json FILE] [--workdir DIR] [--pretraining_steps N] [--steps N]
 
 The classifier learns for about two minutes on 2 CPU cores which objects take more room than usual in a scene; it sees
-no mask. Then configs/demo.py trains for equal steps, with the same seed and so the same batches, from it and from
-random weights. Prints both curves of the training loss and the mIoU on held-out scenes, and writes them as JSON.
+no mask. Then configs/demo.py trains for equal steps from it and from random weights, once for each seed: the two runs
+of a seed see the same batches. Prints both curves of the training loss and the mIoU on held-out scenes, means over the
+seeds, and writes the curves of every run as JSON, anew after each pair. --workdir must be empty, or not there.
 
-Measured once (seed 0, 2 CPU cores that others used too; 255 s of CPU time for the classifier): over the last ten of 150
-steps the loss is 1.065 from the classifier and 1.240 from random weights, the mIoU 43.3 and 38.4. The classifier itself
-reaches top-1 22.5 of 16 classes.
+Measured with one seed (2 CPU cores that others used too; 255 s of CPU time for the classifier): over the last ten of
+150 steps the loss is 1.065 from the classifier and 1.240 from random weights, the mIoU 43.3 and 38.4. The classifier
+itself reaches top-1 22.5 of 16 classes.
 """
 
 import argparse
 import json
+import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -26,7 +29,8 @@ from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.training import loop
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.py"
-STEPS, LOG_EVERY = 150, 10
+RESULTS = Path(__file__).resolve().parent / "results" / "pretraining.json"
+LOG_EVERY, WARMUP_STEPS = 10, 20
 
 
 def classifier_config(steps: int) -> ConfigDict:
@@ -45,7 +49,7 @@ def classifier_config(steps: int) -> ConfigDict:
     config.optimizer.learning_rate = 0.05
     config.optimizer.weight_decay = 1e-4
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 20
+    config.optimizer.warmup_steps = WARMUP_STEPS
     config.loss.name = "cross_entropy"
     config.ema_decay = 0.95
     config.eval.every_steps = 0
@@ -53,10 +57,10 @@ def classifier_config(steps: int) -> ConfigDict:
     return config
 
 
-def fine_tuning_config(init_from: str) -> ConfigDict:
+def fine_tuning_config(init_from: str, seed: int, steps: int) -> ConfigDict:
     """configs/demo.py, shorter."""
-    overrides = (f"total_steps={STEPS}", f"log_every_steps={LOG_EVERY}", "eval.every_steps=0", f"init_from={init_from}")
-    return config_files.load(str(DEMO), overrides)
+    overrides = {"init_from": init_from, "seed": seed, "total_steps": steps, "log_every_steps": LOG_EVERY}
+    return config_files.load(str(DEMO), [f"{key}={value}" for key, value in overrides.items()] + ["eval.every_steps=0"])
 
 
 def train(config: ConfigDict, workdir: Path) -> tuple[metrics.Scores | metrics.Accuracy, dict]:
@@ -69,49 +73,71 @@ def train(config: ConfigDict, workdir: Path) -> tuple[metrics.Scores | metrics.A
     return result, {"losses": losses, "seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds, 1)}
 
 
-def compare(workdir: Path, pretraining_steps: int) -> dict:
-    """Both runs, as plain JSON values."""
+def compare(workdir: Path, pretraining_steps: int, steps: int, seeds: int) -> Iterator[dict]:
+    """Yields the results so far after every pair of runs, as plain JSON values."""
     accuracy, run = train(classifier_config(pretraining_steps), workdir / "classifier")
     result = {
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
         "pretraining": {"steps": pretraining_steps, **accuracy.values(()), **run},
-        "fine_tuning": {},
+        "fine_tuning_steps": steps,
+        "fine_tuning": {"random": {}, "pretrained": {}},
     }
-    for name, init_from in (("random", ""), ("pretrained", str(workdir / "classifier"))):
-        scores, run = train(fine_tuning_config(init_from), workdir / name)
-        result["fine_tuning"][name] = {"miou": round(scores.miou, 4), **run}
-    return result
+    starts = {"random": "", "pretrained": str(workdir / "classifier")}
+    for seed in range(seeds):
+        for name, init_from in starts.items():
+            scores, run = train(fine_tuning_config(init_from, seed, steps), workdir / f"{name}_{seed}")
+            result["fine_tuning"][name][seed] = {"miou": round(scores.miou, 4), **run}
+        yield result
 
 
 def table(result: dict) -> str:
-    """The curves side by side; each loss is the mean of the steps since the line before."""
-    first, second = result["fine_tuning"].values()
-    about, rows = result["pretraining"], zip(first["losses"].items(), second["losses"].values(), strict=True)
+    """The curves side by side; each loss is the mean of the steps since the line before, and over the seeds."""
+    about, runs = result["pretraining"], {n: list(seeds.values()) for n, seeds in result["fine_tuning"].items()}
+    steps = list(runs["random"][0]["losses"])
+    losses = {step: [_mean_deviation([run["losses"][step] for run in runs[name]]) for name in runs] for step in steps}
+    mious = [_mean_deviation([100 * run["miou"] for run in runs[name]]) for name in runs]
     return "\n".join(
         [
             f"classifier: {about['steps']} steps, {about['seconds']:.0f} s ({about['cpu_seconds']:.0f} s of CPU), "
             f"top-1 {100 * about['val/top1']:.1f}, top-5 {100 * about['val/top5']:.1f} of 16 classes",
-            f"{'step':>5}  {'random':>7}  {'pretrained':>10}",
-            *(f"{step:>5}  {a:>7.4f}  {b:>10.4f}" for (step, a), b in rows),
-            f"{'mIoU':>5}  {100 * first['miou']:>7.2f}  {100 * second['miou']:>10.2f}",
+            f"fine-tuning: {len(runs['random'])} seeds, mean and standard deviation",
+            f"{'step':>5}  {'random':>16}  {'pretrained':>16}",
+            *(f"{step:>5}  {a:>16}  {b:>16}" for step, (a, b) in losses.items()),
+            f"{'mIoU':>5}  {mious[0]:>16}  {mious[1]:>16}",
         ]
     )
+
+
+def _mean_deviation(values: list[float]) -> str:
+    deviation = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation}"
 
 
 def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, help="where the three runs live; default: a temporary folder")
-    parser.add_argument("--output", type=Path, default=Path("pretraining.json"))
+    parser.add_argument("--seeds", type=int, default=1, help="fine-tuning runs from either start")
+    parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--workdir", type=Path, help="where the runs live; default: a temporary folder")
     parser.add_argument("--pretraining_steps", type=int, default=250)
-    arguments = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=150, help="of fine-tuning")
+    options = parser.parse_args()
+    if options.workdir and options.workdir.exists() and any(options.workdir.iterdir()):
+        parser.error(
+            f"--workdir {options.workdir}: not empty; the times and curves of old runs would mix with new ones"
+        )
+    if options.seeds < 1 or min(options.pretraining_steps, options.steps) <= WARMUP_STEPS:
+        parser.error(f"expected at least 1 seed, and more than the {WARMUP_STEPS} steps of warm-up for either part")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     compilation.enable_cache()
     with tempfile.TemporaryDirectory() as temporary:
-        result = compare(arguments.workdir or Path(temporary), arguments.pretraining_steps)
-    arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+        for result in compare(
+            options.workdir or Path(temporary), options.pretraining_steps, options.steps, options.seeds
+        ):
+            options.json.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))
-    print(f"written to {arguments.output}")
+    print(f"written to {options.json}")
 
 
 if __name__ == "__main__":

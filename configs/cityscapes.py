@@ -6,7 +6,8 @@ python -m ddrnet_jax.main --config configs/cityscapes.py --workdir runs/cityscap
 configs/cityscapes.py:23_slim (the same), :23, :39; for the test server, trained on train and val, :23_slim_trainval,
 :23_trainval, :39_trainval: their own val mIoU says nothing, those images were trained on.
 DIR holds leftImg8bit/ and gtFine/ as unzipped. FILE holds ImageNet weights of the same variant: the official
-repository's .pth, or the workdir of configs/imagenet.py. Without them expect 1.5 to 2 points less.
+repository's .pth, or the workdir of configs/imagenet.py. Without them expect 1.5 to 2 points less [ours,
+from what others report of 23 and 23-slim].
 
 Not run by us. The paper trained on 4 x 2080Ti [R]. By arithmetic alone, one accelerator that achieves 20 TFLOP/s needs
 2.3 h (23-slim), 9 h (23), 17 h (39); 2.3 h are 175 images/s to decode. Where 12 crops do not fit in memory,

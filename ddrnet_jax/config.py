@@ -84,6 +84,7 @@ def base() -> ConfigDict:
     config.eval.batch_size = 4  # images a forward pass, over all devices
     config.eval.scales = (1.0,)  # of the image, in evaluation only; several: their logits are averaged
     config.eval.flip = False  # average with the mirrored image, in evaluation only
+    config.eval.tile_hw = None  # pixels the network sees at a time, in overlapping tiles; None = all of an image
     config.eval.size_hw = None  # pixels the network sees; None = each image at its own size, a classifier data.crop_hw
 
     config.checkpoint = ConfigDict()
@@ -148,9 +149,8 @@ def validate(config: ConfigDict) -> None:
     _require(
         config, "eval.scales", lambda v: v and 0 < min(v) <= max(v) <= 10, "one or more scales above 0, at most 10"
     )
-    _require(
-        config, "eval.size_hw", lambda v: v is None or _is_size_of_8(v), "None or two multiples of 8, (height, width)"
-    )
+    for name in ("eval.size_hw", "eval.tile_hw"):
+        _require(config, name, lambda v: v is None or _is_size_of_8(v), "None or two multiples of 8, (height, width)")
     _require(
         config, "optimizer.warmup_steps", lambda v: v < config.total_steps, f"below total_steps={config.total_steps}"
     )
@@ -182,6 +182,7 @@ def _check_classification(config: ConfigDict) -> None:
         config, "eval.scales", lambda v: tuple(v) == (1.0,), "(1.0,): a classifier is evaluated on one centre crop"
     )
     _require(config, "eval.flip", lambda v: not v, "False: a classifier is evaluated on one centre crop")
+    _require(config, "eval.tile_hw", lambda v: v is None, "None: a classifier is evaluated on one centre crop")
 
 
 def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str) -> None:
@@ -200,7 +201,7 @@ def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str
         elif isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"config.{name}: {value!r} given, expected a finite number")
         elif not _has_type_of(value, default):
-            raise ConfigError(f"config.{name}: {value!r} given, expected {type_name(default)}, like {default!r}")
+            raise ConfigError(f"config.{name}: {value!r} given, expected {what_fits(default)}")
 
 
 def _has_type_of(value, default) -> bool:
@@ -218,10 +219,12 @@ def _has_type_of(value, default) -> bool:
     return isinstance(value, type(default))
 
 
-def type_name(default) -> str:
-    """What values a key of this default takes, in words."""
+def what_fits(default) -> str:
+    """What values a key of this default takes, in words, with an example."""
+    if default is None:
+        return "None or (height, width), like (512, 1024)"
     names = {bool: "True or False", int: "an integer", float: "a number", str: "a string", tuple: "a tuple"}
-    return names.get(type(default), "None or a tuple")
+    return f"{names[type(default)]}, like {default!r}"
 
 
 def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:

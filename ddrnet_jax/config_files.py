@@ -3,20 +3,21 @@
 import ast
 import importlib.util
 import json
+import os
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddrnet_jax.config import ConfigError, base, suggestion, type_name, validate
+from ddrnet_jax.config import ConfigError, base, suggestion, validate, what_fits
 
 # The keys that may change when a run is resumed: they do not touch what is learned.
 FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads")
 
 
 def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:
-    """The config of a file, with `key=value` overrides applied and everything checked.
+    """The config of a file, with `key=value` overrides applied, everything checked, and ~ as the user's folder.
 
     path_and_argument  "file.py" or "file.py:argument", passed to get_config(argument)
     overrides          ("optimizer.learning_rate=0.02", ...)
@@ -26,6 +27,7 @@ def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:
     for override in overrides:
         _apply_override(config, override)
     validate(config)
+    config.init_from, config.data.root = map(os.path.expanduser, (config.init_from, config.data.root))
     return config
 
 
@@ -108,7 +110,7 @@ def _apply_override(config: ConfigDict, override: str) -> None:
     try:
         parent[last] = _parse(text, target)
     except (TypeError, ValueError) as e:
-        raise ConfigError(f"--config.{key}={text}: expected {type_name(target)}, like {target!r}") from e
+        raise ConfigError(f"--config.{key}={text}: expected {what_fits(target)}") from e
 
 
 def _parse(text: str, like):

@@ -53,11 +53,14 @@ def sources_to_prepare(config: ConfigDict) -> dict:
     return {split: FolderPairs(d.root, split, dataset_spec(config)) for split in splits}
 
 
-def prepare_data(config: ConfigDict, output: str | Path) -> dict[str, int]:
+def prepare_data(
+    config: ConfigDict, output: str | Path, say: Callable[[str], None] = lambda message: None
+) -> dict[str, int]:
     """Write the config's data set as ArrayRecords into `output`; {split: number of samples}. Raises DataError."""
     d = config.data
+    sources = sources_to_prepare(config)
     return prepare.prepare(
-        sources_to_prepare(config), output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality
+        sources, output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality, say=say
     )
 
 
@@ -73,6 +76,10 @@ def _source(config: ConfigDict, split: str, scenes: Callable):
 def _check_root(config: ConfigDict) -> None:
     if not config.data.root and (config.data.name != "scenes" or config.data.storage != "folder"):
         raise ConfigError("config.data.root: '' given, expected the folder of the data set")
+    if "://" in config.data.root:
+        raise ConfigError(
+            f"config.data.root: {config.data.root!r} given, expected a folder; mount the bucket and give it"
+        )
 
 
 def _train_scenes(config: ConfigDict) -> Scenes:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,10 @@ class ArrayRecords:
         """The images' names, as the records have them; reads all of them."""
         return [self._name_of(self._record(index), index) for index in range(len(self))]
 
+    def places(self) -> Iterator[Hashable]:
+        """Where each record is, its file and number; two sources share those that are equal."""
+        return ((i.filename, i.skip + n) for i in self._instructions for n in range(i.take))
+
     def encoded(self, index: int) -> EncodedSample:
         """The bytes of a record; raises DataError naming the shard that cannot be read."""
         record = self._record(int(index))
@@ -84,6 +89,7 @@ class ArrayRecords:
             raise DataError(f"{self.root}: has no split {split!r}; it has {', '.join(sorted(info.splits))}") from e
         if not instructions:
             raise DataError(f"{self.root}: split {split!r} has no samples")
+        self._instructions = instructions
         self._files = [Path(instruction.filename) for instruction in instructions]
         self._ends = list(itertools.accumulate(instruction.take for instruction in instructions))
         if prepared:

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import cv2
 from tqdm import tqdm
 
-from ddrnet_jax.data import check_files, check_findings, decode
+from ddrnet_jax.data import check_files, check_findings, check_jpegs, decode, layouts
 from ddrnet_jax.data.check_findings import SEVERITIES, Finding, Tally
+from ddrnet_jax.data.check_jpegs import Overheard
 from ddrnet_jax.data.check_samples import inspect
-from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.errors import DataError, MissingLabels
 from ddrnet_jax.data.samples import Sample
 from ddrnet_jax.data.specs import DatasetSpec
 
@@ -76,11 +77,24 @@ def quick(train_source, eval_source, *, crop_hw: tuple[int, int], scale_range: t
             sizes[sample["image"].shape[1::-1]] += 1
             is_ignored = int((sample["label"] >= spec.num_classes).sum())
             labelled, ignored = labelled + sample["label"].size - is_ignored, ignored + is_ignored
-    if not spec.has_masks:  # folders of millions of images, and labels that are no files
+    lines = _lines_about_shared(train_source, eval_source)
+    if spec.has_masks:  # without masks there are millions of images, and labels that are no files
+        more = _lines_about_files("training", train_source) + _lines_about_files("evaluation", eval_source)
+        more += _lines_about_samples(sizes, labelled, ignored, crop_hw, scale_range)
+        lines += [f"{line}; --mode check_data tells more" for line in more]
+    return [f"warning: {line}" for line in lines]
+
+
+def _lines_about_shared(train_source, eval_source) -> list[str]:
+    held_out = set(eval_source.places())
+    shared = sum(place in held_out for place in train_source.places())
+    if not shared:
         return []
-    lines = _lines_about_files("training", train_source) + _lines_about_files("evaluation", eval_source)
-    lines += _lines_about_samples(sizes, labelled, ignored, crop_hw, scale_range)
-    return [f"{line}; --mode check_data tells more" for line in lines]
+    part = "all" if shared == len(eval_source) else f"{shared:,} of the {len(eval_source):,}"
+    return [
+        f"{part} evaluation images are trained on too (data.train_split, data.eval_split): "
+        "their scores say nothing about new images"
+    ]
 
 
 def _lines_about_files(role: str, source) -> list[str]:
@@ -152,16 +166,15 @@ def _open(split: Split, root: str | Path, spec: DatasetSpec) -> tuple[object | N
     alone, findings = [], []
     try:
         source = split.open()
-    except DataError as e:
-        known = check_files.whole_pairs(root, split.name, spec)
-        if known is None:
-            message, _, advice = str(e).partition("; ")
-            advice = advice or "correct this"
-            return None, [Finding("error", message, f"{advice}. Then run again: split {split.name!r} was not read")]
-        source, alone = known
+    except MissingLabels as e:
+        source, alone = check_files.KnownPairs(root, e.pairs, layouts.spec_of_files(root, spec)), e.missing
         names = tuple(f"{image}: no {label}" for image, label in alone)
         message = f"{split.role}: {len(alone)} of {len(alone) + len(source)} images have no label"
-        findings.append(Finding("error", message, "add the labels or remove the images; stems must be equal", names))
+        findings.append(Finding("error", message, e.advice, names))
+    except DataError as e:
+        message, _, advice = str(e).partition("; ")
+        advice = advice or "correct this"
+        return None, [Finding("error", message, f"{advice}. Then run again: split {split.name!r} was not read")]
     return source, findings + _beside(split.role, [*getattr(source, "pairs", ()), *alone], source.spec)
 
 
@@ -183,22 +196,27 @@ def _beside(role: str, pairs: list, spec: DatasetSpec) -> list[Finding]:
 def _tallies(opened: list[tuple[Split, object]], num_threads: int) -> list[Tally]:
     tallies = []
     total = sum(len(source) for _, source in opened)
-    with tqdm(total=total, unit="image", disable=None, ncols=80) as bar:
+    with Overheard() as overheard, tqdm(total=total, unit="image", disable=None, ncols=80) as bar:
         for split, source in opened:
-            tally = Tally(split.role, split.name, source.spec, count=len(source))
-            for start, observations in _in_chunks(source, num_threads):
+            tally, suspects = Tally(split.role, split.name, source.spec, count=len(source)), []
+            for start, observations, is_suspect in _in_chunks(source, num_threads, overheard):
                 for offset, seen in enumerate(observations):
                     tally.add(start + offset, seen)
+                suspects += range(start, start + len(observations)) if is_suspect else ()
                 bar.update(len(observations))
+            for text in check_jpegs.complaints(source, suspects, overheard):
+                tally.problems.setdefault("damaged inside", []).append(text)
             tallies.append(tally)
     return tallies
 
 
-def _in_chunks(source, num_threads: int) -> Iterator[tuple[int, list]]:
-    """Yields (first index, observations) in order; only a few chunks are under way at a time."""
+def _in_chunks(source, num_threads: int, overheard: Overheard) -> Iterator[tuple[int, list, bool]]:
+    """Yields (first index, observations, whether a decoder complained meanwhile) in order, a few at a time."""
 
-    def look(start: int) -> tuple[int, list]:
-        return start, [inspect(source, i) for i in range(start, min(start + _CHUNK, len(source)))]
+    def look(start: int) -> tuple[int, list, bool]:
+        mark = overheard.mark()
+        observations = [inspect(source, i) for i in range(start, min(start + _CHUNK, len(source)))]
+        return start, observations, overheard.mark() != mark
 
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
         waiting = collections.deque()

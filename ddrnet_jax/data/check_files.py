@@ -4,10 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddrnet_jax.data import files, layouts
-from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data import files
 from ddrnet_jax.data.sources import FolderPairs
-from ddrnet_jax.data.specs import CAMVID_COLOR, DatasetSpec
+from ddrnet_jax.data.specs import DatasetSpec
 
 _NO_DATA = frozenset(("thumbs.db", "desktop.ini"))
 
@@ -17,29 +16,6 @@ class KnownPairs(FolderPairs):
 
     def __init__(self, root: str | Path, pairs: Sequence[tuple[str, str]], spec: DatasetSpec):
         self.root, self.pairs, self.spec = root, list(pairs), spec
-
-
-def whole_pairs(root: str | Path, split: str, spec: DatasetSpec) -> tuple[KnownPairs, list[tuple[str, str]]] | None:
-    """(the pairs that are there, the images without label and where it was expected) of a split with some missing.
-
-    None where labels are found by other rules than equal stems, or something else is wrong.
-    """
-    root = Path(root)
-    if not (spec.image_folder and spec.label_folder) or (root / CAMVID_COLOR.image_folder).is_dir():
-        return None
-    pairs, alone = [], []
-    try:
-        for part in layouts.split_parts(split):
-            folder = root / spec.label_folder.format(split=part)
-            images = files.files_by_stem(root / spec.image_folder.format(split=part), "images")
-            labels = files.files_by_stem(folder, "labels")
-            for stem in sorted(images):
-                found = stem in labels
-                label = labels[stem] if found else folder / f"{stem}.png"
-                (pairs if found else alone).append((str(images[stem]), str(label)))
-    except DataError:
-        return None
-    return (KnownPairs(root, pairs, spec), alone) if alone else None
 
 
 def labels_without_image(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -55,6 +31,8 @@ def labels_without_image(pairs: Sequence[tuple[str, str]]) -> list[str]:
     alone = []
     for (image_folder, label_folder), known in endings.items():
         image_endings, label_endings = ({ending[i] for ending in known} for i in range(2))
+        if not os.path.isdir(label_folder):
+            continue
         images = {_without(name, image_endings) for name in os.listdir(image_folder)}
         for name in sorted(os.listdir(label_folder)):
             stem = None if name.startswith(".") else _without(name, label_endings)

@@ -35,6 +35,11 @@ _KINDS = {
         "label(s) with blended colours",
         "export them again without smoothing, resizing or JPEG: a pixel must have exactly the colour of its class",
     ),
+    "damaged inside": (
+        "warning",
+        "JPEG(s) that a decoder complains about",
+        "look at them: if a part is grey or shifted, replace them; a few extraneous bytes do no harm",
+    ),
     "unlabelled": ("warning", "label(s) with no labelled pixel", "remove them, or look at what is ignored"),
     "blank": ("warning", "image(s) of one single colour", "look at them: was the export interrupted?"),
     "grey": ("note", "grey image(s)", "nothing: they are read with three equal channels"),
@@ -242,7 +247,8 @@ def of_images(
         same = tuple(f"{first[digest]} = {second[digest]}" for digest in first if digest in second)
         if same:
             message = f"{len(same)} image(s) both trained and evaluated on"
-            findings.append(Finding("warning", message, "remove them from one split: the evaluation is too good", same))
+            advice = "remove them from one split, unless meant (train+val for a server): the evaluation is too good"
+            findings.append(Finding("warning", message, advice, same))
     return findings
 
 

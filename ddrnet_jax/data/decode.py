@@ -65,14 +65,16 @@ def _values_to_ids(mask: np.ndarray, data: bytes, name: str, spec: DatasetSpec) 
     if mask.dtype != np.uint8:
         raise DataError(f"{name}: the label is {mask.dtype}; an index mask is 8-bit")
     mask = _undo_grey_scaling(mask, data)
-    table = np.full(256, -1, np.int16)
+    unknown_id = min(set(range(256)) - set(spec.values.values()), default=-1)  # -1: all 256 values are known
+    table = np.full(256, max(unknown_id, 0), np.uint8)
     table[list(spec.values)] = list(spec.values.values())
-    ids = table[mask]
-    if ids.min(initial=0) < 0:
-        unknown = ", ".join(map(str, np.unique(mask[ids < 0])[:5]))
+    ids = cv2.LUT(mask, table)  # several times faster than table[mask]
+    is_unknown = ids == unknown_id
+    if is_unknown.any():
+        unknown = ", ".join(map(str, np.unique(mask[is_unknown])[:5]))
         known = ", ".join(map(str, sorted(spec.values)))
         raise DataError(f"{name}: label value {unknown} is not one of {spec.name}'s: {known}")
-    return ids.astype(np.uint8)
+    return ids
 
 
 def _colors_to_ids(mask: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray:
@@ -111,7 +113,7 @@ def _check_complete(data: bytes, name: str) -> None:
         kinds = []
         for kind, body, checksum in _png_chunks(data):
             kinds.append(kind)
-            if zlib.crc32(kind + body) != checksum:
+            if zlib.crc32(body, zlib.crc32(kind)) != checksum:
                 raise DataError(f"{name}: damaged PNG (checksum of chunk {kind!r} is wrong); replace the file")
         if not kinds or kinds[-1] != b"IEND":
             raise DataError(f"{name}: truncated PNG (its end is missing); replace the file")
@@ -135,7 +137,7 @@ def _has_jpeg_end(data: bytes) -> bool:
 
 
 def _png_chunks(data: bytes):
-    """Yields (kind, body, stored checksum); stops at IEND or where the file ends too early."""
+    """Yields (kind, body as a view, stored checksum); stops at IEND or where the file ends too early."""
     at = len(_PNG)
     view = memoryview(data)
     while at + 12 <= len(data):
@@ -143,7 +145,7 @@ def _png_chunks(data: bytes):
         if at + 12 + length > len(data):
             return
         kind = bytes(view[at + 4 : at + 8])
-        yield kind, bytes(view[at + 8 : at + 8 + length]), struct.unpack_from(">I", data, at + 8 + length)[0]
+        yield kind, view[at + 8 : at + 8 + length], struct.unpack_from(">I", data, at + 8 + length)[0]
         if kind == b"IEND":
             return
         at += 12 + length

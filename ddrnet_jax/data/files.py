@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.errors import DataError, MissingLabels
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
 
@@ -57,19 +57,14 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def require_labels(pairs: Iterable[tuple[Path, Path]], advice: str) -> list[tuple[str, str]]:
-    """The (image, label) paths as texts. Raises DataError if an image has no label, or there is none at all."""
-    pairs = list(pairs)
+    """The (image, label) paths as texts. Raises MissingLabels if an image has no label."""
     names: dict[Path, frozenset[str]] = {}
-    missing = []
+    there, missing = [], []
     for image, label in pairs:
         folder = label.parent
         if folder not in names:
             names[folder] = frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
-        if label.name not in names[folder]:
-            missing.append((image, label))
+        (there if label.name in names[folder] else missing).append((str(image), str(label)))
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(pairs)} images have no label, first {missing[0][0]}; "
-            f"expected {missing[0][1]}: {advice}"
-        )
-    return [(str(image), str(label)) for image, label in pairs]
+        raise MissingLabels(there, missing, advice)
+    return there

@@ -5,10 +5,12 @@ import os
 from pathlib import Path
 
 from ddrnet_jax.data import files
-from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.errors import DataError, MissingLabels, first_few
 from ddrnet_jax.data.specs import CAMVID_COLOR, IMAGENET_CLASSES, DatasetSpec
 
 Pair = tuple[str, str | int]  # the image's path; the path of its mask, or its class number
+
+_CITYSCAPES_ENDING = "_leftImg8bit.png"
 
 # The frames of the original CamVid in SegNet's split of 367 / 101 / 233; all others are for training.
 _CAMVID_VAL = ("0016E5_07959", "0016E5_08159")
@@ -18,18 +20,31 @@ _CAMVID_TEST = (("0001TP_008550", "0001TP_999999"), ("Seq05VD", "Seq05VD_~"))
 def find_pairs(root: str | Path, split: str, spec: DatasetSpec) -> tuple[list[Pair], DatasetSpec]:
     """The samples of a split, or of several joined by "+", and the spec that their labels follow.
 
-    Raises DataError if a folder is missing or empty, or an image has no label.
+    Raises DataError if a folder is missing or empty, MissingLabels if images have no label.
     """
-    root = Path(root)
-    if spec.name == "camvid" and (root / CAMVID_COLOR.image_folder).is_dir():
-        spec = CAMVID_COLOR
+    root, spec = Path(root), spec_of_files(root, spec)
     find = _LAYOUTS.get(spec.name, _equal_stems)
     if spec is CAMVID_COLOR:
         find = _camvid_original
-    pairs = [pair for part in split_parts(split) for pair in find(root, part, spec)]
     if spec.classes == IMAGENET_CLASSES:
-        spec = dataclasses.replace(spec, classes=tuple(files.subfolders(root / split_parts(split)[0])))
+        spec = dataclasses.replace(spec, classes=_imagenet_classes(root, split_parts(split)))
+    pairs, missing, advice = [], [], ""
+    for part in split_parts(split):
+        try:
+            pairs += find(root, part, spec)
+        except MissingLabels as e:
+            pairs += e.pairs
+            missing += e.missing
+            advice = advice or e.advice
+    if missing:
+        raise MissingLabels(pairs, missing, advice)
     return pairs, spec
+
+
+def spec_of_files(root: str | Path, spec: DatasetSpec) -> DatasetSpec:
+    """The spec that the label files below a root follow: CamVid has two forms."""
+    has_colors = spec.name == "camvid" and (Path(root) / CAMVID_COLOR.image_folder).is_dir()
+    return CAMVID_COLOR if has_colors else spec
 
 
 def split_parts(split: str) -> list[str]:
@@ -46,7 +61,7 @@ def _equal_stems(root: Path, split: str, spec: DatasetSpec) -> list[Pair]:
     labels = files.files_by_stem(label_folder, f"labels of split {split!r}")
     return files.require_labels(
         ((images[stem], labels.get(stem, label_folder / f"{stem}.png")) for stem in sorted(images)),
-        "add the labels or remove the images",
+        "add the labels or remove the images; stems must be equal",
     )
 
 
@@ -55,16 +70,26 @@ def _cityscapes(root: Path, split: str, spec: DatasetSpec) -> list[Pair]:
     is_coarse = split == "train_extra" or split.endswith("_coarse")
     annotation = "gtCoarse" if is_coarse else "gtFine"
     folder = split.removesuffix("_coarse")
-    images = files.require_folder(root / "leftImg8bit" / folder, f"the cities of Cityscapes' split {split!r}")
-    ending = "_leftImg8bit.png"
-    pairs = []
-    for city in files.subfolders(images):
-        for name in sorted(os.listdir(images / city)):
-            if name.endswith(ending) and not name.startswith("."):
-                label = f"{name.removesuffix(ending)}_{annotation}_labelIds.png"
-                pairs.append((images / city / name, root / annotation / folder / city / label))
-    _require_some(pairs, images, f"CITY/*{ending}")
+
+    def label_of(image: Path) -> Path:
+        name = f"{image.name.removesuffix(_CITYSCAPES_ENDING)}_{annotation}_labelIds.png"
+        return root / annotation / folder / image.parent.name / name
+
+    pairs = ((image, label_of(image)) for image in cityscapes_images(root, folder))
     return files.require_labels(pairs, f"unzip the {annotation} archive of the release into {root}")
+
+
+def cityscapes_images(root: str | Path, split: str) -> list[Path]:
+    """The images of a folder of Cityscapes' leftImg8bit, in order, with or without labels. Raises DataError."""
+    images = files.require_folder(Path(root) / "leftImg8bit" / split, f"the cities of Cityscapes' split {split!r}")
+    found = [
+        images / city / name
+        for city in files.subfolders(images)
+        for name in sorted(os.listdir(images / city))
+        if name.endswith(_CITYSCAPES_ENDING) and not name.startswith(".")
+    ]
+    _require_some(found, images, f"CITY/*{_CITYSCAPES_ENDING}")
+    return found
 
 
 def _camvid_original(root: Path, split: str, spec: DatasetSpec) -> list[Pair]:
@@ -94,7 +119,10 @@ def _coco_stuff_10k(root: Path, split: str, spec: DatasetSpec) -> list[Pair]:
     images = files.files_by_stem(root / "images", "images of COCO-Stuff 10k")
     unknown = [stem for stem in stems if stem not in images]
     if unknown:
-        raise DataError(f"{path}: names {unknown[0]!r}, but {root / 'images'} has no such image; unzip it again")
+        raise DataError(
+            f"{path}: names {first_few(unknown)}, but {root / 'images'} has no such image(s), {len(unknown)} of "
+            f"{len(stems)} are missing; unzip it again"
+        )
     return files.require_labels(
         ((images[stem], root / "annotations" / f"{stem}.mat") for stem in stems),
         f"unzip the annotations of the release into {root}",
@@ -131,14 +159,28 @@ def _imagenet(root: Path, split: str, spec: DatasetSpec) -> list[Pair]:
     return pairs
 
 
-def _class_numbers(folder: Path, names: list[str], spec: DatasetSpec) -> dict[str, int]:
-    if spec.classes == IMAGENET_CLASSES:
-        if len(names) != spec.num_classes:
+def _imagenet_classes(root: Path, parts: list[str]) -> tuple[str, ...]:
+    """ImageNet's 1000 folders in their own order. Raises DataError if one part has others than the first."""
+    first = None
+    for part in parts:
+        folder = files.require_folder(root / part, f"the class folders of split {part!r}")
+        names = tuple(files.subfolders(folder))
+        if len(names) != len(IMAGENET_CLASSES):
             raise DataError(
-                f"{folder}: has {len(names)} class folders, ImageNet has {spec.num_classes}; sort the images into one "
-                "folder a class (n01440764, ...), or name your own classes in data.classes"
+                f"{folder}: has {len(names)} class folders, ImageNet has {len(IMAGENET_CLASSES)}; sort the images into "
+                "one folder a class (n01440764, ...), or name your own classes in data.classes"
             )
-        return {name: number for number, name in enumerate(names)}
+        first = first or names
+        odd = sorted(set(names) ^ set(first))
+        if odd:
+            raise DataError(
+                f"{folder}: its class folders are not those of {root / parts[0]}, only one has {first_few(odd)}; the "
+                "order of the folders numbers the classes, so they must be the same"
+            )
+    return first
+
+
+def _class_numbers(folder: Path, names: list[str], spec: DatasetSpec) -> dict[str, int]:
     numbers = {name: number for number, name in enumerate(spec.classes)}
     unknown = [name for name in names if name not in numbers]
     if unknown:

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,11 +81,40 @@ class Manifest:
             for i, (first, length) in enumerate(zip(firsts, lengths, strict=True))
         ]
 
-    def record(self, shard: Shard, record_bytes: int) -> None:
-        """Note a shard that was written, with its size and SHA-256, and save."""
-        entry = {"bytes": shard.path.stat().st_size, "sha256": sha256(shard.path), "record_bytes": record_bytes}
-        self._files(shard.split)[shard.path.name] = entry
+    def record(self, shard: Shard, record_bytes: int, sources_sha256: str) -> None:
+        """Note a shard that was written, with its size and SHA-256, and what it was made of, and save."""
+        self._files(shard.split)[shard.path.name] = {
+            "bytes": shard.path.stat().st_size,
+            "sha256": sha256(shard.path),
+            "record_bytes": record_bytes,
+            "sources_sha256": sources_sha256,
+        }
         self.save()
+
+    def forget_changed(self, sources_sha256: Mapping[Shard, str]) -> list[Shard]:
+        """The shards that were made of other sources than now; they count as not written, and it is saved."""
+        changed = [
+            shard
+            for shard, digest in sources_sha256.items()
+            if self._files(shard.split).get(shard.path.name, {}).get("sources_sha256", digest) != digest
+        ]
+        for shard in changed:
+            del self._files(shard.split)[shard.path.name]
+        if changed:
+            self.save()
+        return changed
+
+    def adopt(self, sources_sha256: Mapping[Shard, str]) -> list[Shard]:
+        """The written shards of which was not noted what they were made of; it is taken to be what there is now."""
+        unknown = []
+        for shard, digest in sources_sha256.items():
+            entry = self._files(shard.split).get(shard.path.name)
+            if entry is not None and "sources_sha256" not in entry:
+                entry["sources_sha256"] = digest
+                unknown.append(shard)
+        if unknown:
+            self.save()
+        return unknown
 
     def is_intact(self, shard: Shard) -> bool:
         """Whether the shard is there, whole: reads all of it."""

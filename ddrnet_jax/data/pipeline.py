@@ -1,6 +1,6 @@
 """(seed, step) -> this host's rows of the global batch; and a data set in order, for evaluation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -62,17 +62,21 @@ def train_batches(
     *,
     seed: int,
     batch_size: int,
+    accumulate_steps: int = 1,
     first_step: int = 0,
     shard: Shard = _WHOLE,
     num_threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches; batch number `step` is a pure function of (seed, step), for any number of processes.
 
-    batch_size  of all processes together
+    batch_size        of all processes together, a multiple of shard.count * accumulate_steps
+    accumulate_steps  parts that the step makes of a batch: part k is the rows k, k + accumulate_steps, ... of every
+                      process, and the same samples for any number of processes
     Yields {"images": u8[b,h,w,3], "labels": u8[b,h,w] or, of class numbers, i32[b]} with b = batch_size / shard.count.
     Close it when done.
     Source: shuffle -> repeat -> augment -> slice by process -> batch. With the slice after the repeat every
-    step sees the same global batch, so a resumed run needs only the step.
+    step sees the same global batch, so a resumed run needs only the step. Dealt out are groups of accumulate_steps
+    samples, so that a sample's number in its group, which says its part, is the same wherever it goes.
     """
     cv2.setNumThreads(0)  # grain's threads are the parallelism
     dataset = (
@@ -80,13 +84,19 @@ def train_batches(
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(augment)[shard.index :: shard.count]
-        .batch(batch_size // shard.count)
+        .random_map(augment)
+        .batch(accumulate_steps, drop_remainder=True, batch_fn=list)[shard.index :: shard.count]
+        .batch(batch_size // (shard.count * accumulate_steps), drop_remainder=True, batch_fn=_rows_of_groups)
         .to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_PREFETCH_BATCHES))
     )
     batches = iter(dataset)
     batches.set_state({"next_index": first_step})
     return batches
+
+
+def _rows_of_groups(groups: Sequence[list[dict]]) -> dict[str, np.ndarray]:
+    rows = [row for group in groups for row in group]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 def samples_in_order(

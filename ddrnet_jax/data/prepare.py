@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import hashlib
 import io
 import os
 import re
@@ -13,7 +14,7 @@ import cv2
 import filelock
 from tqdm import tqdm
 
-from ddrnet_jax.data import decode, matlab
+from ddrnet_jax.data import check_jpegs, decode, matlab
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.manifest import Manifest, Shard
 from ddrnet_jax.data.samples import EncodedSample, decode_sample
@@ -37,13 +38,16 @@ def prepare(
     num_threads: int = 2,
     jpeg_quality: int = 0,
     shard_bytes: int = SHARD_BYTES,
+    say: Callable[[str], None] = lambda message: None,
 ) -> dict[str, int]:
     """Write the samples of every split as ArrayRecords into `output`; run again, only what is missing is written.
 
-    sources       {split: source}; each sample is decoded once, so what is written is known to be good
+    sources       {split: source}; each sample is decoded once, so what is written is known to be good.
+                  A shard whose files have changed since (their sizes or times) is written again
     name          of the data set, part of the file names
     jpeg_quality  1..100: images that are no JPEGs are stored as JPEGs of this quality; 0: the files' own bytes
     shard_bytes   what a file should hold, about
+    say           where it is said that files have changed
     Returns {split: number of samples}. Raises DataError naming the file that is damaged or cannot be written.
     """
     output = Path(output)
@@ -51,7 +55,7 @@ def prepare(
     try:
         output.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(output / ".prepare.lock", timeout=0):
-            _prepare(sources, output, name, num_threads, jpeg_quality, shard_bytes)
+            _prepare(sources, output, name, num_threads, jpeg_quality, shard_bytes, say)
     except filelock.Timeout as e:
         raise DataError(f"--output {output}: another prepare_data is writing here; wait for it") from e
     except OSError as e:
@@ -67,29 +71,57 @@ def _check_arguments(sources, name: str) -> None:
         raise DataError(f"{name}: the splits differ in their classes or the form of their labels; prepare each apart")
 
 
-def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: int, shard_bytes: int) -> None:
+def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: int, shard_bytes: int, say) -> None:
     spec = next(iter(sources.values())).spec
     manifest = Manifest.read_or_new(output, name=name, labels=_label_kind(spec), jpeg_quality=jpeg_quality)
     names = {split: source.names() for split, source in sources.items()}
     for split, source in sources.items():
         manifest.plan(split, names[split], _samples_per_shard(source, jpeg_quality, shard_bytes))
     shards = [shard for split in sources for shard in manifest.shards(split)]
+    made_of = {shard: _sources_sha256(sources[shard.split], shard) for shard in shards}  # before they are read
+    if changed := manifest.forget_changed(made_of):
+        splits = ", ".join(sorted({shard.split for shard in changed}))
+        say(
+            f"{len(changed)} of {len(shards)} files are written again: images or labels of {splits} have other "
+            "sizes or times than when they were written (so has a copy that does not keep times)"
+        )
+    if unknown := manifest.adopt(made_of):
+        say(
+            f"warning: {len(unknown)} of {len(shards)} files were written by an earlier version, which did not note of "
+            "what: if images or labels have changed since, remove them first"
+        )
     for stale in output.glob(".*.partial"):
         stale.unlink()
     features = _features(spec)
+
+    suspicious = []
 
     def work(shard: Shard, advance: Callable) -> int | None:
         if manifest.is_intact(shard):
             advance(shard.count)
             return None
+        mark = overheard.mark()
         records = _records(sources[shard.split], names[shard.split], shard, features, jpeg_quality)
-        return _write_shard(shard.path, records, advance)
+        record_bytes = _write_shard(shard.path, records, advance)
+        if overheard.mark() > mark:  # of this shard, or of one that another thread was writing
+            suspicious.append(shard)
+        return record_bytes
 
-    with contextlib.closing(_in_parallel(work, shards, num_threads)) as finished:
-        for shard, record_bytes in finished:
-            if record_bytes is not None:
-                manifest.record(shard, record_bytes)
+    with check_jpegs.Overheard() as overheard:
+        with contextlib.closing(_in_parallel(work, shards, num_threads)) as finished:
+            for shard, record_bytes in finished:
+                if record_bytes is not None:
+                    manifest.record(shard, record_bytes, made_of[shard])
+        for shard in suspicious:
+            indices = range(shard.first, shard.first + shard.count)
+            for complaint in check_jpegs.complaints(sources[shard.split], indices, overheard):
+                say(f"warning: {complaint}; the decoder filled in the rest, and so it is stored")
     _write_metadata(manifest, features)
+
+
+def _sources_sha256(source, shard: Shard) -> str:
+    indices = range(shard.first, shard.first + shard.count)
+    return hashlib.sha256("\n".join(source.stamp(index) for index in indices).encode()).hexdigest()
 
 
 def _in_parallel(work: Callable, shards: list[Shard], num_threads: int) -> Iterator[tuple[Shard, int | None]]:

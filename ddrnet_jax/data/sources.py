@@ -1,20 +1,23 @@
 """Random access to samples: files in folders, drawn scenes. `array_records` has the third kind.
 
-Every source has `spec`, `len()`, `names()`, `encoded(index)` and `[index]`, which decodes on the caller's thread.
+Every source has `spec`, `len()`, `names()`, `places()`, `encoded(index)` and `[index]`, which decodes on the caller's
+thread; those that ArrayRecords are made of have `stamp(index)`. `Images` has no labels: the images of a hidden test.
 """
 
 import functools
 import os
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 
-from ddrnet_jax.data import layouts, scenes
+from ddrnet_jax.data import decode, layouts, scenes
+from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.files import IMAGE_SUFFIXES, files_by_stem, read_file
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
 from ddrnet_jax.data.specs import SCENE_IMAGES, SCENES, DatasetSpec
 
-__all__ = ["IMAGE_SUFFIXES", "FolderPairs", "Sample", "SceneImages", "Scenes", "files_by_stem", "read_file"]
+__all__ = ["IMAGE_SUFFIXES", "FolderPairs", "Images", "Sample", "SceneImages", "Scenes", "files_by_stem", "read_file"]
 
 _REMEMBERED_BYTES = 64 * 2**20
 
@@ -52,6 +55,37 @@ class FolderPairs:
             return EncodedSample(read_file(image), label, image, image)
         return EncodedSample(read_file(image), read_file(label), image, label)
 
+    def places(self) -> Iterator[Hashable]:
+        """Where each image is; two sources share those that are equal."""
+        return (image for image, _ in self.pairs)
+
+    def stamp(self, index: int) -> str:
+        """Another text once a file of the sample is another: its size and time, not its bytes; or its class number."""
+        return " ".join(str(part) if isinstance(part, int) else _stat_of(part) for part in self.pairs[index])
+
+
+def _stat_of(path: str) -> str:
+    try:
+        stat = os.stat(path)
+    except OSError as e:
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from e
+    return f"{stat.st_size}@{stat.st_mtime_ns}"
+
+
+class Images:
+    """Images alone, without labels."""
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = [str(path) for path in paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict:
+        """{"image": u8[H,W,3] RGB, "name"}; raises DataError naming the file if it cannot be read."""
+        path = self.paths[index]
+        return {"image": decode.decode_image(read_file(path), path), "name": path}
+
 
 class Scenes:
     """Drawn street scenes; those of different seeds are different scenes. The last 64 MB are remembered."""
@@ -59,7 +93,7 @@ class Scenes:
     spec = SCENES
 
     def __init__(self, count: int, seed: int, size_hw: tuple[int, int]):
-        self.count, self.seed = count, seed
+        self.count, self.seed, self.size_hw = count, seed, tuple(size_hw)
         remembered = max(1, _REMEMBERED_BYTES // (4 * size_hw[0] * size_hw[1]))
         self._draw = functools.lru_cache(remembered)(lambda index: scenes.draw_scene(seed, index, tuple(size_hw)))
 
@@ -81,6 +115,14 @@ class Scenes:
         pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         pngs = [cv2.imencode(".png", array)[1].tobytes() for array in (pixels, label)]
         return EncodedSample(*pngs, self._name(index), self._name(index))
+
+    def places(self) -> Iterator[Hashable]:
+        """Which scene each is; two sources share those that are equal."""
+        return ((self.seed, self.size_hw, index) for index in range(self.count))
+
+    def stamp(self, index: int) -> str:
+        """Another text for another scene."""
+        return f"{self._name(index)} {self.size_hw}"
 
     def _name(self, index: int) -> str:
         return f"scene_{self.seed}_{index:05d}"

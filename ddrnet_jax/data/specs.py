@@ -13,6 +13,18 @@ Color = tuple[int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
+class HiddenTest:
+    """A test split whose labels only a server has.
+
+    images   how many the split has, all of size_hw (pixels)
+    """
+
+    split: str
+    images: int
+    size_hw: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetSpec:
     """What the labels of a data set mean, and where its files lie below the root.
 
@@ -23,6 +35,7 @@ class DatasetSpec:
                    empty: a sample has a class number instead of a mask.
     image_folder   relative folder of a split's images; "{split}" is replaced
     class_weights  loss weights by train id, or None where the data set has none
+    hidden_test    the split that a test server evaluates, or None
     """
 
     name: str
@@ -32,6 +45,7 @@ class DatasetSpec:
     image_folder: str = ""
     label_folder: str = ""
     class_weights: tuple[float, ...] | None = None
+    hidden_test: HiddenTest | None = None
 
     @property
     def num_classes(self) -> int:
@@ -134,6 +148,7 @@ CITYSCAPES = DatasetSpec(
         255: IGNORE,  # -1 in eight bits
     },
     class_weights=class_tables.CITYSCAPES_CLASS_WEIGHTS,
+    hidden_test=HiddenTest("test", images=1525, size_hw=(1024, 2048)),
 )
 
 

@@ -66,7 +66,7 @@ def scale_and_crop(
     )
     rows = nearest_pixels(inner_hw[0], top, step_y, image.shape[0])
     columns = nearest_pixels(inner_hw[1], left, step_x, image.shape[1])
-    inner_label = label[rows[:, None], columns[None, :]]
+    inner_label = label[rows].take(columns, axis=1)  # several times faster than both at once
     if inner_hw == tuple(crop_hw):
         return inner, inner_label
     padded = np.zeros((*crop_hw, 3), np.uint8)

@@ -10,6 +10,7 @@ import pytest
 from ddrnet_jax import factory
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data import check, check_report, prepare
+from ddrnet_jax.data.array_records import ArrayRecords
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sources import FolderPairs, Scenes
 from ddrnet_jax.data.specs import folder_spec
@@ -103,6 +104,22 @@ def truncated_jpeg(data):
     jpeg = cv2.imencode(".jpg", mask(np.random.default_rng(1), COLORS))[1].tobytes()
     (data / "images/train/1.jpg").write_bytes(jpeg[:-40])
     return "error", "1 file(s) damaged", ["images/train/1.jpg: truncated JPEG"]
+
+
+def jpeg_with_a_hole(data, damage=lambda jpeg, middle: jpeg[:middle] + jpeg[middle + 400 :]):
+    (data / "images/train/1.png").unlink()
+    pixels = cv2.resize(np.random.default_rng(1).integers(0, 256, (12, 16, 3), np.uint8), (WIDTH, HEIGHT))
+    jpeg = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, 100))[1].tobytes()
+    (data / "images/train/1.jpg").write_bytes(damage(jpeg, len(jpeg) // 2))
+    return "warning", "1 JPEG(s) that a decoder complains about", ["images/train/1.jpg: Corrupt JPEG data: "]
+
+
+def jpeg_overwritten_with_zeros(data):
+    return jpeg_with_a_hole(data, lambda jpeg, middle: jpeg[:middle] + bytes(400) + jpeg[middle + 400 :])
+
+
+def jpeg_cut_and_ended(data):
+    return jpeg_with_a_hole(data, lambda jpeg, middle: jpeg[:middle] + b"\xff\xd9")
 
 
 def flipped_bit(data):
@@ -234,6 +251,7 @@ KINDS = (
     *(empty_image, truncated_png, truncated_jpeg, flipped_bit, a_page_instead_of_an_image, a_link_to_nowhere),
     *(label_of_another_size, turned_label, jpeg_label, deep_label, three_equal_channels, blended_colors),
     *(two_images_of_a_stem, no_evaluation_folder, nothing_labelled),
+    *(jpeg_with_a_hole, jpeg_overwritten_with_zeros, jpeg_cut_and_ended),
     *(label_without_image, images_of_other_kinds, unlabelled, blank_image, the_same_image_twice, mostly_ignored),
     *(grey_image, grey_jpeg, image_with_alpha, deep_image),
 )
@@ -332,6 +350,20 @@ def test_images_without_label_are_all_named_and_the_others_are_checked_still(dat
     assert "labels/train/1.png: value 9 on 3,072 pixel(s)" in values.names[0]
     assert orphans.severity == "warning"
     assert [n[-10:] for n in orphans.names] == ["0_mask.png", "3_mask.png"]
+
+
+@pytest.mark.parametrize(("gone", "missing"), [("gtFine/train/zurich", 1), ("gtFine", 3)])
+def test_missing_labels_of_cityscapes_are_all_named_and_the_others_are_checked(draw, gone, missing):
+    drawn = draw("cityscapes")
+    shutil.rmtree(drawn.root / gone)
+    report = look_at_config(draw.configure(drawn))
+    first = report.findings[0]
+    assert first.message == f"training: {missing} of 3 images have no label"
+    assert [n.split(": no ")[0] for n in first.names] == [str(drawn.root / e[0]) for e in drawn.expected["train"]][
+        -missing:
+    ]
+    assert "unzip the gtFine archive" in first.what_to_do
+    assert [t.count for t in report.tallies if t.role == "training"] == ([3 - missing] if missing < 3 else [])
 
 
 def test_no_image_has_a_label(data):
@@ -554,6 +586,40 @@ def test_the_quick_part_warns(data):
     nothing_labelled(data)
     (line,) = check.quick(*sources, crop_hw=(48, 64), scale_range=(1.0, 1.0))
     assert "every pixel of the 4 labels looked at is ignored" in line
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "expected"),
+    [
+        (("train",), ("val",), None),
+        (("val",), ("val",), "all evaluation images are trained on too"),
+        (("train+val",), ("val",), "all evaluation images are trained on too"),
+        (("train",), ("train+val",), "4 of the 8 evaluation images are trained on too"),
+    ],
+)
+def test_training_on_what_is_evaluated_is_a_warning(train, held_out, expected, data, tmp_path):
+    folders = [FolderPairs(data, split, folder_spec(CLASSES)) for (split,) in (train, held_out)]
+    parts = {split: FolderPairs(data, split, folder_spec(CLASSES)) for split in ("train", "val")}
+    prepare.prepare(parts, tmp_path / "records", name="folder", shard_bytes=1)
+    records = [ArrayRecords(tmp_path / "records", split, folder_spec(CLASSES)) for (split,) in (train, held_out)]
+    for sources in (folders, records):
+        lines = check.quick(*sources, crop_hw=(48, 64), scale_range=(1.0, 1.0))
+        assert [line.split(" (")[0] for line in lines] == ([f"warning: {expected}"] if expected else [])
+
+
+def test_parts_of_one_split_of_records_share_what_overlaps(data, tmp_path):
+    prepare.prepare({"train": Scenes(10, 0, (32, 64))}, tmp_path / "records", name="scenes", shard_bytes=1)
+
+    def lines(train, held_out):
+        sources = [ArrayRecords(tmp_path / "records", split, Scenes.spec) for split in (train, held_out)]
+        return check.quick(*sources, crop_hw=(32, 64), scale_range=(1.0, 1.0))
+
+    assert lines("train[:80%]", "train[80%:]") == []
+    (line,) = lines("train[:80%]", "train[70%:]")
+    assert "1 of the 3 evaluation images are trained on too" in line
+    same, other = Scenes(4, 0, (32, 64)), Scenes(4, 1, (32, 64))
+    assert check.quick(same, other, crop_hw=(32, 64), scale_range=(1.0, 1.0)) == []
+    assert len(check.quick(same, Scenes(4, 0, (32, 64)), crop_hw=(32, 64), scale_range=(1.0, 1.0))) == 1
 
 
 class Recording(Scenes):

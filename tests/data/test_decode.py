@@ -127,6 +127,15 @@ def test_wrong_index_masks_are_named(mask, message):
         decode.decode_label(png(mask), "bad.png", CAMVID)
 
 
+def test_as_many_classes_as_a_byte_holds():
+    """All 256 values are known; with one class fewer, the value that is not is found, once and as the only one."""
+    mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    names = [f"class {i}" for i in range(255)]
+    np.testing.assert_array_equal(decode.decode_label(png(mask), "all.png", folder_spec(names)), mask)
+    with pytest.raises(DataError, match=r"one\.png: label value 254 is not one of folder's: 0, 1,"):
+        decode.decode_label(png(mask), "one.png", folder_spec(names[:-1]))
+
+
 def test_unknown_colour_is_named():
     spec = folder_spec(["a"], ((1, 2, 3),))
     bgr = np.full((4, 4, 3), (3, 2, 1), np.uint8)

@@ -11,7 +11,7 @@ from scipy import io as scipy_io
 
 from ddrnet_jax import factory
 from ddrnet_jax.data import decode
-from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.errors import DataError, MissingLabels
 from ddrnet_jax.data.layouts import find_pairs
 from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
 from ddrnet_jax.data.specs import CITYSCAPES, COCO_STUFF_10K, COCO_STUFF_164K, IMAGENET, SPECS
@@ -91,11 +91,19 @@ def test_tables():
     [
         ("cityscapes", "leftImg8bit", "leftImg8bit.train: no such folder, expected the cities"),
         ("cityscapes", "leftImg8bit/train", r"leftImg8bit.train: no such folder.*has train_extra/, val/"),
-        ("cityscapes", "gtFine", "3 of 3 images have no label, first .*; expected .*labelIds.png: unzip the gtFine"),
+        (
+            "cityscapes",
+            "gtFine",
+            "3 of 3 images have no label: .*; expected .*labelIds.png of the first: unzip the gtFine",
+        ),
         ("cityscapes", "gtFine/train/zurich/zurich_000000_000019_gtFine_labelIds.png", "1 of 3 images have no label"),
         ("camvid_original", "LabeledApproved_full/0006R0_f00930_L.png", "1 of 5 images .*0006R0_f00930_L.png: unzip"),
         ("coco_stuff_10k", "imageLists", "imageLists.train.txt: no such file"),
-        ("coco_stuff_10k", "images/COCO_train2014_000000000077.jpg", "names 'COCO_train2014_000000000077', but"),
+        (
+            "coco_stuff_10k",
+            "images/COCO_train2014_000000000077.jpg",
+            "names COCO_train2014_000000000077, but .* 1 of 2",
+        ),
         ("coco_stuff_10k", "annotations/COCO_train2014_000000000025.mat", "1 of 2 images have no label"),
         ("coco_stuff_164k", "images/train2017", "train2017: no such folder, expected the images"),
         ("coco_stuff_164k", "stuffthingmaps", "has neither stuffthingmaps/train2017 nor annotations/train2017"),
@@ -111,6 +119,40 @@ def test_what_is_missing_is_named(draw, name, gone, message):
     with pytest.raises(DataError, match=message) as caught:
         factory.train_source(draw.configure(drawn))
     assert "\n" not in str(caught.value)
+
+
+def test_many_missing_labels_are_counted_over_all_parts_and_the_first_few_named(draw):
+    drawn = draw("cityscapes")
+    for split in ("train", "val"):
+        shutil.rmtree(drawn.root / "gtFine" / split / "aachen")
+    with pytest.raises(MissingLabels) as caught:
+        factory.train_source(draw.configure(drawn, train_split="train+val"))
+    images = [str(drawn.root / name) for split in ("train", "val") for name, _, _ in drawn.expected[split][:2]]
+    message = str(caught.value)
+    assert message.startswith(f"4 of 6 images have no label: {', '.join(images[:3])} and 1 more; expected ")
+    label = "gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png"
+    assert f"expected {drawn.root / label} of the first: unzip the gtFine archive" in message
+    assert [image for image, _ in caught.value.missing] == images
+    assert len(caught.value.pairs) == 2
+
+    coco = draw("coco_stuff_10k")
+    for path in (coco.root / "images").glob("COCO*"):
+        path.rename(path.with_name(f"x{path.name}"))
+    with pytest.raises(DataError, match="names COCO_train2014_000000000077, COCO_.*025, but .* 2 of 2 are missing"):
+        factory.train_source(draw.configure(coco))
+
+
+def test_parts_of_imagenet_with_other_class_folders_are_refused(tmp_path):
+    for part in ("train", "val"):
+        for i in range(1000):
+            (tmp_path / part / f"n{i:08d}").mkdir(parents=True)
+        (tmp_path / part / "n00000999/a.JPEG").write_bytes(b"")
+    pairs, spec = find_pairs(tmp_path, "train+val", IMAGENET)
+    assert [number for _, number in pairs] == [999, 999]
+    (tmp_path / "val/n00000007").rename(tmp_path / "val/n00001000")  # every class behind it would move down
+    with pytest.raises(DataError, match="val: its class folders are not those of .*train, .* n00000007, n00001000;"):
+        find_pairs(tmp_path, "train+val", IMAGENET)
+    assert find_pairs(tmp_path, "val", IMAGENET)[0][0][1] == 998
 
 
 def test_unknown_splits_and_classes_are_named(draw):

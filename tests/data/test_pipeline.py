@@ -53,6 +53,16 @@ def test_processes_together_see_the_same_global_batches(count):
     assert together == rows(take(6))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_part_of_a_batch_is_the_same_samples_for_any_number_of_processes(count):
+    """As the accumulating step takes them: part k is the rows k, k + 2, ... of every process."""
+    of_processes = [take(6, shard=Shard(i, count), accumulate_steps=2) for i in range(count)]
+    for part in (0, 1):
+        halves = [[{k: v[part::2] for k, v in b.items()} for b in batches] for batches in of_processes]
+        together = [set().union(*step) for step in zip(*map(rows, halves), strict=True)]
+        assert together == rows([{k: v[part::2] for k, v in b.items()} for b in take(6)])
+
+
 def test_every_epoch_sees_every_sample_in_a_new_order():
     class Names:
         def __len__(self):

@@ -125,6 +125,63 @@ def test_a_second_run_writes_only_what_is_missing_or_damaged(draw, tmp_path):
     assert all(entry["bytes"] == (records / name).stat().st_size for name, entry in entries.items())
 
 
+def touch(path):
+    stat = os.stat(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000_000))
+
+
+@pytest.mark.parametrize("change", ["label", "image", "touched"])
+def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change):
+    drawn, records = draw("camvid_original"), tmp_path / "records"
+    config, said = draw.configure(drawn), []
+    sources = factory.sources_to_prepare(config)
+    prepare(sources, records, name="camvid", shard_bytes=SMALL, say=said.append)
+    before, manifest = write_times(records), Manifest.read(records)
+    image, label = sources["train"].pairs[2]
+    if change == "label":
+        size = os.path.getsize(label)
+        cv2.imwrite(label, np.zeros((24, 32, 3), np.uint8))
+        Path(label).write_bytes(Path(label).read_bytes().ljust(size, b"\0"))  # as long as before
+    elif change == "image":
+        cv2.imwrite(image, np.zeros((24, 32, 3), np.uint8))
+    touch(label if change == "label" else image)
+    assert said == []
+    prepare(factory.sources_to_prepare(config), records, name="camvid", say=said.append)
+    after = write_times(records)
+    (shard,) = (s for s in manifest.shards("train") if s.first <= 2 < s.first + s.count)
+    assert {name for name in before if after[name] != before[name]} == {shard.path.name}
+    assert len(said) == 1
+    assert said[0].startswith(f"1 of {len(before)} files are written again: images or labels of train have other ")
+    stored, source = ArrayRecords(records, "train", CAMVID), sources["train"]
+    np.testing.assert_array_equal(stored[2]["label"], source[2]["label"])
+    np.testing.assert_array_equal(stored[2]["image"], source[2]["image"])
+    prepare(factory.sources_to_prepare(config), records, name="camvid", say=said.append)
+    assert write_times(records) == after
+
+
+def test_classes_in_another_order_are_other_sources(draw, tmp_path):
+    drawn, said = draw("imagenet"), []
+    for classes in (drawn.settings["classes"], drawn.settings["classes"][::-1]):
+        source = factory.train_source(draw.configure(drawn, classes=classes))
+        prepare({"train": source}, tmp_path / "records", name="imagenet", say=said.append)
+        stored = ArrayRecords(tmp_path / "records", "train", source.spec)
+        assert {stored[i]["name"]: stored[i]["label"] for i in range(len(stored))} == {
+            str(tmp_path / "records" / name): source[i]["label"] for i, name in enumerate(source.names())
+        }
+    assert len(said) == 1
+
+
+def test_a_changed_file_that_cannot_be_prepared_leaves_no_stale_split(draw, tmp_path):
+    drawn = draw("camvid")
+    source = factory.train_source(draw.configure(drawn))
+    prepare({"train": source}, tmp_path / "records", name="camvid")
+    cv2.imwrite(source.pairs[0][1], np.full((24, 32), 77, np.uint8))
+    with pytest.raises(DataError, match="label value 77"):
+        prepare({"train": source}, tmp_path / "records", name="camvid")
+    with pytest.raises(DataError, match="a shard that prepare_data did not finish"):
+        ArrayRecords(tmp_path / "records", "train", CAMVID)
+
+
 def test_other_splits_are_added_and_other_data_is_refused(draw, check_samples, tmp_path):
     drawn, records = draw("camvid"), tmp_path / "records"
     splits = {split: FolderPairs(drawn.root, split, CAMVID) for split in drawn.expected}

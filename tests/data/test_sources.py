@@ -56,7 +56,7 @@ def test_what_is_missing_is_named(tmp_path):
         FolderPairs(tmp_path / "nowhere", "train", CAMVID)
     write_camvid(tmp_path)
     (tmp_path / "trainannot" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 images have no label, first .*train.a.png; expected .*a\.png"):
+    with pytest.raises(DataError, match=r"1 of 2 images have no label: .*train.a.png; expected .*a\.png"):
         FolderPairs(tmp_path, "train", CAMVID)
     with pytest.raises(DataError, match="no such folder, expected the images of split 'val'"):
         FolderPairs(tmp_path, "val", CAMVID)
