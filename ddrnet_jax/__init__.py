@@ -1,17 +1,21 @@
 """DDRNet for JAX and Flax NNX: train, evaluate, predict.
 
 main.py          flags -> one command
+command_line.py  the flags, and --help
+processes.py     several processes as one run
+devices.py       the mesh of devices, batches onto it
 config.py        every key, its unit, its checks
 config_files.py  configs from files, flags and JSON
 factory.py       what a config describes, made: data, model
 compilation.py   XLA options per platform, compilation cache
 checkpoints.py   all of Orbax: save, resume, best, restore anywhere
+checkpoint_files.py  one step on disk, read and verified
 pretrained.py    weights to start from, ours or anyone's, and what of them fits
 models/          the network
 data/            from files to batches
 training/        state, step, losses, optimiser, loop
 evaluation/      mIoU on whole images; top-1 and top-5 of a classifier
-inference/       masks and overlays for people; weights in and out
+inference/       masks and overlays for people; weights in and out; what a run costs elsewhere
 """
 
 from importlib import import_module

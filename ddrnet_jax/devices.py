@@ -1,14 +1,27 @@
-"""The device mesh: one axis, the batch sharded along it, everything else replicated."""
+"""The device mesh: one axis, the batch sharded along it, everything else replicated; and what processes agree on."""
+
+import hashlib
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """All devices (or those given) in one axis called "data"."""
+    """All devices of all processes (or those given) in one axis called "data"."""
     devices = devices or jax.devices()
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def platform(mesh: Mesh) -> str:
+    """What the devices of the mesh are: "cpu", "gpu", "tpu"."""
+    return mesh.devices.flat[0].platform
+
+
+def local_mesh(mesh: Mesh) -> Mesh:
+    """This process's devices of the mesh: what runs on them waits for no other process."""
+    return mesh if not mesh.is_multi_process else data_mesh(list(mesh.local_devices))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -25,3 +38,64 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch -> the global sharded batch; starts the transfer and returns."""
     sharding = by_batch(mesh)
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+
+
+def put_replicated(tree, mesh: Mesh):
+    """The tree on every device of the mesh; each process brings its own copy, all of them equal (see `differing`)."""
+    if not mesh.is_multi_process:
+        return jax.device_put(tree, replicated(mesh))
+    # Of arrays for several processes device_put compares every leaf over all of them, one by one.
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(leaf), leaf.shape), tree
+    )
+
+
+def local_view(tree, mesh: Mesh):
+    """Replicated arrays of all processes -> the same on the mesh of this process's devices; nothing is copied."""
+
+    def view(array: jax.Array) -> jax.Array:
+        if array.is_fully_addressable:
+            return array
+        shards = [shard.data for shard in array.addressable_shards]
+        return jax.make_array_from_single_device_arrays(array.shape, replicated(mesh), shards)
+
+    return jax.tree.map(view, tree)
+
+
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
+    """i64[...] of this process -> i64[...], the exact sum over all; every process calls it and gets it."""
+    if jax.process_count() == 1:
+        return counts
+    halves = np.ascontiguousarray(counts, np.int64).view(np.uint32)  # JAX would round i64 to i32
+    return multihost_utils.process_allgather(halves).view(np.int64).sum(0)
+
+
+def from_first_process(number: int) -> int:
+    """The first process's number (64 bits) in all of them; every process calls it."""
+    return int(sum_over_processes(np.array([number if jax.process_index() == 0 else 0]))[0])
+
+
+def wait_for_all(name: str) -> None:
+    """Return once every process has come here; `name` is that of the place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def differing(values: dict[str, object]) -> list[str]:
+    """The names of what is not the same in every process; all call it, with the same names.
+
+    values  of any type with a `repr` that says it all; of arrays, `fingerprint`
+    """
+    if jax.process_count() == 1:
+        return []
+    digests = np.stack([np.frombuffer(hashlib.sha256(repr(v).encode()).digest(), np.uint8) for v in values.values()])
+    gathered = multihost_utils.process_allgather(digests)
+    return [name for i, name in enumerate(values) if (gathered[:, i] != gathered[0, i]).any()]
+
+
+def fingerprint(tree) -> str:
+    """A hash of every bit of the tree's arrays, which are this process's own."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()

@@ -1,68 +1,47 @@
 """Command line: flags -> one command."""
 
-import argparse
 import logging
 import sys
+import traceback
 from pathlib import Path
 
-_DESCRIPTION = "DDRNet: train, evaluate, predict; weights and data in and out."
-_EPILOG = """\
-modes:
-  train     train, evaluate and checkpoint in --workdir; run again, it resumes
-  evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split;
-            of a classifier top-1 and top-5 accuracy
-  predict   --input (an image, or a folder of images) -> OUTPUT/masks/<stem>.png
-            (train ids) and OUTPUT/overlays/<stem>.png; without --input, the
-            held-out images of the run (or of --config), and OUTPUT/samples.png
-  import_weights  --input (.pth, .pt, .safetensors) -> a checkpoint in --output,
-            with a report; --config says for which data set, where the file
-            does not tell
-  export    --checkpoint -> --output as --format safetensors or pth, by the
-            names of --naming, and a card OUTPUT.json
-  check_data  what is wrong with the config's data set, every file by name,
-            and a picture of samples, in --output; exit code 1 if training
-            would fail
-  prepare_data  the config's data set -> ArrayRecords in --output, for pods and
-            object stores; run again, it completes what is missing
-
-examples:
-  python -m ddrnet_jax.main --config configs/demo.py --workdir runs/demo
-  python -m ddrnet_jax.main --config configs/demo.py --config.total_steps=50
-  python -m ddrnet_jax.main --mode evaluate --config configs/demo.py \\
-      --checkpoint runs/demo
-  python -m ddrnet_jax.main --mode predict --checkpoint runs/demo \\
-      --input street.jpg --output out
-  python -m ddrnet_jax.main --mode import_weights --input best_val.pth \\
-      --output runs/official
-  python -m ddrnet_jax.main --mode export --checkpoint runs/demo \\
-      --format safetensors --output ddrnet.safetensors
-"""
-
-
-class UsageError(ValueError):
-    """The flags do not make a command."""
+from ddrnet_jax import command_line, processes
+from ddrnet_jax.command_line import UsageError
+from ddrnet_jax.processes import AGAIN_EXIT_CODE
+from ddrnet_jax.training.interruption import Preempted, StoppedByUser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code. What a user can get wrong ends in one line on stderr."""
     try:
-        arguments, overrides = _parse(argv)
+        arguments, overrides = command_line.parse(argv)
     except UsageError as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
     try:
+        setting = processes.parse(arguments.distributed)
         from ddrnet_jax import compilation
 
         compilation.enable_cache()
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax's notes are not for the happy path
-        code = _COMMANDS[arguments.mode](arguments, overrides)
+        # Orbax logs the tracebacks of what it also raises, and of what we pass over; so does asyncio of its tasks.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        with processes.joined(setting, leaving_in_order=(Preempted, StoppedByUser)):
+            return _COMMANDS[arguments.mode](arguments, overrides) or 0
     except _user_errors() as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; a training run goes on from its last checkpoint with the same command", file=sys.stderr)
-        return 130
-    return code or 0
+        code, message = 1, f"error: {e}"
+    except Preempted as e:
+        code, message = AGAIN_EXIT_CODE, f"{e} (exit code {AGAIN_EXIT_CODE})"
+    except KeyboardInterrupt as e:
+        code, message = 130, "\n" + (str(e) or _WHEN_STOPPED.get(arguments.mode, "stopped"))
+    except Exception as e:
+        if not processes.is_joined():
+            raise
+        traceback.print_exc()  # a fault of ours; the other processes must not wait for this one
+        code, message = 1, f"error: {type(e).__name__}: {e}"
+    print(message, file=sys.stderr)
+    processes.end_all(message.strip().removeprefix("error: "), code)
+    return code
 
 
 def _user_errors() -> tuple[type[Exception], ...]:
@@ -70,14 +49,18 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from ddrnet_jax.checkpoints import CheckpointError
     from ddrnet_jax.config import ConfigError
     from ddrnet_jax.data.errors import DataError
+    from ddrnet_jax.evaluation.submission import SubmissionError
+    from ddrnet_jax.inference.accelerators import TopologyError
     from ddrnet_jax.inference.export import ExportError
+    from ddrnet_jax.inference.onnx_engine import EngineError
     from ddrnet_jax.models.weight_files import WeightsFileError
     from ddrnet_jax.pretrained import PretrainedError
     from ddrnet_jax.training.loop import TrainingDiverged
 
-    weights = (CheckpointError, WeightsFileError, PretrainedError, ExportError)
+    weights = (CheckpointError, WeightsFileError, PretrainedError, ExportError, EngineError, SubmissionError)
+    command = (UsageError, processes.ProcessesError, TopologyError, ConfigError)
     # OSError: a full disk, a vanished folder
-    return (UsageError, ConfigError, DataError, *weights, TrainingDiverged, OSError)
+    return (*command, DataError, *weights, TrainingDiverged, OSError)
 
 
 def _train(arguments, overrides) -> None:
@@ -87,17 +70,20 @@ def _train(arguments, overrides) -> None:
     config = _config(arguments, overrides)
     workdir = Path(arguments.workdir or Path("runs") / _run_name(arguments))
     result = loop.train(config, workdir)
-    print(result.table(factory.dataset_spec(config).classes))
-    print(f"checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
+    if processes.is_first():
+        print(result.table(factory.dataset_spec(config).classes))
+        print(f"checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
 
 
 def _evaluate(arguments, overrides) -> None:
     from ddrnet_jax import factory
     from ddrnet_jax.evaluation import evaluate
 
+    processes.end_at_sigterm()
     config = _config(arguments, overrides)
     result = evaluate.evaluate_checkpoint(config, _checkpoint(arguments), say=_say)
-    print(result.table(factory.dataset_spec(config).classes))
+    if processes.is_first():
+        print(result.table(factory.dataset_spec(config).classes))
 
 
 def _predict(arguments, overrides) -> None:
@@ -105,11 +91,11 @@ def _predict(arguments, overrides) -> None:
 
     config = _optional_config(arguments, overrides)
     checkpoint = _checkpoint(arguments)
-    output = arguments.output or "predictions"
+    output, engine = arguments.output or "predictions", arguments.engine or "jax"
     if arguments.input:
-        count = predict.predict_files(checkpoint, arguments.input, output)
+        count = predict.predict_files(checkpoint, arguments.input, output, engine=engine)
     else:
-        count = predict.predict_held_out(checkpoint, output, config)
+        count = predict.predict_held_out(checkpoint, output, config, engine=engine)
         print(f"image, label and prediction side by side: {Path(output) / 'samples.png'}")
     print(f"masks and overlays of {count} image(s) are in {output}")
 
@@ -128,11 +114,19 @@ def _export(arguments, overrides) -> None:
     if arguments.config or overrides:
         raise UsageError("--mode export takes no --config: a checkpoint carries its own")
     output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
-    naming = arguments.naming or "official"
-    card = export.export(_checkpoint(arguments), output, file_format=file_format, naming=naming)
+    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": _size_hw(arguments.size)}
+    card = export.export(_checkpoint(arguments), output, **options)
     for note in card["notes"]:
         print(f"note: {note}")
-    print(f"weights are in {output}, what they are in {export.card_path(Path(output))}")
+    what = "weights are" if file_format in export.WEIGHTS else "the network is"
+    print(f"{what} in {output}, classes, colours and more in {export.card_path(Path(output))}")
+
+
+def _size_hw(text: str | None) -> tuple[int, int] | None:
+    parts = (text or "").lower().split("x")
+    if text and not (len(parts) == 2 and all(p.isdecimal() and int(p) > 0 for p in parts)):
+        raise UsageError(f"--size {text}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
+    return (int(parts[0]), int(parts[1])) if text else None
 
 
 def _check_data(arguments, overrides) -> int:
@@ -163,9 +157,29 @@ def _prepare_data(arguments, overrides) -> None:
 
     config = _config(arguments, overrides)
     output = _needed(arguments, "output")
-    for split, count in factory.prepare_data(config, output).items():
+    for split, count in factory.prepare_data(config, output, say=_say).items():
         print(f"{split}: {count} samples")
     print(f"to read them: --config.data.storage=array_record --config.data.root={output}")
+
+
+def _submit(arguments, overrides) -> None:
+    from ddrnet_jax.evaluation import submission
+
+    config = _config(arguments, overrides)
+    checkpoint, output = _checkpoint(arguments), _needed(arguments, "output")
+    count = submission.submit(config, checkpoint, output, say=_say)
+    print(f"{count} predictions are in {output}: names, sizes and label ids were read again and are right")
+
+
+def _plan(arguments, overrides) -> None:
+    from ddrnet_jax.inference import plan, plan_report
+    from ddrnet_jax.training import program
+
+    config, topology = _config(arguments, overrides), _needed(arguments, "topology")
+    planned = plan.plan(config, topology, program.lower_train_step, say=_say)
+    if arguments.output:
+        plan.write(planned, arguments.output)
+    print("\n".join(plan_report.report_lines(planned)))
 
 
 _COMMANDS = {
@@ -174,20 +188,18 @@ _COMMANDS = {
     "predict": _predict,
     "import_weights": _import_weights,
     "export": _export,
+    "submit": _submit,
     "check_data": _check_data,
     "prepare_data": _prepare_data,
+    "plan": _plan,
 }
 
-
-# The flags beside --config that a mode takes.
-_FLAGS = {
-    "train": {"workdir"},
-    "evaluate": {"workdir", "checkpoint"},
-    "predict": {"workdir", "checkpoint", "input", "output"},
-    "import_weights": {"input", "output"},
-    "export": {"workdir", "checkpoint", "output", "format", "naming"},
-    "check_data": {"output"},
-    "prepare_data": {"output"},
+# What Ctrl-C leaves; other modes have nothing to go on with.
+_WHEN_STOPPED = {
+    "train": "stopped; a training run goes on from its last checkpoint with the same command",
+    "prepare_data": "stopped; run it again with the same --output, it completes what is missing",
+    "check_data": "stopped; nothing was written",
+    "submit": "stopped; no zip was written",
 }
 
 
@@ -225,46 +237,9 @@ def _config(arguments, overrides):
     return config_files.load(arguments.config, overrides)
 
 
-def _parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The flags, and the KEY=VALUE texts of --config.KEY=VALUE in their order."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ddrnet_jax.main",
-        usage="%(prog)s --config FILE [--mode MODE] [flags]",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="config file, FILE or FILE:ARGUMENT")
-    parser.add_argument("--mode", choices=_COMMANDS, default="train", help="what to do (default: train)")
-    parser.add_argument("--workdir", metavar="DIR", help="where a run lives (default: runs/<config name>)")
-    parser.add_argument("--checkpoint", metavar="DIR", help="a workdir (its best, else latest step) or a step")
-    parser.add_argument("--input", metavar="PATH", help="image or folder to predict; weights file to import")
-    parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
-    parser.add_argument("--format", choices=("safetensors", "pth"), help="of the exported file")
-    parser.add_argument(
-        "--naming",
-        choices=("official", "mmsegmentation", "super-gradients"),
-        help="whose tensor names (default: official)",
-    )
-    arguments, rest = parser.parse_known_args(argv)
-    overrides = []
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--config."):
-            raise UsageError(f"unknown argument {flag!r}; --help lists what there is")
-        text = flag.removeprefix("--config.")
-        if "=" not in text and rest and not rest[0].startswith("--"):
-            text = f"{text}={rest.pop(0)}"
-        overrides.append(text)
-    for name in set().union(*_FLAGS.values()) - _FLAGS[arguments.mode]:
-        if getattr(arguments, name):
-            raise UsageError(f"--mode {arguments.mode} does not take --{name}; --help lists the modes and flags")
-    return arguments, overrides
-
-
 def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    if processes.is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@
 : "${MAX_CRASHES:=3}"     # relaunches in a row after a crash; a run of HEALTHY_S seconds forgets them
 : "${HEALTHY_S:=600}"
 : "${POLL_S:=30}"         # seconds between two looks at a TPU that is not there yet
+MAX_SHORT_RUNS=20         # in a row that end with 75 within HEALTHY_S: something other than preemption
 dry_run=0
 crashes=0
+short_runs=0
 
 note() { echo "${0##*/}: $*" >&2; }
 die() {
@@ -36,7 +38,14 @@ again() {
   local code=$1 delay=$BACKOFF_S
   (($2 < HEALTHY_S)) || crashes=0
   case $code in
-    75) note "told to stop, and saved (75); starting again in $delay s" ;;
+    75)
+      (($2 < HEALTHY_S)) || short_runs=0
+      if ((short_runs++ >= MAX_SHORT_RUNS)); then
+        note "exit code 75, $short_runs times within $HEALTHY_S s: not started again"
+        return 1
+      fi
+      note "told to stop, and saved (75); starting again in $delay s"
+      ;;
     129 | 13[1-9] | 1[4-9][0-9] | 2[0-5][0-9]) # killed by a signal (128 + its number), or ssh's own failure (255)
       if ((crashes++ >= MAX_CRASHES)); then
         note "exit code $code, $crashes times in a row: not started again (MAX_CRASHES=$MAX_CRASHES)"

@@ -57,6 +57,7 @@ arguments=("$@")
 while
   began=$SECONDS
   start
+  ((!stopped)) || signal TERM # it came while they were being started
   watch
   ((!stopped)) && again "$code" $((SECONDS - began)) && ((!stopped))
 do :; done

@@ -5,6 +5,7 @@
 #   launch/tpu_setup.sh [--dry-run] NAME
 #
 # What git ignores (data, runs, environments) is not copied. While a run is going on there, nothing is changed.
+# MOUNT='sudo mkdir -p /mnt/shared && sudo mount 10.0.0.2:/share /mnt/shared'   run on every worker first, if given
 # TPU_PYTHON=3.12     installed by uv: Google's images come with an older one than this project needs
 # ZONE, PROJECT       default: those of `gcloud config`
 set -euo pipefail
@@ -32,4 +33,5 @@ pack=(tar -czf "$archive" -C "$repo" --null --no-recursion --ignore-failed-read 
 trap 'rm -f "$archive"' EXIT
 if ((dry_run)); then echo "$(show "${files[@]}") | $(show "${pack[@]}")"; else "${files[@]}" | "${pack[@]}"; fi
 tpu tpu-vm scp "$archive" "$name:ddrnet_jax.tar.gz" --worker=all
+[[ -z ${MOUNT:-} ]] || tpu tpu-vm ssh "$name" --worker=all --command="$MOUNT"
 tpu tpu-vm ssh "$name" --worker=all --command="$install"

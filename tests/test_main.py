@@ -8,7 +8,7 @@ import filelock
 import numpy as np
 import pytest
 
-from ddrnet_jax import checkpoints
+from ddrnet_jax import checkpoints, config_files
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data import check
 
@@ -117,6 +117,14 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
     assert code == 0, err
     assert cv2.imread("held_out/samples.png") is not None
 
+    # The network is the checkpoint's: a config of another says so, and changes nothing.
+    code, out, err = run(capsys, *flags, "--mode", "evaluate", "--checkpoint", workdir, "--config.model.variant=39")
+    assert code == 0, err
+    assert f"{100 * evaluation['val/miou']:.2f}" in out.splitlines()[-1]
+    assert (
+        "warning: the checkpoint's network is used, model.variant='23_slim'; the config has model.variant='39'" in err
+    )
+
     # The same workdir under another config is refused, and a finished run runs again without training.
     assert_one_error(run(capsys, *flags, "--workdir", "run", "--config.seed=7"), "seed: 0 -> 7", "another --workdir")
     code, out, err = run(capsys, *flags, "--workdir", "run")
@@ -210,6 +218,12 @@ def test_broken_data_is_named_before_training_starts(damage, config_file, data, 
         (["--mode", "import_weights"], ["--mode import_weights needs --input"]),
         (["--mode", "import_weights", "--input", "/no/w.pth", "--output", "o"], ["/no/w.pth: no such file"]),
         (["--mode", "prepare_data"], ["--mode prepare_data needs --output"]),
+        (["--mode", "submit", "--checkpoint", "r"], ["--mode submit needs --output"]),
+        (
+            ["--mode", "submit", "--checkpoint", "r", "--output", "o.zip"],
+            ["config.data.name: 'folder' given, expected 'cityscapes'"],
+        ),
+        (["--config.eval.tile_hw=(60, 64)"], ["config.eval.tile_hw: (60, 64) given, expected None or two multiples"]),
         (["--mode", "export"], ["--mode export takes no --config"]),
         (["--config.data.classes=()"], ["data.classes is empty"]),
         (["--lr=3"], ["unknown argument '--lr=3'"]),
@@ -222,6 +236,45 @@ def test_wrong_flags_are_named(flags, parts, config_file, pristine, tmp_path, ca
     workdir = [] if "--mode" in flags else ["--workdir", tmp_path / "run"]
     result = run(capsys, "--config", config_file, f"--config.data.root={pristine}", *workdir, *flags)
     assert_one_error(result, *parts)
+
+
+def test_a_tilde_is_the_users_folder_in_every_path(config_file, pristine, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(pristine, tmp_path / "home_data")
+    (tmp_path / "mine.py").write_text(
+        config_file.read_text().replace("    return", "    config.data.root = '~/home_data'\n    return")
+    )
+    flags = ("--mode", "check_data", "--config=~/mine.py", "--output=~/report")
+    code, out, err = run(capsys, *flags)
+    assert code == 0, out + err
+    assert (tmp_path / "report/findings.txt").exists()
+    code, out, err = run(capsys, *flags, "--config.data.root=~/home_data")
+    assert code == 0, out + err
+    flags = ("--mode", "prepare_data", "--config=~/mine.py", "--output=~/records", "--config.data.root=~/nothing")
+    assert_one_error(run(capsys, *flags), f"{tmp_path}/nothing/images/train")
+    flags = ("--mode", "evaluate", "--config=~/mine.py", "--checkpoint=~/run")
+    assert_one_error(run(capsys, *flags), f"{tmp_path}/run: no checkpoint here")
+    assert config_files.load(str(tmp_path / "mine.py"), ["init_from=~/w"]).init_from == f"{tmp_path}/w"
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("train", "stopped; a training run goes on from its last checkpoint with the same command"),
+        ("prepare_data", "stopped; run it again with the same --output, it completes what is missing"),
+        ("check_data", "stopped; nothing was written"),
+        ("submit", "stopped; no zip was written"),
+        ("evaluate", "stopped"),
+    ],
+)
+def test_ctrl_c_says_what_is_left_of_the_mode(mode, said, config_file, capsys, monkeypatch):
+    def stop(arguments, overrides):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(main_lib._COMMANDS, mode, stop)
+    code, _, err = run(capsys, "--mode", mode, "--config", config_file)
+    assert code == 130
+    assert err.strip() == said
 
 
 def test_a_workdir_that_cannot_be_written_is_named(config_file, pristine, tmp_path, capsys):
@@ -274,7 +327,7 @@ def test_a_damaged_checkpoint_is_named_on_resume(config_file, data, tmp_path, ca
     for path in (workdir / "checkpoints/4/state").rglob("*"):
         if path.is_file() and path.stat().st_size > 100_000:
             path.write_bytes(path.read_bytes()[:1000])
-    assert_one_error(run(capsys, *flags), workdir / "checkpoints/4", "cannot be read", "remove this directory")
+    assert_one_error(run(capsys, *flags), workdir / "checkpoints/4", "can be read", "put back a copy")
 
 
 def test_predicting_names_what_it_cannot_read_and_still_writes_the_rest(config_file, data, tmp_path, capsys):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
+from ddrnet_jax import devices
 from ddrnet_jax.data.sources import Sample
 from ddrnet_jax.evaluation import metrics
 
@@ -41,7 +42,10 @@ def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
 
 
 def total(counts: Iterable[jax.Array], shape: tuple[int, ...]) -> np.ndarray:
-    """i64[shape], the sum of counts i32[shape]; takes the next while a few before it are still being computed."""
+    """i64[shape], the sum of counts i32[shape] over all processes, each of which calls this with its own.
+
+    Takes the next while a few before it are still being computed.
+    """
     result = np.zeros(shape, np.int64)
     in_flight = collections.deque()
     for count in counts:
@@ -50,4 +54,4 @@ def total(counts: Iterable[jax.Array], shape: tuple[int, ...]) -> np.ndarray:
             result += np.asarray(in_flight.popleft())
     for count in in_flight:
         result += np.asarray(count)
-    return result
+    return devices.sum_over_processes(result)

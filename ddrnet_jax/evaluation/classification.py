@@ -40,7 +40,7 @@ class ClassEvaluator:
         self._count = jax.jit(count, out_shardings=devices.replicated(mesh), compiler_options=compilation.options())
 
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Accuracy:
-        """Accuracy over all samples; every one counts exactly once."""
+        """Accuracy over the samples of all processes, each of which gives its own; every one counts exactly once."""
         counts = (self._hits(params, batch_stats, batch) for batch in batches.batches_by_size(samples, self.batch_size))
         return metrics.accuracy(batches.total(counts, (3,)))
 

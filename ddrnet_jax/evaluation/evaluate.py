@@ -14,14 +14,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddrnet_jax import checkpoints, compilation, devices, factory
+from ddrnet_jax import checkpoints, devices, factory
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.sources import Sample
 from ddrnet_jax.evaluation import batches, metrics
 from ddrnet_jax.evaluation.classification import ClassEvaluator
+from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.blocks import resize, upsample_x8
-from ddrnet_jax.models.ddrnet import normalise
 
 _MANY_SIZES = 16
 
@@ -36,43 +35,30 @@ class Evaluator:
         mesh: Mesh,
         *,
         batch_size: int,
-        scales: tuple[float, ...] = (1.0,),
-        flip: bool = False,
-        size_hw: tuple[int, int] | None = None,
+        view: View = WHOLE_IMAGES,
         say: Callable[[str], None] = lambda message: None,
     ):
         """
         batch_size  rounded up to a multiple of the devices
-        scales      of the network's input; the logits of several are averaged
-        size_hw     what the network sees; None: each image at its own size
         say         where announcements of compilations and warnings go
         """
-        self.num_classes, self.mesh, self.size_hw, self.say = num_classes, mesh, size_hw, say
+        self.num_classes, self.mesh, self.view, self.say = num_classes, mesh, view, say
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._seen_sizes: set[tuple[int, int]] = set()
 
-        def logits(params, batch_stats, images):
-            model = variables.merge(graphdef, params, batch_stats)
-            model.eval()
-            return averaged_logits(model, images, scales=scales, flip=flip)
+        def count(predictions, labels):
+            return metrics.confusion(labels.astype(jnp.int32), predictions, num_classes)
 
-        def count(logits, labels):
-            labels = labels.astype(jnp.int32)
-            return metrics.confusion(labels, jnp.argmax(resize(logits, labels.shape[1:]), -1), num_classes)
-
-        def count_at_image_size(params, batch_stats, batch):
-            return count(logits(params, batch_stats, batch["images"]), batch["labels"])
-
-        def jit(function, sharding):
-            return jax.jit(function, out_shardings=sharding, compiler_options=compilation.options())
-
-        self._count_at_image_size = jit(count_at_image_size, devices.replicated(mesh))
-        self._shrink = jit(lambda images: to_size(images, size_hw), devices.by_batch(mesh))
-        self._logits = jit(logits, devices.by_batch(mesh))
-        self._count = jit(count, devices.replicated(mesh))
+        self._count = prediction_program(
+            lambda weights: evaluated(graphdef, weights),
+            count,
+            view,
+            by_batch=devices.by_batch(mesh),
+            out=devices.replicated(mesh),
+        )
 
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Scores:
-        """Scores over all samples; every labelled pixel counts exactly once."""
+        """Scores over the samples of all processes, each of which gives its own; every labelled pixel counts once."""
         by_size = batches.batches_by_size(samples, self.batch_size)
         counts = (self._confusion(params, batch_stats, batch) for batch in by_size)
         return metrics.scores(batches.total(counts, (self.num_classes, self.num_classes)))
@@ -80,93 +66,99 @@ class Evaluator:
     def _confusion(self, params: dict, batch_stats: dict, batch: dict) -> jax.Array:
         self._announce(batch["labels"].shape[1:])
         batch = devices.put_batch(batch, self.mesh)
-        if self.size_hw is None:
-            return self._count_at_image_size(params, batch_stats, batch)
-        # The network is a program of its own, compiled once; only the two resizes compile for every size.
-        seen = self._logits(params, batch_stats, self._shrink(batch["images"]))
-        return self._count(seen, batch["labels"])
+        return self._count((params, batch_stats), batch["images"], batch["labels"])
 
     def _announce(self, size_hw: tuple[int, int]) -> None:
         if size_hw in self._seen_sizes:
             return
         self._seen_sizes.add(size_hw)
         self.say(f"compiling evaluation for {size_hw[0]}x{size_hw[1]} (HxW) images")
-        if len(self._seen_sizes) == _MANY_SIZES + 1 and self.size_hw is None:
+        if len(self._seen_sizes) == _MANY_SIZES + 1 and self.view.size_hw is None:
             self.say(
                 f"warning: more than {_MANY_SIZES} image sizes, each compiles anew; "
                 "set eval.size_hw=(height, width) to let the network see one size"
             )
 
 
-def to_size(images: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
-    """u8[B,H,W,3] -> f32[B,*size_hw,3] (0..255), bilinear"""
-    return resize(images.astype(jnp.float32), size_hw)
+def evaluated(graphdef: nnx.GraphDef, weights: tuple[dict, dict]) -> nnx.Module:
+    """The network of (params, batch_stats), in eval mode."""
+    model = variables.merge(graphdef, *weights)
+    model.eval()
+    return model
 
 
-def averaged_logits(
-    model: nnx.Module, images: jax.Array, *, scales: tuple[float, ...] = (1.0,), flip: bool = False
-) -> jax.Array:
-    """Logits at image size, averaged over scales (rounded to multiples of 8) and mirror images.
-
-    images [B,H,W,3] (0..255) -> f32[B,H,W,C]
-    """
-    x = normalise(images)
-    image_hw = images.shape[1:3]
-    total = 0.0
-    for scale in scales:
-        scaled_hw = image_hw if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in image_hw)
-        scaled = resize(x, scaled_hw)
-        total += _logits_at(model, scaled, image_hw)
-        if flip:
-            total += _logits_at(model, scaled[:, :, ::-1], image_hw)[:, :, ::-1]
-    return total / (len(scales) * (1 + flip))
-
-
-def _logits_at(model: nnx.Module, x: jax.Array, image_hw: tuple[int, int]) -> jax.Array:
-    return resize(upsample_x8(model(x).logits, x.shape[1:3]), image_hw)
+def view_of(config: ConfigDict) -> View:
+    """What the config's `eval` group lets the network see of an image."""
+    e = config.eval
+    return View(scales=e.scales, flip=e.flip, size_hw=e.size_hw, tile_hw=e.tile_hw)
 
 
 def make_evaluator(
     config: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh, *, say: Callable[[str], None]
 ) -> Evaluator | ClassEvaluator:
-    """The evaluator of the config's task that its `eval` group describes."""
+    """The evaluator of the config's task that its `eval` group describes.
+
+    mesh  of this process's devices alone: each evaluates its own part of the samples at its own pace
+    """
+    batch_size = -(-config.eval.batch_size // jax.process_count())
     if config.task == "classification":
-        return ClassEvaluator(graphdef, mesh, batch_size=config.eval.batch_size, say=say)
+        return ClassEvaluator(graphdef, mesh, batch_size=batch_size, say=say)
     return Evaluator(
         graphdef,
         factory.dataset_spec(config).num_classes,
         mesh,
-        batch_size=config.eval.batch_size,
-        scales=config.eval.scales,
-        flip=config.eval.flip,
-        size_hw=config.eval.size_hw,
+        batch_size=batch_size,
+        view=view_of(config),
         say=say,
     )
 
 
 @contextlib.contextmanager
 def samples_to_evaluate(config: ConfigDict, source) -> Iterator[Iterator[Sample]]:
-    """Every sample of the source in order, as the config's evaluator takes them."""
+    """This process's part of the source's samples in order, each as the config's evaluator takes it."""
     view = factory.evaluation_view(config)
-    with contextlib.closing(pipeline.samples_in_order(source, view, num_threads=config.data.num_threads)) as samples:
+    shard = pipeline.Shard(jax.process_index(), jax.process_count())
+    samples = pipeline.samples_in_order(source, view, shard=shard, num_threads=config.data.num_threads)
+    with contextlib.closing(samples):
         yield samples
 
 
 def evaluate_checkpoint(
     config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None]
 ) -> metrics.Scores | metrics.Accuracy:
-    """Scores of a checkpoint on the eval split of `config`.
+    """Scores of a checkpoint on the eval split of `config`; of several processes each evaluates a part.
 
     Raises CheckpointError if the checkpoint was trained for another task or on other classes.
     """
     source = factory.eval_source(config)
     loaded = checkpoints.load_weights(checkpoint)
     check_same_classes(config, checkpoint, loaded.config)
-    mesh = devices.data_mesh()
+    for line in other_network(config, loaded.config):
+        say(line)
+    weights = devices.fingerprint((loaded.params, loaded.batch_stats)) if jax.process_count() > 1 else ""
+    differing = devices.differing(
+        {"weights": weights, "number of images": len(source), "eval": repr(config.eval.to_dict())}
+    )
+    if differing:
+        raise checkpoints.CheckpointError(
+            f"{checkpoint}: the processes of this run differ in: {', '.join(differing)}; give all of them the same "
+            "command, checkpoint and data"
+        )
+    mesh = devices.local_mesh(devices.data_mesh())
     evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say)
     params, batch_stats = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
+    is_hidden = None if jax.process_index() == 0 else True
+    part = -(-len(source) // jax.process_count())
     with samples_to_evaluate(config, source) as samples:
-        return evaluator(params, batch_stats, tqdm(samples, total=len(source), unit="image", disable=None, ncols=80))
+        bar = tqdm(samples, total=part, unit="image", disable=is_hidden, ncols=80)
+        return evaluator(params, batch_stats, bar)
+
+
+def other_network(config: ConfigDict, trained: ConfigDict) -> list[str]:
+    """A warning if the config describes another network than the checkpoint's, which is the one that is used."""
+    changed = [key for key in ("variant", "dtype") if config.model[key] != trained.model[key]]
+    given, used = (", ".join(f"model.{key}={c.model[key]!r}" for key in changed) for c in (config, trained))
+    return [f"warning: the checkpoint's network is used, {used}; the config has {given}"] if changed else []
 
 
 def check_same_classes(config: ConfigDict, checkpoint: str | Path, trained: ConfigDict) -> None:

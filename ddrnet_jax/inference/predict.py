@@ -9,17 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddrnet_jax import checkpoints, compilation, factory
+from ddrnet_jax import checkpoints, factory
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sources import IMAGE_SUFFIXES, files_by_stem, read_file
 from ddrnet_jax.data.specs import DatasetSpec
-from ddrnet_jax.evaluation.evaluate import averaged_logits, check_same_classes, to_size
+from ddrnet_jax.evaluation.evaluate import check_same_classes
+from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
+from ddrnet_jax.inference.export import prediction_view
+from ddrnet_jax.inference.onnx_engine import OnnxPredictor
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.blocks import resize
 from ddrnet_jax.models.folding import fold
 
 _SHEET_ROWS = 6
@@ -34,38 +37,21 @@ class Predictor:
         params: dict,
         batch_stats: dict,
         *,
-        size_hw: tuple[int, int] | None = None,
+        view: View = WHOLE_IMAGES,
+        dtype: DTypeLike | None = None,
         say: Callable[[str], None] = lambda message: None,
     ):
         """
-        size_hw  what the network sees; None: each image at its own size
-        say      where announcements of compilations go
+        dtype  to compute in; None: the network's own
+        say    where announcements of compilations go
         """
-        folded = fold(variables.merge(graphdef, params, batch_stats))
+        folded = fold(variables.merge(graphdef, params, batch_stats), dtype)
         graphdef, *weights = variables.split(folded)
         self._weights = jax.device_put(weights)
         self._say = say
         self._seen_sizes: set[tuple[int, int]] = set()
 
-        def logits(weights, images):
-            return averaged_logits(variables.merge(graphdef, *weights), images)
-
-        def masks(logits, image_hw):
-            return jnp.argmax(resize(logits, image_hw), -1).astype(jnp.uint8)
-
-        def masks_at_image_size(weights, images):
-            return masks(logits(weights, images), images.shape[1:3])
-
-        def masks_by_way_of_size(weights, images):
-            # Programs of their own: the network compiles once, only the two resizes for every image size.
-            seen = network(weights, shrink(images))
-            return enlarge(seen, images.shape[1:3])
-
-        options = compilation.options()
-        network = jax.jit(logits, compiler_options=options)
-        shrink = jax.jit(lambda images: to_size(images, size_hw), compiler_options=options)
-        enlarge = jax.jit(masks, static_argnums=1, compiler_options=options)
-        self._masks = masks_by_way_of_size if size_hw else jax.jit(masks_at_image_size, compiler_options=options)
+        self._masks = mask_program(graphdef, view)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """u8[H,W,3] RGB -> u8[H,W] train ids"""
@@ -75,14 +61,23 @@ class Predictor:
         return np.asarray(self._masks(self._weights, image[None]))[0]
 
 
-def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path) -> int:
+def mask_program(graphdef: nnx.GraphDef, view: View = WHOLE_IMAGES) -> Callable:
+    """A function (weights, images u8[B,H,W,3]) -> masks u8[B,H,W], compiled; weights are (params, batch_stats)."""
+    return prediction_program(
+        lambda weights: variables.merge(graphdef, *weights), lambda predictions: predictions.astype(jnp.uint8), view
+    )
+
+
+def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path, *, engine: str = "jax") -> int:
     """Write OUTPUT/masks/<stem>.png and OUTPUT/overlays/<stem>.png for an image or every image of a folder.
 
+    engine  "jax", or "onnxruntime": the checkpoint is then a file of `export --format onnx`
     Masks are u8 train ids at the image's own size. Returns how many were written.
     Raises DataError if there is nothing to read; images that cannot be read are named at the end.
     """
     paths = _input_files(Path(source))
-    predictor, spec = _predictor(_load_segmenter(checkpoint))
+    predictor, config = _ENGINES[engine](checkpoint)
+    spec = factory.dataset_spec(config)
     folders = _output_folders(Path(output))
     broken = []
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
@@ -97,16 +92,18 @@ def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path
     return len(paths)
 
 
-def predict_held_out(checkpoint: str | Path, output: str | Path, config: ConfigDict | None = None) -> int:
+def predict_held_out(
+    checkpoint: str | Path, output: str | Path, config: ConfigDict | None = None, *, engine: str = "jax"
+) -> int:
     """The same for held-out images, and OUTPUT/samples.png with some of them beside their labels.
 
     config  whose eval split is predicted; None: the checkpoint's own
     """
-    loaded = _load_segmenter(checkpoint)
-    check_same_classes(config or loaded.config, checkpoint, loaded.config)
-    source = factory.eval_source(config or loaded.config)
+    predictor, trained = _ENGINES[engine](checkpoint)
+    check_same_classes(config or trained, checkpoint, trained)
+    source = factory.eval_source(config or trained)
     _check_unique_stems(source)
-    predictor, spec = _predictor(loaded)
+    spec = factory.dataset_spec(trained)
     folders = _output_folders(Path(output))
     rows = []
     for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
@@ -125,20 +122,26 @@ def _check_unique_stems(source) -> None:
         raise DataError(f"{count} images to predict are called {stem}; predict one split at a time")
 
 
-def _load_segmenter(checkpoint: str | Path) -> checkpoints.Loaded:
+def _jax_engine(checkpoint: str | Path) -> tuple[Predictor, ConfigDict]:
+    if Path(checkpoint).suffix == ".onnx":
+        raise checkpoints.CheckpointError(f"--checkpoint {checkpoint}: an exported file; add --engine onnxruntime")
     loaded = checkpoints.load_weights(checkpoint)
     if loaded.config.task != "segmentation":
         raise checkpoints.CheckpointError(
             f"{checkpoint}: a classifier, expected a segmenter, which alone predicts masks; "
             "train one from it with config.init_from"
         )
-    return loaded
+    view = prediction_view(loaded)
+    predictor = Predictor(loaded.graphdef, loaded.params, loaded.batch_stats, view=view, say=_say)
+    return predictor, loaded.config
 
 
-def _predictor(loaded: checkpoints.Loaded) -> tuple[Predictor, DatasetSpec]:
-    size_hw = loaded.config.eval.size_hw
-    predictor = Predictor(loaded.graphdef, loaded.params, loaded.batch_stats, size_hw=size_hw, say=_say)
-    return predictor, factory.dataset_spec(loaded.config)
+def _onnxruntime_engine(checkpoint: str | Path) -> tuple[OnnxPredictor, ConfigDict]:
+    predictor = OnnxPredictor(checkpoint, say=_say)
+    return predictor, predictor.config
+
+
+_ENGINES = {"jax": _jax_engine, "onnxruntime": _onnxruntime_engine}
 
 
 def _each(source) -> Iterator:

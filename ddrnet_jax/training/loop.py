@@ -1,28 +1,29 @@
 """The training run: everything checked, state restored or fresh, then one linear loop."""
 
 import contextlib
-import functools
 import math
 import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddrnet_jax import devices, factory, pretrained
+from ddrnet_jax import config_files, devices, factory, pretrained, processes
 from ddrnet_jax.checkpoints import Checkpoints
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import check, pipeline
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import make_evaluator, samples_to_evaluate
-from ddrnet_jax.training import classification, losses, optimizer, state, workdir
-from ddrnet_jax.training.run_log import RunLog
-from ddrnet_jax.training.step import make_train_step
+from ddrnet_jax.training import program, state, workdir
+from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
+from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
+
+# Steps that may wait for the device: enough to keep it busy, few enough that a save need not wait for many.
+_STEPS_AHEAD = 4
 
 
 class TrainingDiverged(RuntimeError):
@@ -32,54 +33,66 @@ class TrainingDiverged(RuntimeError):
 def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Accuracy:
     """Train to config.total_steps in the workdir `folder`, resuming what is there; returns the last evaluation.
 
-    Raises ConfigError, DataError or CheckpointError before any long work, TrainingDiverged during it.
+    SIGTERM and Ctrl-C end it between two steps, the last of which is saved; see training.interruption.
+    Raises ConfigError, DataError or CheckpointError before any long work, TrainingDiverged, CheckpointError (a full
+    disk), Preempted or StoppedByUser during it.
     """
-    folder = Path(folder)
+    with Interruption() as interruption:
+        return _train(config, Path(folder), interruption)
+
+
+def _train(config: ConfigDict, folder: Path, interruption: Interruption) -> metrics.Scores | metrics.Accuracy:
     mesh = devices.data_mesh()
-    _check_batch_size(config, mesh)
+    program.check_batch_size(config, mesh)
     if config.init_head == "fresh" and not config.init_from:
         raise ConfigError("config.init_head: 'fresh' given, but config.init_from names no weights to start from")
-    spec, loss = factory.dataset_spec(config), _loss(config)
+    spec = factory.dataset_spec(config)
+    factory.class_weights(config)  # what the loss may lack ends here
     train_source, eval_source = factory.train_source(config), factory.eval_source(config)
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
         train_source, eval_source, crop_hw=config.data.crop_hw, scale_range=config.data.scale_range
     )
 
     with contextlib.ExitStack() as stack:
+        _check_same_everywhere(
+            {
+                "config": _shared_part(config),
+                "number of training images": len(train_source),
+                "number of evaluation images": len(eval_source),
+            }
+        )
         stack.enter_context(workdir.claimed(folder, config))
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config)))
-        first_step = checkpoints.latest_step() or 0
-        schedule, sgd = _optimizer(config)
-        graphdef, run_state, origin = _first_state(config, sgd, checkpoints, first_step, mesh)
+        schedule, sgd = program.schedule_and_optimizer(config)
+        graphdef, run_state, first_step, origin = _first_state(config, sgd, checkpoints, mesh)
         log = stack.enter_context(
-            contextlib.closing(RunLog(folder, resumed_step=first_step, total_steps=config.total_steps))
+            contextlib.closing(open_log(folder, resumed_step=first_step, total_steps=config.total_steps))
         )
-        evaluator = make_evaluator(config, graphdef, mesh, say=log.say)
-        train_step = make_train_step(
-            graphdef,
-            sgd,
-            loss,
-            mesh,
-            aux_weight=config.loss.aux_weight,
-            ema_decay=config.ema_decay,
-            accumulate_steps=config.optimizer.accumulate_steps,
-        )
+        own_devices = devices.local_mesh(mesh)
+        evaluator = make_evaluator(config, graphdef, own_devices, say=log.say)
+        train_step = program.train_step(config, graphdef, sgd, mesh)
         batches = stack.enter_context(contextlib.closing(_batches(config, train_source, first_step)))
         _announce(log, config, mesh, train_source, eval_source, run_state, origin + warnings)
 
         def evaluate() -> metrics.Scores | metrics.Accuracy:
             with samples_to_evaluate(config, eval_source) as samples:
-                return evaluator(*state.evaluation_weights(run_state), samples)
+                weights = devices.local_view(state.evaluation_weights(run_state), own_devices)
+                return evaluator(*weights, interruption.watched(samples))
 
         result = None
-        if first_step and _is_evaluated(first_step, config) and log.last_evaluation != first_step:
+        stack.enter_context(processes.ending_if_lost())
+        last_evaluation = devices.from_first_process(log.last_evaluation)
+        if first_step and _is_evaluated(first_step, config) and last_evaluation != first_step:
             result = evaluate()  # an unreadable image kept this from happening before the save
+            checkpoints.save(first_step, run_state, result.score)  # first: a line in the log says that it has a score
             log.evaluation(first_step, result, spec.classes)
-            checkpoints.save(first_step, run_state, result.score)
         meter = _Meter(log, config, schedule)
         done = first_step
         try:
             for step in range(first_step + 1, config.total_steps + 1):
+                checkpoints.check()
+                if interruption.requested(done):
+                    raise interruption.error()
                 batch = devices.put_batch(next(batches), mesh)
                 if step == first_step + 1:
                     train_step = _compile(train_step, run_state, batch, log)
@@ -98,10 +111,12 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Ac
                 if is_save:
                     checkpoints.save(step, run_state, result.score if is_eval else None)
                     meter.restart_clock()
-        except DataError:  # a broken file must not cost the steps before it
+        except (DataError, Preempted, StoppedByUser) as e:  # neither must cost the steps before it
             meter.write_line(done)
-            if done > first_step:
+            if done > first_step and _is_same_everywhere(e):
                 checkpoints.save(done, run_state)
+                checkpoints.close()  # raises if the step could not be saved
+                log.say(f"step {done} of {config.total_steps} is saved")
             raise
         return result or evaluate()  # the run was complete already
 
@@ -109,7 +124,7 @@ def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Ac
 class _Meter:
     """Metrics of the steps since the last line, left on the device until the line is written."""
 
-    def __init__(self, log: RunLog, config: ConfigDict, schedule: optax.Schedule):
+    def __init__(self, log: RunLog | SilentLog, config: ConfigDict, schedule: optax.Schedule):
         self._log, self._config, self._schedule = log, config, schedule
         self._pending: list[dict] = []
         self.restart_clock()
@@ -119,6 +134,8 @@ class _Meter:
 
     def add(self, step_metrics: dict) -> None:
         self._pending.append(step_metrics)
+        if len(self._pending) > _STEPS_AHEAD:
+            jax.block_until_ready(self._pending[-_STEPS_AHEAD - 1])
         self._log.advance()
 
     def write_line(self, step: int) -> None:
@@ -134,65 +151,26 @@ class _Meter:
         self.restart_clock()
 
 
-def _check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
-    parts = config.optimizer.accumulate_steps
-    if config.batch_size % (mesh.size * parts):
-        times = f" times optimizer.accumulate_steps={parts}" if parts > 1 else ""
-        raise ConfigError(
-            f"config.batch_size: {config.batch_size} given, expected a multiple of the {mesh.size} devices{times}"
-        )
-
-
-def _loss(config: ConfigDict):
-    if config.task == "classification":
-        return functools.partial(classification.class_cross_entropy, label_smoothing=config.loss.label_smoothing)
-    weights = factory.class_weights(config)
-    return losses.make_loss(
-        config.loss.name,
-        ohem_threshold=config.loss.ohem_threshold,
-        ohem_min_kept_fraction=config.loss.ohem_min_kept_fraction,
-        class_weights=None if weights is None else jnp.array(weights),
-        label_smoothing=config.loss.label_smoothing,
-        dice_weight=config.loss.dice_weight,
-        edge_weight=config.loss.edge_weight,
-        edge_size=config.loss.edge_size,
-    )
-
-
-def _optimizer(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    schedule = optimizer.learning_rate_schedule(
-        config.optimizer.schedule,
-        peak=config.optimizer.learning_rate,
-        total_steps=config.total_steps,
-        warmup_steps=config.optimizer.warmup_steps,
-        poly_power=config.optimizer.poly_power,
-        step_fractions=config.optimizer.step_fractions,
-    )
-    return schedule, optimizer.sgd(
-        schedule,
-        momentum=config.optimizer.momentum,
-        nesterov=config.optimizer.nesterov,
-        weight_decay=config.optimizer.weight_decay,
-        decay_norms_and_biases=config.optimizer.decay_norms_and_biases,
-        trunk_lr_factor=config.optimizer.trunk_lr_factor,
-    )
-
-
 def _first_state(
-    config: ConfigDict, sgd: optax.GradientTransformation, checkpoints: Checkpoints, first_step: int, mesh: Mesh
-) -> tuple[nnx.GraphDef, state.State, list[str]]:
-    """(graphdef, the state before the first step on every device, lines that say where its weights are from)"""
+    config: ConfigDict, sgd: optax.GradientTransformation, checkpoints: Checkpoints, mesh: Mesh
+) -> tuple[nnx.GraphDef, state.State, int, list[str]]:
+    """(graphdef, the state to go on from on every device, its step, lines that say where it is from)"""
     build = factory.model_builder(config)
     graphdef, fresh = state.create(build, sgd, seed=config.seed, ema_decay=config.ema_decay)
-    origin = [f"resuming after step {first_step} of {config.total_steps}" if first_step else "initial weights: random"]
-    if config.init_from and not first_step:
+    resumed = checkpoints.resume(like=fresh)
+    if resumed:
+        origin = [*resumed.warnings, f"resuming after step {resumed.step} of {config.total_steps}"]
+        return graphdef, devices.put_replicated(resumed.state, mesh), resumed.step, origin
+    origin = ["initial weights: random"]
+    if config.init_from:
         weights = pretrained.read(config.init_from)
         abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         moving = pretrained.transfer(weights, abstract, fresh_head=config.init_head == "fresh")
         fresh = state.warm_start(fresh, moving.moved)
         origin = [f"initial weights from {weights.path}: {weights.describe()} ({weights.origin})", *moving.lines()]
-    fresh = jax.device_put(fresh, devices.replicated(mesh))
-    return graphdef, checkpoints.restore(first_step, like=fresh) if first_step else fresh, origin
+    if jax.process_count() > 1:
+        _check_same_everywhere({"initial weights": devices.fingerprint(fresh)})
+    return graphdef, devices.put_replicated(fresh, mesh), 0, origin
 
 
 def _batches(config: ConfigDict, source, first_step: int):
@@ -201,15 +179,39 @@ def _batches(config: ConfigDict, source, first_step: int):
         factory.augmentation(config),
         seed=config.seed,
         batch_size=config.batch_size,
+        accumulate_steps=config.optimizer.accumulate_steps,
         first_step=first_step,
+        shard=pipeline.Shard(jax.process_index(), jax.process_count()),
         num_threads=config.data.num_threads,
     )
+
+
+def _shared_part(config: ConfigDict) -> dict:
+    """What has to be the same in all processes: all but where and with how many threads each reads its data."""
+    values = config_files.to_json(config)
+    return values | {"data": {k: v for k, v in values["data"].items() if k not in ("root", "num_threads")}}
+
+
+def _check_same_everywhere(values: dict[str, object]) -> None:
+    """Raises ConfigError, in all processes, if one differs: they would train apart without a word."""
+    differing = devices.differing(values)
+    if differing:
+        raise ConfigError(
+            f"the processes of this run differ in: {', '.join(differing)}; give all of them the same command, "
+            "files and data"
+        )
+
+
+def _is_same_everywhere(reason: Exception) -> bool:
+    """Whether all processes stop for this reason, after the same step: a broken file stops the one that reads it."""
+    return jax.process_count() == 1 or not isinstance(reason, DataError)
 
 
 def _announce(log, config, mesh, train_source, eval_source, run_state, origin) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(run_state["params"]))
     network = f"DDRNet-{config.model.variant} {config.task}"
-    log.say(f"{network}: {count:,} parameters, {mesh.size} {jax.default_backend()} device(s)")
+    of_processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    log.say(f"{network}: {count:,} parameters, {mesh.size} {jax.default_backend()} device(s){of_processes}")
     classes = f"{train_source.spec.num_classes} classes"
     log.say(f"{config.data.name}: {len(train_source)} training, {len(eval_source)} evaluation images, {classes}")
     for line in origin:

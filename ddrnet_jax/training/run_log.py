@@ -1,10 +1,13 @@
 """What a run writes for people: metrics.jsonl, TensorBoard scalars, a progress bar."""
 
+import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
+import jax
 from tqdm import tqdm
 
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
@@ -16,13 +19,11 @@ class RunLog:
     """The one writer of a workdir's metrics; lines beyond `resumed_step` are dropped on opening."""
 
     def __init__(self, workdir: Path, *, resumed_step: int, total_steps: int):
-        from tensorboardX import SummaryWriter  # slow to import, and only training needs it
-
         self._path = workdir / METRICS_FILE
         # The last step that was evaluated, 0 before the first.
         self.last_evaluation = _drop_later_lines(self._path, resumed_step)
         self._file = self._path.open("a")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1)
+        self._tensorboard = _TensorBoard(workdir / "tensorboard", first_step=resumed_step + 1)
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -62,17 +63,71 @@ class RunLog:
             print(message, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        with contextlib.suppress(OSError):  # a full disk has been reported when the line was written
+            self._file.close()
+            self._tensorboard.close()
         if self._bar is not None:
             self._bar.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            tag = name if "/" in name else f"train/{name}"
-            self._tensorboard.add_scalar(tag, value, step)
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            self._tensorboard.write(step, {name if "/" in name else f"train/{name}": v for name, v in values.items()})
+        except OSError as e:
+            problem = f"{e.strerror}; the checkpoints are intact: make room, then run the same command again"
+            raise OSError(e.errno, problem, str(self._path.parent)) from e
+
+
+class _TensorBoard:
+    """Scalars for TensorBoard, written at once: tensorboardX's own queue hangs once a full disk ends its thread."""
+
+    def __init__(self, folder: Path, *, first_step: int):
+        from tensorboardX import event_file_writer  # slow to import, and only training needs it
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(exist_ok=True)
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"))
+        # What an earlier end of the run wrote of these steps is hidden.
+        started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(self._event(wall_time=time.time(), step=first_step, session_log=started))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class SilentLog:
+    """What a process other than the first has in the place of a RunLog: it writes nothing and says nothing."""
+
+    last_evaluation = 0
+
+    def train(self, step: int, values: dict[str, float], seconds_left: float) -> None:
+        """See RunLog."""
+
+    def advance(self) -> None:
+        """See RunLog."""
+
+    def evaluation(self, step: int, result: Scores | Accuracy, classes: tuple[str, ...]) -> None:
+        """See RunLog."""
+
+    def say(self, message: str) -> None:
+        """See RunLog."""
+
+    def close(self) -> None:
+        """See RunLog."""
+
+
+def open_log(workdir: Path, *, resumed_step: int, total_steps: int) -> RunLog | SilentLog:
+    """The workdir's RunLog in the first process of a run, in the others a SilentLog."""
+    if jax.process_index():
+        return SilentLog()
+    return RunLog(workdir, resumed_step=resumed_step, total_steps=total_steps)
 
 
 def _drop_later_lines(path: Path, last_step: int) -> int:

@@ -32,6 +32,20 @@ def create(
     return graphdef, state
 
 
+def abstract(
+    build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
+) -> tuple[nnx.GraphDef, State]:
+    """What `create` returns, with shapes and types in place of arrays; nothing is computed."""
+    graphdef, params, batch_stats = variables.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    state = {
+        "step": jax.ShapeDtypeStruct((), jnp.int32),
+        "params": params,
+        "batch_stats": batch_stats,
+        "opt_state": jax.eval_shape(optimizer.init, params),
+    }
+    return graphdef, state | ({"ema": {"params": params, "batch_stats": batch_stats}} if ema_decay else {})
+
+
 def warm_start(state: State, leaves: dict[str, jax.Array]) -> State:
     """The fresh state with these parameters and running statistics, by our dotted paths, in the place of its own."""
 

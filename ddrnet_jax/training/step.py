@@ -62,7 +62,9 @@ def make_train_step(
             batch_stats, (grads, metrics) = gradients(state["params"], state["batch_stats"], batch)
         else:
             parts = in_parts(batch, accumulate_steps, mesh)
-            batch_stats, (grads, metrics) = _mean_over_parts(gradients, state["params"], state["batch_stats"], parts)
+            batch_stats, (grads, metrics) = _mean_over_parts(
+                gradients, state["params"], state["batch_stats"], parts, devices.platform(mesh)
+            )
         updates, opt_state = optimizer.update(grads, state["opt_state"], state["params"])
         new = {
             "step": state["step"] + 1,
@@ -78,14 +80,15 @@ def make_train_step(
         train_step,
         donate_argnums=0,
         out_shardings=devices.replicated(mesh),
-        compiler_options=compilation.options(),
+        compiler_options=compilation.options(devices.platform(mesh)),
     )
 
 
 def in_parts(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, jax.Array]:
     """[B,...] -> [count,B/count,...], every part spread over all devices.
 
-    Source: part i has the rows i, i + count, ...: for any number of devices the same, and none has to move.
+    Source: part i has the rows i, i + count, ... of every process: for any number of devices the same, and none has
+    to move. For any number of processes too, since `pipeline.train_batches` deals the samples out that way.
     """
 
     def split(rows):
@@ -95,7 +98,7 @@ def in_parts(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, j
     return jax.tree.map(split, batch)
 
 
-def _mean_over_parts(gradients, params, batch_stats, parts):
+def _mean_over_parts(gradients, params, batch_stats, parts, platform: str):
     """What `gradients` returns: the last running statistics, and the mean over the parts of all else.
 
     Source: on CPUs the loop is unrolled, since XLA computes convolutions inside a loop nine times as slowly there;
@@ -110,7 +113,7 @@ def _mean_over_parts(gradients, params, batch_stats, parts):
         return (batch_stats, jax.tree.map(jnp.add, total, of_part)), None
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    unroll = count if jax.default_backend() == "cpu" else 1
+    unroll = count if platform == "cpu" else 1
     (batch_stats, total), _ = jax.lax.scan(add, (batch_stats, zeros), parts, unroll=unroll)
     return batch_stats, jax.tree.map(lambda leaf: leaf / count, total)
 

@@ -3,13 +3,15 @@
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+import jax
 from ml_collections import ConfigDict
 
-from ddrnet_jax import config_files
+from ddrnet_jax import config_files, devices
 from ddrnet_jax.checkpoints import FOLDER
 from ddrnet_jax.config import ConfigError
 
@@ -18,8 +20,21 @@ from ddrnet_jax.config import ConfigError
 def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """The workdir, made, of this config, and no other run's as long as the context lasts.
 
+    Of several processes the first claims it, and the others look whether they see the same folder.
     Raises ConfigError if it cannot be written, belongs to another config, or another run is in it.
     """
+    if jax.process_index():
+        _check_shared(workdir)
+        yield
+        return
+    with _locked(workdir):
+        _claim(workdir, config)
+        _check_shared(workdir)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(workdir / ".lock")
@@ -29,7 +44,6 @@ def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
     try:
-        _claim(workdir, config)
         yield
     finally:
         lock.release()
@@ -54,6 +68,25 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise ConfigError(f"{path}: not a config in JSON; restore it, or choose another --workdir") from e
+
+
+def _check_shared(workdir: Path) -> None:
+    """Every process calls it. Raises ConfigError in those that do not see what the first one writes into the folder."""
+    if jax.process_count() == 1:
+        return
+    number = time.time_ns()  # a name that no file system's cache knows
+    if jax.process_index() == 0:
+        (workdir / f".shared-{number}").touch()
+    path = workdir / f".shared-{devices.from_first_process(number)}"
+    is_shared = path.exists()
+    devices.wait_for_all("workdir")
+    if jax.process_index() == 0:
+        path.unlink()
+    elif not is_shared:
+        raise ConfigError(
+            f"--workdir {workdir}: process {jax.process_index()} does not see what process 0 wrote there; "
+            "it has to be one folder for all processes, as on a network file system"
+        )
 
 
 def _check_same_run(path: Path, given: dict) -> None:

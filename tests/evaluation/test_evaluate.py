@@ -9,7 +9,8 @@ from flax import nnx
 from ddrnet_jax import devices
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.batches import batches_by_size
-from ddrnet_jax.evaluation.evaluate import Evaluator, averaged_logits
+from ddrnet_jax.evaluation.evaluate import Evaluator
+from ddrnet_jax.evaluation.views import View, averaged_logits
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import Output, normalise
 
@@ -113,7 +114,7 @@ def test_flip_and_scales_average_logits_at_label_size(model):
 def test_size_hw_shows_the_network_one_size_and_leaves_labels_alone(model, samples):
     graphdef, params, stats = variables.split(model)
     mesh = devices.data_mesh(jax.devices()[:1])
-    evaluator = Evaluator(graphdef, CLASSES, mesh, batch_size=2, size_hw=(16, 24))
+    evaluator = Evaluator(graphdef, CLASSES, mesh, batch_size=2, view=View(size_hw=(16, 24)))
     total = np.zeros((CLASSES, CLASSES), np.int64)
     for sample in samples:
         small = blocks.resize(jnp.asarray(sample["image"][None], jnp.float32), (16, 24))
@@ -122,4 +123,3 @@ def test_size_hw_shows_the_network_one_size_and_leaves_labels_alone(model, sampl
         is_labelled = sample["label"] != 255
         np.add.at(total, (sample["label"][is_labelled], prediction[is_labelled]), 1)
     np.testing.assert_array_equal(evaluator(params, stats, samples).confusion, total)
-    assert evaluator._logits._cache_size() == 1

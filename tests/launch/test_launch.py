@@ -15,7 +15,7 @@ import pytest
 ARGUMENTS = ["--config", "configs/demo.py", "--workdir", "w"]
 TRAINING = "-m ddrnet_jax.main --config configs/demo.py --workdir w"
 SRUN = "--kill-on-bad-exit=0 --wait=300"
-REMOTE = ["--config", "configs/demo.py", "--workdir", "gs://bucket/run"]
+REMOTE = ["--config", "configs/demo.py", "--workdir", "/mnt/shared/run"]
 # Longer than any test, but no process outlives a test that fails.
 ENDLESS = "for _ in {1..400}; do sleep 0.05; done"
 VARIABLES = ("PROCESSES", "PYTHON", "ZONE", "PROJECT", "TPU_TYPE", "SPOT", "MAX_CRASHES", "HEALTHY_S")
@@ -151,7 +151,7 @@ DRY_RUNS = {
             "xpk workload create --workload=job --cluster=c --tpu-type=v5litepod-16 --num-slices=1 "
             "--base-docker-image=python:3.12 --script-dir={root} --max-restarts=50 --restart-on-exit-codes=75 "
             "--termination-grace-period-seconds=120 --command=pip install --quiet '.[tpu]' && exec python "
-            "-m ddrnet_jax.main --config configs/demo.py --workdir gs://bucket/run --distributed auto"
+            "-m ddrnet_jax.main --config configs/demo.py --workdir /mnt/shared/run --distributed auto"
         ],
     ),
 }
@@ -189,7 +189,7 @@ def test_dry_run_of_a_pod_prints_every_step_on_every_worker(repo, bin_folder):
     assert "uv pip install" in install
     assert shlex.split(train)[-3].endswith(
         "launch/tpu_worker.sh .venv/bin/python -m ddrnet_jax.main --config configs/demo.py "
-        "--workdir gs://bucket/run --distributed auto"
+        "--workdir /mnt/shared/run --distributed auto"
     )
     assert all("--worker=all" in line for line in (copy, install, train))
     assert not (bin_folder / "ran").exists()
@@ -204,8 +204,8 @@ def test_dry_run_of_a_pod_prints_every_step_on_every_worker(repo, bin_folder):
         ("gpu_node.sh", ARGUMENTS, {}, "nvidia-smi finds no GPU"),
         ("tpu_create.sh", ["Pod"], {"TPU_TYPE": "v4-8"}, "'Pod'"),
         ("tpu_create.sh", ["pod"], {}, "TPU_TYPE"),
-        ("tpu_run.sh", ["pod", *ARGUMENTS], {"TPU_TYPE": "v4-8"}, "gs://BUCKET/RUN"),
-        ("gke_xpk.sh", ["job", *ARGUMENTS], {"TPU_TYPE": "v4-8", "CLUSTER": "c"}, "gs://BUCKET/RUN"),
+        ("tpu_run.sh", ["pod", *ARGUMENTS], {"TPU_TYPE": "v4-8"}, "/mnt/SHARED/RUN"),
+        ("gke_xpk.sh", ["job", *ARGUMENTS], {"TPU_TYPE": "v4-8", "CLUSTER": "c"}, "/mnt/SHARED/RUN"),
     ],
 )
 def test_what_is_wrong_ends_in_one_line(repo, bin_folder, script, arguments, environment, message):
@@ -425,7 +425,7 @@ def test_a_pod_is_asked_for_set_up_and_trains_on_all_workers(cloud):
     result = tpu_run(cloud)
     assert result.returncode == 0, result.stderr
     assert calls(cloud) == [*NEW, "train"]
-    command = "-m ddrnet_jax.main --config configs/demo.py --workdir gs://bucket/run --distributed auto"
+    command = "-m ddrnet_jax.main --config configs/demo.py --workdir /mnt/shared/run --distributed auto"
     assert runs(cloud, 0) == runs(cloud, 1) == [command]
     assert "hello from 0" in result.stdout
     assert "hello from 1" in result.stdout

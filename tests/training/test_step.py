@@ -1,9 +1,6 @@
-"""The training step: the same mathematics on any number of devices.
+"""The training step: the same mathematics on any number of devices; see float64_steps.py."""
 
-A network at its random start amplifies rounding: in float64 a relative change of 1e-15 in one kernel grows to 1e-6
-within 20 steps on a single device. The comparison therefore starts with damped residual branches (scale 0.1) and
-96x96 images, where the difference is a fifteenth of the limit and only a difference in mathematics would show.
-"""
+import contextlib
 
 import float64_convolution
 import jax
@@ -11,69 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from float64_steps import STEPS, difference, ohem, run, start, stream
+from several_processes import several
 
-from ddrnet_jax import DDRNet, devices
-from ddrnet_jax.data.pipeline import Augment, train_batches
-from ddrnet_jax.data.sources import Scenes
+from ddrnet_jax import devices
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
-from ddrnet_jax.training import losses, optimizer, state
-from ddrnet_jax.training.step import make_train_step, moved_average
-
-STEPS = 20
-EMA_DECAY = 0.9
-
-
-def build(rngs):
-    return DDRNet("23_slim", num_classes=9, aux_head=True, rngs=rngs)
+from ddrnet_jax.training.step import moved_average
 
 
 @pytest.fixture(scope="module")
 def batches():
-    """Twenty batches of eight drawn scenes at 96x96."""
-    stream = train_batches(
-        Scenes(40, seed=0, size_hw=(96, 128)), Augment((96, 96), (0.5, 1.5), True), seed=0, batch_size=8
-    )
-    try:
-        return [next(stream) for _ in range(STEPS)]
-    finally:
-        stream.close()
-
-
-def ohem(logits, labels):
-    return losses.ohem(logits, labels, threshold=0.9, min_kept_fraction=1 / 24)
-
-
-def damped(params):
-    """The parameters with the last batch norm of every residual branch at a tenth."""
-    flat = variables.paths(params)
-    last = ("conv_bn3.bn.scale", "conv_bn2.bn.scale")
-    return variables.from_paths({k: v * 0.1 if k.endswith(last) else v for k, v in flat.items()})
-
-
-def start(dtype, mesh):
-    """(optimiser, graphdef, first state in `dtype` on the mesh)"""
-    sgd = optimizer.sgd(lambda step: 0.01, momentum=0.9, nesterov=False, weight_decay=5e-4)
-    graphdef, fresh = state.create(build, sgd, seed=0, ema_decay=EMA_DECAY)
-    fresh["params"] = damped(fresh["params"])
-
-    def to_dtype(leaf):
-        return np.asarray(leaf, dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype)
-
-    return sgd, graphdef, jax.device_put(jax.tree.map(to_dtype, fresh), devices.replicated(mesh))
-
-
-def run(batches, device_count):
-    """Losses, and the final state flattened, of training in float64 on that many devices."""
-    mesh = devices.data_mesh(jax.devices()[:device_count])
-    sgd, graphdef, current = start(np.float64, mesh)
-    train_step = make_train_step(graphdef, sgd, ohem, mesh, aux_weight=0.4, ema_decay=EMA_DECAY)
-    values = []
-    for batch in batches:
-        current, metrics = train_step(current, devices.put_batch(batch, mesh))
-        values.append(float(metrics["loss"]))
-    parts = {k: current[k] for k in ("params", "batch_stats", "ema", "opt_state")}
-    return values, {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(parts)}
+    with contextlib.closing(stream()) as endless:
+        return [next(endless) for _ in range(STEPS)]
 
 
 def first_loss(batch, device_count, dtype, loss=ohem):
@@ -92,21 +39,30 @@ def first_loss(batch, device_count, dtype, loss=ohem):
     return float(jax.jit(total)(current, devices.put_batch(batch, mesh)))
 
 
-def difference(a, b):
-    """The largest excess of |a-b| over 1e-9 max|b| + 1e-12; at most 0 where they agree."""
-    losses_a, final_a = a
-    losses_b, final_b = b
-    pairs = [(np.array(losses_a), np.array(losses_b))] + [(final_a[k], final_b[k]) for k in final_b]
-    assert all(np.isfinite(x).all() and np.isfinite(y).all() for x, y in pairs)
-    return max(np.abs(x - y).max() - (1e-9 * np.abs(y).max() + 1e-12) for x, y in pairs)
+@pytest.fixture(scope="module")
+def one_device(batches):
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
+        float64_convolution.use(patch)
+        return run(batches, 1)
 
 
-def test_four_devices_take_the_same_steps_as_one(batches, monkeypatch):
+def test_four_devices_take_the_same_steps_as_one(batches, one_device, monkeypatch):
     float64_convolution.use(monkeypatch)
     with jax.enable_x64(True):
-        one, four = (run(batches, count) for count in (1, 4))
+        four = run(batches, 4)
     assert four[0][-1] < 0.9 * four[0][0]
-    assert difference(four, one) <= 0
+    assert difference(four, one_device) <= 0
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_take_the_same_steps_as_one_device(count, one_device, tmp_path):
+    several(count, lambda i: {"do": "steps", "count": STEPS, "output": str(tmp_path / f"{i}.npz")})
+    for i in range(count):
+        with np.load(tmp_path / f"{i}.npz") as arrays:
+            final = dict(arrays)
+        steps = final.pop("losses").tolist(), final
+        assert final.keys() == one_device[1].keys()
+        assert difference(steps, one_device) <= 0
 
 
 @pytest.mark.parametrize(("size", "stride", "use_bias"), [(3, 1, False), (3, 2, True), (1, 1, False), (1, 2, False)])
