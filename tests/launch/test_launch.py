@@ -250,8 +250,15 @@ def test_local_told_to_stop_lets_the_run_save_and_starts_no_other(repo, bin_fold
         bin_folder / "python",
         f"trap 'sleep 0.3; echo saved >>{tmp_path}/saved; exit 75' TERM; echo $$ >>{tmp_path}/runs\n{ENDLESS}",
     )
+    # A shell that starts the tests in the background lets them ignore Ctrl-C, and bash traps nothing that it ignores.
+    heeding = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     process = subprocess.Popen(
-        [repo / "launch" / "local.sh", *ARGUMENTS], start_new_session=True, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", heeding, repo / "launch" / "local.sh", *ARGUMENTS],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     wait_for(lambda: lines(tmp_path / "runs"))
     process.send_signal(number)
