@@ -139,7 +139,7 @@ def test_a_run_killed_and_resumed_elsewhere_goes_on_with_the_same_batches(topolo
         fault = {} if killed_at is None else {count - 1: {"fail_at": killed_at, "fault": "SIGKILL"}}
         results = ended(run.start(count, devices, of_process=fault))
         for i, (code, _, err) in enumerate(results):
-            assert code == (0 if killed_at is None else -9 if i == count - 1 else 1), err
+            assert code == (0 if killed_at is None else -9 if i == count - 1 else processes.AGAIN_EXIT_CODE), err
             assert "Traceback" not in err, err
         found = re.search(r"resuming after step (\d+)", results[0][2])
         resumed_after.append(int(found[1]) if found else 0)
