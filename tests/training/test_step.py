@@ -1,6 +1,7 @@
 """The training step: the same mathematics on any number of devices; see float64_steps.py."""
 
 import contextlib
+import os
 
 import float64_convolution
 import jax
@@ -54,7 +55,10 @@ def test_four_devices_take_the_same_steps_as_one(batches, one_device, monkeypatc
     assert difference(four, one_device) <= 0
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+LONG = pytest.mark.skipif("DDRNET_LONG_TESTS" not in os.environ, reason="many minutes; set DDRNET_LONG_TESTS=1")
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=[pytest.mark.slow, LONG])])
 def test_processes_take_the_same_steps_as_one_device(count, one_device, tmp_path):
     several(count, lambda i: {"do": "steps", "count": STEPS, "output": str(tmp_path / f"{i}.npz")})
     for i in range(count):
