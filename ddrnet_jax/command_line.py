@@ -37,7 +37,7 @@ modes:
             would fail
   submit    --checkpoint -> the zip of its Cityscapes test predictions that the
             test server takes, checked, in --output
-  plan      memory, operations and the least hours of the config on --topology
+  plan      memory, operations and estimated hours of the config on --topology
             (v5e:2x2, ...), compiled but not run; --output takes them as JSON
   prepare_data  the config's data set -> ArrayRecords in --output, for pods and
             object stores; run again, it completes what is missing

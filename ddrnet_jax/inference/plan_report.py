@@ -62,7 +62,7 @@ def _run_lines(planned: dict) -> list[str]:
         return [f"  try: {hint}" for hint in _hints(config)] if not train["fits"] else []
     per_host = run["images_per_s"] / planned["hosts"]
     return [
-        "estimate: at least, by the published figures of the chip",
+        "estimate, by the published figures of the chip",
         f"  {_bounds(train)}",
         f"  {'a step':<20}{_time(run['step_s'])}, limited by {train['roofline']['limit']}",
         f"  {'images/s':<20}{run['images_per_s']:.0f}: what the input must deliver, {per_host:.0f} on each host",
@@ -80,7 +80,7 @@ def _latency_lines(program: dict) -> list[str]:
         return []
     seconds = program["roofline"]["seconds"]
     return [
-        "estimate: at least, by the published figures of the chip",
+        "estimate, by the published figures of the chip",
         f"  {_bounds(program)}",
         f"  {'an image':<20}{_time(seconds)}, {1 / seconds:.0f} images/s",
     ]
