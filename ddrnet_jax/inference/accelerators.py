@@ -109,7 +109,7 @@ class Topology:
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """The least seconds that one execution takes a device, by what limits it. An estimate, not a measurement.
+    """Seconds of one execution on a device, by what limits it. An estimate: XLA counts bytes that stay on the chip too.
 
     compute_s  operations at the published peak
     memory_s   bytes accessed at the published bandwidth
