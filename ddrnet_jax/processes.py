@@ -164,11 +164,7 @@ class _Member:
         self._ending.acquire()
         with contextlib.suppress(Exception):  # the service itself may be what failed
             self._client.key_value_set(f"{_FAILED}/{self.index}", f"{code} {message}")
-            if self.index == 0:  # the messages are in this process: it goes last
-                deadline = time.monotonic() + _GRACE_S
-                while time.monotonic() < deadline and len(self._client.key_value_dir_get(_SEEN)) < self.count - 1:
-                    time.sleep(0.05)
-        _exit(code)
+        self._exit(code)
 
     def lost(self, error: Exception) -> NoReturn:
         time.sleep(_GRACE_S)  # the other's own message, if it sent one, ends this process meanwhile
@@ -192,8 +188,6 @@ class _Member:
                 )
             for key, value in failed:
                 index, (code, message) = key.rsplit("/", 1)[1], value.split(" ", 1)
-                with contextlib.suppress(Exception):
-                    self._client.key_value_set(f"{_SEEN}/{self.index}", "")
                 if int(index) != self.index:
                     self._end(f"process {index} of {self.count} failed: {message}", int(code))
 
@@ -201,6 +195,17 @@ class _Member:
         self._ending.acquire()  # whoever fails at the same time speaks for itself
         with contextlib.suppress(OSError):  # nobody reads any more: it ends all the same
             print(f"error: {message}", file=sys.stderr)
+        self._exit(code)
+
+    def _exit(self, code: int) -> NoReturn:
+        """Process 0 goes last, once the others know: the messages are kept in it."""
+        with contextlib.suppress(Exception):  # the service itself may be what failed
+            if self.index != 0:
+                self._client.key_value_set(f"{_SEEN}/{self.index}", "")
+            else:
+                deadline = time.monotonic() + _GRACE_S
+                while time.monotonic() < deadline and len(self._client.key_value_dir_get(_SEEN)) < self.count - 1:
+                    time.sleep(0.05)
         _exit(code)
 
 
