@@ -8,8 +8,8 @@ it) stops with one line that names it, and that neither ends in a traceback nor 
 data sets are the control. Prints a table kind x count x outcome; the exit code is 1 if a case was not named. About a
 minute on 2 CPU cores.
 
-JPEG images with a wrong byte in the middle are not among the kinds: they decode to a picture with a blemish, and
-nothing in the file tells.
+JPEG images with a wrong byte in the middle are not among the kinds: most decode to a picture with a blemish. What the
+decoder says of them, check_data and prepare_data repeat as a warning (tests/data/test_check_jpegs.py).
 """
 
 import argparse
