@@ -230,6 +230,8 @@ class Loaded(NamedTuple):
     config: ConfigDict
     metric: str  # what the score is: "val/miou", "val/top1"
     score: float | None  # 0..1, on the config's eval split; None if it was not evaluated there
+    step: int | None  # of the run; None of weights that no run of ours made
+    is_averaged: bool  # whether the weights are the run's moving average
 
     @property
     def miou(self) -> float | None:
@@ -250,18 +252,21 @@ def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
     return model, loaded.config
 
 
-def load_weights(path: str | Path) -> Loaded:
-    """The weights of a checkpoint and what they are the weights of; see load_checkpoint."""
+def load_weights(path: str | Path, *, averaged: bool = True) -> Loaded:
+    """The weights of a checkpoint and what they are the weights of; see load_checkpoint.
+
+    averaged  the moving average where the run kept one; False: the weights themselves
+    """
     folder = find_step(path)
     metadata = checkpoint_files.read_metadata(folder)
     tree = metadata.metadata
-    part = "ema" if "ema" in tree else None
-    names = ("params", "batch_stats")
+    is_averaged = averaged and "ema" in tree
+    names = ("ema",) if is_averaged else ("params", "batch_stats")
     try:
-        loaded = checkpoint_files.read(folder, {part: tree[part]} if part else {n: tree[n] for n in names})
+        loaded = checkpoint_files.read(folder, {name: tree[name] for name in (*names, "step") if name in tree})
     except CheckpointError as e:
         raise CheckpointError(f"{e}{checkpoint_files.beside(folder)}") from e
-    weights = loaded[part] if part else loaded
+    weights = loaded["ema"] if is_averaged else loaded
     try:
         config = config_files.from_json(metadata.custom_metadata["config"])
         model = variables.split(nnx.eval_shape(lambda: factory.model_builder(config)(nnx.Rngs(0))))
@@ -276,6 +281,8 @@ def load_weights(path: str | Path) -> Loaded:
         config,
         metric,
         metadata.custom_metadata.get(metric),
+        int(loaded["step"]) if "step" in loaded else None,
+        is_averaged,
     )
 
 

@@ -39,6 +39,8 @@ modes:
             test server takes, checked, in --output
   plan      memory, operations and estimated hours of the config on --topology
             (v5e:2x2, ...), compiled but not run; --output takes them as JSON
+  doctor    why is my mIoU low? looks for the known causes in the config, its data
+            and, if given, --checkpoint; exit code 1 if it found an error
   prepare_data  the config's data set -> ArrayRecords in --output, for pods and
             object stores; run again, it completes what is missing
 
@@ -71,6 +73,7 @@ FLAGS = {
     "export": {"workdir", "checkpoint", "output", "format", "naming", "size"},
     "submit": {"workdir", "checkpoint", "output"},
     "check_data": {"output"},
+    "doctor": {"checkpoint"},
     "prepare_data": {"output"},
     "plan": {"topology", "output"},
 }

@@ -152,6 +152,14 @@ def _check_data(arguments, overrides) -> int:
     return int(report.has_errors)
 
 
+def _doctor(arguments, overrides) -> int:
+    from ddrnet_jax.doctor import examine
+
+    examination = examine.examine(_config(arguments, overrides), arguments.checkpoint, say=_say)
+    print("\n".join(examination.lines()))
+    return int(examination.has_errors)
+
+
 def _prepare_data(arguments, overrides) -> None:
     from ddrnet_jax import factory
 
@@ -190,6 +198,7 @@ _COMMANDS = {
     "export": _export,
     "submit": _submit,
     "check_data": _check_data,
+    "doctor": _doctor,
     "prepare_data": _prepare_data,
     "plan": _plan,
 }

@@ -24,8 +24,9 @@ ALLOWED = {
     "pretrained": {"checkpoints", "models"},
     "evaluation": {"evaluation", "checkpoints", "factory", "data", "models", *_BASE},
     "inference": {"inference", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
+    "doctor": {"doctor", "evaluation", "checkpoints", "factory", "data", "models", *_BASE},
     "training": {"training", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
-    "main": {"training", "evaluation", "inference", "pretrained", "checkpoints", "factory", "data", "models"}
+    "main": {"training", "evaluation", "inference", "doctor", "pretrained", "checkpoints", "factory", "data", "models"}
     | {"command_line", *_BASE},
 }
 

@@ -77,7 +77,7 @@ def quick(train_source, eval_source, *, crop_hw: tuple[int, int], scale_range: t
             sizes[sample["image"].shape[1::-1]] += 1
             is_ignored = int((sample["label"] >= spec.num_classes).sum())
             labelled, ignored = labelled + sample["label"].size - is_ignored, ignored + is_ignored
-    lines = _lines_about_shared(train_source, eval_source)
+    lines = lines_about_shared(train_source, eval_source)
     if spec.has_masks:  # without masks there are millions of images, and labels that are no files
         more = _lines_about_files("training", train_source) + _lines_about_files("evaluation", eval_source)
         more += _lines_about_samples(sizes, labelled, ignored, crop_hw, scale_range)
@@ -85,7 +85,8 @@ def quick(train_source, eval_source, *, crop_hw: tuple[int, int], scale_range: t
     return [f"warning: {line}" for line in lines]
 
 
-def _lines_about_shared(train_source, eval_source) -> list[str]:
+def lines_about_shared(train_source, eval_source) -> list[str]:
+    """A line if evaluation images are trained on."""
     held_out = set(eval_source.places())
     shared = sum(place in held_out for place in train_source.places())
     if not shared:
@@ -104,7 +105,7 @@ def _lines_about_files(role: str, source) -> list[str]:
 
 def _spread_over_both(*sources) -> Iterator[tuple[object, int]]:
     """(source, index): the first of each, then the others in turn."""
-    indices = [_spread(len(source), QUICK_SAMPLES // 2) for source in sources]
+    indices = [spread(len(source), QUICK_SAMPLES // 2) for source in sources]
     for row in itertools.zip_longest(*indices):
         yield from ((source, index) for source, index in zip(sources, row, strict=True) if index is not None)
 
@@ -128,7 +129,7 @@ def _read(source, index: int) -> Sample:
         raise DataError(f"{e} (--mode check_data lists all such files)") from e
 
 
-def _spread(length: int, count: int) -> list[int]:
+def spread(length: int, count: int) -> list[int]:
     """At most `count` indices, from the first to the last."""
     return sorted({i * (length - 1) // max(count - 1, 1) for i in range(count)})
 
@@ -237,7 +238,7 @@ def _some(opened: list[tuple[Split, object]], tallies: list[Tally]) -> tuple[Sam
         usable = [(s, getattr(t, kind)) for (_, s), t in zip(opened, tallies, strict=True) if getattr(t, kind)]
         if usable:
             count = PICTURED // len(usable)
-            return tuple(read(s, indices[i]) for s, indices in usable for i in _spread(len(indices), count))
+            return tuple(read(s, indices[i]) for s, indices in usable for i in spread(len(indices), count))
     return ()
 
 

@@ -54,7 +54,7 @@ def lines(report: Report, whole: bool = False) -> list[str]:
     named = sum(bool(finding.names) for finding in report.findings)
     shown = max(1, min(_NAMES, _NAME_LINES // max(named, 1)))
     for finding in report.findings:
-        out += _finding_lines(finding, f"{report.root}/", len(finding.names) if whole else shown)
+        out += finding_lines(finding, root=f"{report.root}/", shown=len(finding.names) if whole else shown)
     return [*out, ""] if report.findings else out
 
 
@@ -64,7 +64,9 @@ def _sizes(tally: Tally) -> str:
     return f"{text} and {len(sizes) - _SIZES} more sizes" if len(sizes) > _SIZES else text or "none is readable"
 
 
-def _finding_lines(finding: Finding, root: str, shown: int) -> list[str]:
+def finding_lines(finding: Finding, *, root: str = "/", shown: int = _NAMES) -> list[str]:
+    """One finding in at most 80 columns: what, at most `shown` of its files (below `root`), what to do."""
+
     def relative(text: str) -> str:
         return text.replace(root, "") if root != "/" else text
 

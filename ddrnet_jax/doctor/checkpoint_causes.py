@@ -1,0 +1,70 @@
+"""Causes of a low mIoU that stand in a checkpoint: its numbers, and the config it was trained with."""
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddrnet_jax.checkpoints import Loaded
+from ddrnet_jax.data.check_findings import Finding
+from ddrnet_jax.models import variables
+
+_SHARE_OF_LAYERS = 0.5
+# What a network was trained with and is used with has to agree.
+_SHARED_KEYS = ("variant", "dtype")
+
+
+def findings(config: ConfigDict, loaded: Loaded) -> list[Finding]:
+    """What is odd in the weights, and where `config` asks for something else than was trained."""
+    found = [not_finite(loaded), _untouched_statistics(loaded), _unfinished(loaded), _other_network(config, loaded)]
+    return [finding for finding in found if finding]
+
+
+def not_finite(loaded: Loaded) -> Finding | None:
+    """Weights that predict nothing."""
+    leaves = variables.paths(loaded.params) | variables.paths(loaded.batch_stats)
+    names = tuple(path for path, leaf in leaves.items() if not np.isfinite(leaf).all())
+    if not names:
+        return None
+    return Finding(
+        "error",
+        f"{len(names)} of {len(leaves)} tensors of the checkpoint hold values that are no numbers",
+        "the training diverged: begin again from an earlier checkpoint with a lower optimizer.learning_rate",
+        names,
+    )
+
+
+def _untouched_statistics(loaded: Loaded) -> Finding | None:
+    leaves = variables.paths(loaded.batch_stats)
+    initial = {"mean": 0.0, "var": 1.0}
+    names = tuple(path for path, leaf in leaves.items() if (np.asarray(leaf) == initial[path.rsplit(".", 1)[1]]).all())
+    if len(names) < _SHARE_OF_LAYERS * len(leaves):
+        return None
+    return Finding(
+        "error",
+        f"{len(names)} of {len(leaves)} running statistics of the batch norms are as they were made, 0 and 1",
+        "the weights came without them, or were never trained: import the whole state dict, running_mean and "
+        "running_var included",
+    )
+
+
+def _unfinished(loaded: Loaded) -> Finding | None:
+    total = loaded.config.total_steps
+    if loaded.step is None or loaded.step >= total:
+        return None
+    return Finding(
+        "note",
+        f"the checkpoint is of step {loaded.step:,} of {total:,}",
+        "if it is not the best of a whole run: the last steps, at a small learning rate, gain the most; run the "
+        "training again to go on",
+    )
+
+
+def _other_network(config: ConfigDict, loaded: Loaded) -> Finding | None:
+    changed = [key for key in _SHARED_KEYS if config.model[key] != loaded.config.model[key]]
+    if not changed:
+        return None
+    given, used = (", ".join(f"model.{key}={c.model[key]!r}" for key in changed) for c in (config, loaded.config))
+    return Finding(
+        "warning",
+        f"the checkpoint is of {used}, the config says {given}",
+        "the checkpoint's network is what is evaluated: is it the one you meant?",
+    )

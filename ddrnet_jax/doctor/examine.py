@@ -1,0 +1,139 @@
+"""The examination: config, data and checkpoint, one after another, as findings with what to do."""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from ddrnet_jax import checkpoints, factory
+from ddrnet_jax.config import ConfigError
+from ddrnet_jax.data import check, check_report
+from ddrnet_jax.data.check_findings import SEVERITIES, Finding
+from ddrnet_jax.data.samples import Sample
+from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
+from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.evaluation.evaluate import check_same_classes
+from ddrnet_jax.evaluation.views import View
+
+_IMAGES = 8  # of each split; every one is seen by the network about eight times
+_DARK, _BRIGHT = 20, 235  # mean of an image set, of 255
+
+
+@dataclasses.dataclass(frozen=True)
+class Examination:
+    """What was looked at, and what is the matter.
+
+    scores    on the held-out images looked at; None without a checkpoint
+    recorded  mIoU (0..1) that the run itself measured on its whole eval split; None if it did not
+    """
+
+    findings: tuple[Finding, ...]
+    scores: metrics.Scores | None = None
+    recorded: float | None = None
+    images: int = 0
+
+    @property
+    def has_errors(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def lines(self) -> list[str]:
+        """For people, at most 80 columns."""
+        out = []
+        if self.scores is not None:
+            out.append(f"{self.scores.line()} on {self.images} held-out images")
+        if self.recorded is not None:
+            out.append(f"mIoU {100 * self.recorded:.2f} on all of them when it was saved")
+        for finding in self.findings:
+            out += check_report.finding_lines(finding)
+        counts = {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES}
+        if not counts["error"] + counts["warning"]:
+            return [*out, "no known cause of a low mIoU was found; --mode check_data reads every file"]
+        told = f"{counts['error']} error(s), {counts['warning']} warning(s)"
+        return [*out, f"{told}; --mode check_data reads every file of the data"]
+
+
+def examine(
+    config: ConfigDict, checkpoint: str | Path | None, *, say: Callable[[str], None] = lambda _: None
+) -> Examination:
+    """Look for the known causes of a low mIoU.
+
+    config      the data set, and how it is evaluated; without a checkpoint also how it is to be trained
+    checkpoint  a workdir or step; None: what config and data tell alone
+    Raises ConfigError for a classifier, DataError or CheckpointError where something cannot be read at all.
+    """
+    if config.task != "segmentation":
+        raise ConfigError(f"config.task: {config.task!r} given, but --mode doctor examines segmenters")
+    train_source, eval_source = factory.train_source(config), factory.eval_source(config)
+    loaded = None if checkpoint is None else checkpoints.load_weights(checkpoint)
+    if loaded is not None:
+        check_same_classes(config, checkpoint, loaded.config)
+    say(f"reading {min(_IMAGES, len(train_source))} training and {min(_IMAGES, len(eval_source))} held-out images")
+    trained_on, held_out = _some(train_source), _some(eval_source)
+    shared = check.lines_about_shared(train_source, eval_source)
+    found = [Finding("warning", line, "evaluate on images that no training has seen") for line in shared]
+    found += _of_samples(trained_on, held_out, train_source.spec.classes)
+    sizes = collections.Counter(sample["image"].shape[1::-1] for sample in trained_on)
+    settings = config if loaded is None else _as_trained(config, loaded.config)
+    found += config_causes.findings(settings, len(train_source), sizes)
+    if loaded is None:
+        return Examination(_sorted(found))
+    found += checkpoint_causes.findings(config, loaded)
+    held_out = prediction_causes.same_size(held_out)
+    if checkpoint_causes.not_finite(loaded) or not held_out:
+        if not held_out:
+            found.append(Finding("note", "no two held-out images have one size", "predictions were not examined"))
+        return Examination(_sorted(found), recorded=loaded.miou)
+    trained_on = [s for s in trained_on if s["image"].shape == held_out[0]["image"].shape]
+    trained_on = prediction_causes.same_size(trained_on)  # of another size it would be another program to compile
+    say("compiling the network, twice, to see the same images in several ways")
+    raw = checkpoints.load_weights(checkpoint, averaged=False) if loaded.is_averaged else None
+    view = View(size_hw=config.eval.size_hw, tile_hw=config.eval.tile_hw)
+    scores, of_predictions = prediction_causes.findings(
+        loaded, raw, eval_source.spec.classes, view, held_out, trained_on
+    )
+    return Examination(_sorted(found + of_predictions), scores, loaded.miou, len(held_out))
+
+
+def _as_trained(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
+    """The settings of the checkpoint's training with the evaluation that is asked for."""
+    settings = trained.copy_and_resolve_references()
+    with settings.unlocked():
+        settings.eval = config.eval
+    return settings
+
+
+def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def _some(source) -> list[Sample]:
+    return [source[i] for i in check.spread(len(source), _IMAGES)]
+
+
+def _of_samples(trained_on: list[Sample], held_out: list[Sample], classes: tuple[str, ...]) -> list[Finding]:
+    """What a few images and labels tell."""
+    found = []
+    for role, samples in (("training", trained_on), ("held-out", held_out)):
+        ignored = sum(int((s["label"] == metrics.IGNORE).sum()) for s in samples)
+        share = ignored / max(1, sum(s["label"].size for s in samples))
+        if share > 0.5:
+            message = f"{share:.0%} of the pixels of the {len(samples)} {role} labels looked at are ignored"
+            found.append(Finding("warning", message, "nothing is learnt or scored there: is a class among them?"))
+        mean = sum(float(s["image"].mean()) for s in samples) / max(1, len(samples))
+        if not _DARK <= mean <= _BRIGHT:
+            kind = "dark" if mean < _DARK else "bright"
+            message = f"the {role} images are nearly all {kind}: {mean:.0f} of 255 on average"
+            found.append(Finding("warning", message, "were they saved with their own scale, as 0..1 or 12 bits?"))
+    return found + _of_classes(trained_on, held_out, classes)
+
+
+def _of_classes(trained_on: list[Sample], held_out: list[Sample], classes: tuple[str, ...]) -> list[Finding]:
+    seen = [{int(v) for s in samples for v in set(s["label"].flat)} for samples in (trained_on, held_out)]
+    untrained = sorted(seen[1] - seen[0] - {metrics.IGNORE})
+    if len(untrained) <= len(classes) / 4:
+        return []
+    named = ", ".join(classes[i] for i in untrained)
+    message = f"labelled in the {len(held_out)} held-out images looked at, but in none of the training ones: {named}"
+    return [Finding("warning", message, "do both splits number the classes alike? --mode check_data counts all")]

@@ -1,0 +1,239 @@
+"""Every known cause of a low mIoU, planted, is found and named; and sound ones are left in peace.
+
+The network is the smallest that segments: each pixel's class is that of the nearest mean colour.
+"""
+
+import collections
+
+import cv2
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ddrnet_jax import checkpoints, config_files, factory
+from ddrnet_jax import main as main_lib
+from ddrnet_jax.config import base
+from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
+from ddrnet_jax.evaluation.views import View
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.blocks import BatchNorm
+from ddrnet_jax.models.ddrnet import Output, normalise
+
+CLASSES = ("sky", "road", "car", "tree")
+COLORS = np.array([(200, 170, 150), (150, 170, 200), (120, 120, 120), (245, 245, 245)], np.float32)
+VIEW = View()
+
+
+class NearestColour(nnx.Module):
+    """Stride-8 logits by the distance to each class's colour, after a batch norm that knows the colours' statistics."""
+
+    def __init__(self, colors=COLORS):
+        inputs = normalise(jnp.asarray(colors))
+        self.bn = BatchNorm(3)
+        self.bn.mean[...], self.bn.var[...] = inputs.mean(0), inputs.var(0)
+        inputs = (inputs - inputs.mean(0)) / jnp.sqrt(inputs.var(0) + 1e-5)
+        self.kernel = nnx.Param(2 * inputs.T)
+        self.bias = nnx.Param(-(inputs**2).sum(-1))
+
+    def __call__(self, x):
+        x = self.bn(x.reshape(x.shape[0], x.shape[1] // 8, 8, x.shape[2] // 8, 8, 3).mean((2, 4)))
+        return Output(x @ self.kernel[...] + self.bias[...])
+
+
+def samples(count=4, *, seed=0, colors=COLORS):
+    """Images of blocks of the classes' colours, a little noisy."""
+    rng = np.random.default_rng(seed)
+    for i in range(count):
+        label = np.kron(rng.permutation(np.arange(16) % 4).reshape(4, 4), np.ones((16, 16))).astype(np.uint8)
+        image = np.clip(colors[label] + rng.normal(0, 4, (64, 64, 3)), 0, 255).astype(np.uint8)
+        yield {"image": image, "label": label, "name": f"{i}.png"}
+
+
+def loaded(model, **of_config):
+    config = base()
+    config.data.name, config.data.classes, config.init_from = "folder", CLASSES, "imagenet.pth"
+    with config.unlocked():
+        config.update(of_config)
+    graphdef, params, batch_stats = variables.split(model)
+    return checkpoints.Loaded(graphdef, params, batch_stats, config, "val/miou", None, None, False)
+
+
+def messages(model, held_out, *, raw=None, trained_on=()):
+    scores, findings = prediction_causes.findings(loaded(model), raw, CLASSES, VIEW, held_out, trained_on)
+    return scores, [f"{f.severity}: {f.message}" for f in findings]
+
+
+def test_a_sound_network_is_left_in_peace():
+    held_out = list(samples())
+    scores, found = messages(NearestColour(), held_out, raw=loaded(NearestColour()), trained_on=held_out)
+    assert scores.miou > 0.8
+    assert found == []
+
+
+@pytest.mark.parametrize("name", prediction_causes.OTHER_INPUTS)
+def test_weights_that_expect_other_inputs_are_found(name):
+    """A network that was trained on images as another project prepares them."""
+    theirs = NearestColour(prediction_causes.OTHER_INPUTS[name](COLORS))
+    _, found = messages(theirs, list(samples()))
+    assert found[0].startswith(f"error: with images {name} the mIoU is "), found
+
+
+def test_running_statistics_of_other_images_are_found():
+    model = NearestColour()
+    model.bn.mean[...] += 3.0
+    _, found = messages(model, list(samples()))
+    assert any("running statistics do not fit these images" in line for line in found), found
+
+
+def test_classes_of_another_order_are_found_and_named():
+    held_out = [s | {"label": np.array([2, 1, 3, 0], np.uint8)[s["label"]]} for s in samples()]
+    _, findings = prediction_causes.findings(loaded(NearestColour()), None, CLASSES, VIEW, held_out, ())
+    (finding,) = [f for f in findings if "another order" in f.message]
+    assert finding.names == (
+        "labelled sky (0): predicted as tree (3)",
+        "labelled car (2): predicted as sky (0)",
+        "labelled tree (3): predicted as car (2)",
+    )
+
+
+def test_the_best_assignment_is_a_permutation_that_keeps_what_is_unknown():
+    confusion = np.zeros((5, 5), int)
+    confusion[0, 3], confusion[3, 0], confusion[1, 1] = 10, 7, 5
+    assert prediction_causes.best_assignment(confusion).tolist() == [3, 1, 2, 0, 4]
+
+
+def test_an_average_that_lags_behind_is_found():
+    behind = NearestColour()
+    behind.kernel[...] *= 0
+    _, found = messages(behind, list(samples()), raw=loaded(NearestColour()))
+    assert any(line.startswith("warning: the weights themselves reach") for line in found), found
+
+
+def test_a_network_that_predicts_one_class_is_found():
+    model = NearestColour()
+    model.kernel[...] *= 0
+    model.bias[...] = jnp.array([0.0, 1.0, 0.0, 0.0])
+    _, found = messages(model, list(samples()))
+    assert any("predicts 1 of the 4 classes that are labelled here: road" in line for line in found), found
+
+
+def test_a_network_that_knows_its_training_images_alone_is_found():
+    other_colors = COLORS[:, ::-1] * 0.5 + 100
+    _, found = messages(NearestColour(), list(samples(colors=other_colors)), trained_on=list(samples()))
+    assert any(line.startswith("warning: on training images the mIoU is") for line in found), found
+
+
+def test_images_of_the_most_frequent_size_are_compared():
+    of_two_sizes = [{"image": np.zeros((8 * (1 + i % 3 // 2), 8, 3))} for i in range(7)]
+    assert [s["image"].shape[0] for s in prediction_causes.same_size(of_two_sizes)] == [8, 8, 8, 8]
+    assert prediction_causes.same_size(of_two_sizes[:1]) == []
+
+
+# --- what config and checkpoint tell ---
+
+
+def config_messages(**changes):
+    config = base()
+    config.data.name, config.data.classes, config.init_from = "folder", CLASSES, "imagenet.pth"
+    config.data.crop_hw = (720, 960)
+    config.update_from_flattened_dict(changes)
+    sizes = collections.Counter({(1280, 960): 8})
+    return [f.message for f in config_causes.findings(config, 1000, sizes)]
+
+
+def test_a_usual_config_has_no_finding():
+    assert config_messages() == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"init_from": ""}, "starts from random weights"),
+        ({"init_from": "", "optimizer.trunk_lr_factor": 0.1}, "trunk learns at 0.1 of the learning rate"),
+        ({"total_steps": 500}, "see each of 1,000 training images 6.0 times"),
+        ({"batch_size": 6, "optimizer.accumulate_steps": 3}, "see 2 images at a time"),
+        ({"ema_decay": 0.99999}, "reaches back 100,000 steps"),
+        ({"eval.size_hw": (512, 512)}, "resized to 512x512"),
+        ({"data.crop_hw": (2048, 2048)}, "of the average training crop is padding"),
+        ({"data.crop_hw": (128, 128)}, "training crop of 128x128 shows 1% of a scaled image"),
+        ({"data.flip": False, "data.scale_range": (1.0, 1.0)}, "not varied by data.scale_range and data.flip"),
+    ],
+)
+def test_what_a_config_gives_away_is_found(changes, expected):
+    found = config_messages(**changes)
+    assert any(expected in message for message in found), found
+
+
+def test_weights_that_are_no_numbers_and_statistics_that_never_moved_are_found():
+    model = NearestColour()
+    model.kernel[...] = model.kernel[...].at[0, 0].set(jnp.nan)
+    model.bn = BatchNorm(3)
+    first, second = checkpoint_causes.findings(loaded(model).config, loaded(model))
+    assert first.names == ("kernel",)
+    assert "2 of 2 running statistics of the batch norms are as they were made" in second.message
+
+
+def test_another_network_and_a_run_that_is_not_over_are_found():
+    ours = loaded(NearestColour())._replace(step=1000)
+    config = base()
+    config.model.variant = "39"
+    unfinished, other = checkpoint_causes.findings(config, ours)
+    assert "the checkpoint is of step 1,000 of 120,000" in unfinished.message
+    assert "model.variant='23_slim', the config says model.variant='39'" in other.message
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory, repo):
+    """DDRNet as it was made, saved as if imported."""
+    config = config_files.load(str(repo / "configs" / "demo.py"), list(TINY))
+    _, params, batch_stats = variables.split(factory.model_builder(config)(nnx.Rngs(0)))
+    folder = tmp_path_factory.mktemp("untrained") / "checkpoint"
+    checkpoints.save_weights(folder, params, batch_stats, config)
+    return folder
+
+
+TINY = ("data.scenes_hw=(64, 96)", "data.scenes_train=8", "data.scenes_eval=8", "data.crop_hw=(64, 64)")
+
+
+def run(capsys, *flags):
+    code = main_lib.main(["--mode", "doctor", *flags])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_checkpoint_that_was_never_trained_is_diagnosed(untrained, repo, capsys):
+    flags = ["--config", str(repo / "configs" / "demo.py"), *(f"--config.{text}" for text in TINY)]
+    code, out, _ = run(capsys, *flags, "--checkpoint", str(untrained))
+    assert code == 1
+    assert "on 8 held-out images" in out
+    assert "running statistics of the batch norms are as they were made" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_folder_of_dark_images_and_ignored_labels_is_diagnosed_without_a_checkpoint(tmp_path, repo, capsys):
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+        for i in range(4):
+            label = np.full((64, 96), 255, np.uint8)
+            label[:10] = i % 3
+            cv2.imwrite(str(tmp_path / "images" / split / f"{split}{i}.png"), np.full((64, 96, 3), i % 2, np.uint8))
+            cv2.imwrite(str(tmp_path / "labels" / split / f"{split}{i}.png"), label)
+    flags = ["--config", str(repo / "configs" / "folder.py"), f"--config.data.root={tmp_path}"]
+    code, out, _ = run(capsys, *flags)
+    text = " ".join(out.split())
+    assert code == 0  # warnings
+    assert "the training images are nearly all dark: 0 of 255 on average" in text
+    assert "of the 4 training labels looked at are ignored" in text
+    assert "starts from random weights" in text
+
+
+def test_a_classifier_is_refused(repo, capsys):
+    flags = ["--config", str(repo / "configs" / "imagenet.py")]
+    code, _, err = run(capsys, *flags)
+    assert code == 1
+    assert err == "error: config.task: 'classification' given, but --mode doctor examines segmenters\n"
