@@ -21,9 +21,11 @@ modes:
   train     train, evaluate and checkpoint in --workdir; run again, it resumes
   evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split;
             of a classifier top-1 and top-5 accuracy
-  predict   --input (an image, or a folder of images) -> OUTPUT/masks/<stem>.png
-            (train ids) and OUTPUT/overlays/<stem>.png; without --input, the
-            held-out images of the run (or of --config), and OUTPUT/samples.png;
+  predict   --input (an image, a folder of images, or a video) -> OUTPUT/masks/
+            <stem>.png (train ids) and OUTPUT/overlays/<stem>.png, of a video
+            .mkv (lossless) and .mp4; --side_by_side shows the image beside;
+            without --input, the held-out images of the run (or of --config),
+            and OUTPUT/samples.png;
             --engine onnxruntime: --checkpoint is an exported .onnx file
   import_weights  --input (.pth, .pt, .safetensors) -> a checkpoint in --output,
             with a report; --config says for which data set, where the file
@@ -68,7 +70,7 @@ class UsageError(ValueError):
 FLAGS = {
     "train": {"workdir", "distributed"},
     "evaluate": {"workdir", "checkpoint", "distributed"},
-    "predict": {"workdir", "checkpoint", "input", "output", "engine"},
+    "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
     "import_weights": {"input", "output"},
     "export": {"workdir", "checkpoint", "output", "format", "naming", "size"},
     "submit": {"workdir", "checkpoint", "output"},
@@ -98,11 +100,12 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         metavar="HOW",
         help="train, evaluate: off (default); auto (TPU pod, SLURM); host:port,processes,index",
     )
-    parser.add_argument("--input", metavar="PATH", help="image or folder to predict; weights file to import")
+    parser.add_argument("--input", metavar="PATH", help="image, folder or video to predict; weights file")
     parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
     parser.add_argument("--size", metavar="HxW", help="export: of the images an onnx file takes, as 1024x2048")
     parser.add_argument("--engine", choices=("jax", "onnxruntime"), help="that predicts (default: jax)")
+    parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
     parser.add_argument("--topology", metavar="NAME", help="accelerators to plan for; cpu: this machine")
     parser.add_argument(
         "--naming",

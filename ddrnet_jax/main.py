@@ -91,13 +91,14 @@ def _predict(arguments, overrides) -> None:
 
     config = _optional_config(arguments, overrides)
     checkpoint = _checkpoint(arguments)
-    output, engine = arguments.output or "predictions", arguments.engine or "jax"
+    output = arguments.output or "predictions"
+    options = {"engine": arguments.engine or "jax", "side_by_side": arguments.side_by_side}
     if arguments.input:
-        count = predict.predict_files(checkpoint, arguments.input, output, engine=engine)
+        count = predict.predict_files(checkpoint, arguments.input, output, **options)
     else:
-        count = predict.predict_held_out(checkpoint, output, config, engine=engine)
+        count = predict.predict_held_out(checkpoint, output, config, **options)
         print(f"image, label and prediction side by side: {Path(output) / 'samples.png'}")
-    print(f"masks and overlays of {count} image(s) are in {output}")
+    print(f"masks and overlays of {count} image(s) or frame(s) are in {output}, legend.png explains the colours")
 
 
 def _import_weights(arguments, overrides) -> None:

@@ -344,7 +344,7 @@ def test_predicting_names_what_it_cannot_read_and_still_writes_the_rest(config_f
     assert sorted(p.name for p in (tmp_path / "out/masks").iterdir()) == ["0.png", "2.png", "3.png"]
     assert_one_error(run(capsys, *flags, "--input", tmp_path / "nothing.png"), "nothing.png: no such file or folder")
     (tmp_path / "notes.txt").write_text("x")
-    assert_one_error(run(capsys, *flags, "--input", tmp_path / "notes.txt"), "notes.txt: not an image")
+    assert_one_error(run(capsys, *flags, "--input", tmp_path / "notes.txt"), "notes.txt: not an image or video")
     held_out = ("--config", config_file, f"--config.data.root={data}")
     both = "--config.data.eval_split=train+val"
     assert_one_error(run(capsys, *flags, *held_out, both), "2 images to predict are called 0")

@@ -46,6 +46,14 @@ def legend(spec: DatasetSpec, width: int) -> np.ndarray:
     return canvas
 
 
+def side_by_side(image: np.ndarray, overlay: np.ndarray, spec: DatasetSpec) -> np.ndarray:
+    """Two pictures u8[H,W,3] beside each other, above the legend where that takes less room than they do."""
+    spacer = np.full((image.shape[0], _GAP, 3), 255, np.uint8)
+    row = np.hstack([image, spacer, overlay])
+    names = legend(spec, row.shape[1])
+    return np.vstack([row, names]) if names.shape[0] < image.shape[0] else row
+
+
 def contact_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], spec: DatasetSpec) -> np.ndarray:
     """Rows of (image u8[H,W,3], label u8[H,W], prediction u8[H,W]), titled, with the legend -> u8[h,w,3] RGB."""
     width = min(384, rows[0][0].shape[1])

@@ -1,4 +1,4 @@
-"""Masks and overlays of an image, a folder of images, or the held-out images of a run."""
+"""Masks and overlays of an image, a folder of images, a video, or the held-out images of a run."""
 
 import collections
 import sys
@@ -17,11 +17,12 @@ from ddrnet_jax import checkpoints, factory
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sources import IMAGE_SUFFIXES, files_by_stem, read_file
-from ddrnet_jax.data.specs import DatasetSpec
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
+from ddrnet_jax.inference import videos
 from ddrnet_jax.inference.export import prediction_view
 from ddrnet_jax.inference.onnx_engine import OnnxPredictor
+from ddrnet_jax.inference.prediction_files import PredictionFiles
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.folding import fold
 
@@ -68,17 +69,24 @@ def mask_program(graphdef: nnx.GraphDef, view: View = WHOLE_IMAGES) -> Callable:
     )
 
 
-def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path, *, engine: str = "jax") -> int:
+def predict_files(
+    checkpoint: str | Path, source: str | Path, output: str | Path, *, engine: str = "jax", side_by_side: bool = False
+) -> int:
     """Write OUTPUT/masks/<stem>.png and OUTPUT/overlays/<stem>.png for an image or every image of a folder.
 
-    engine  "jax", or "onnxruntime": the checkpoint is then a file of `export --format onnx`
-    Masks are u8 train ids at the image's own size. Returns how many were written.
+    engine        "jax", or "onnxruntime": the checkpoint is then a file of `export --format onnx`
+    side_by_side  overlays show the image beside them
+    Masks are u8 train ids at the image's own size. Of a video: see `videos.predict_video`.
+    Returns how many images or frames were written.
     Raises DataError if there is nothing to read; images that cannot be read are named at the end.
     """
-    paths = _input_files(Path(source))
+    source = Path(source)
+    is_video = source.is_file() and source.suffix.lower() in videos.SUFFIXES
+    paths = {} if is_video else _input_files(source)
     predictor, config = _ENGINES[engine](checkpoint)
-    spec = factory.dataset_spec(config)
-    folders = _output_folders(Path(output))
+    files = PredictionFiles(output, factory.dataset_spec(config), side_by_side=side_by_side)
+    if is_video:
+        return videos.predict_video(predictor, source, files)
     broken = []
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
@@ -86,14 +94,19 @@ def predict_files(checkpoint: str | Path, source: str | Path, output: str | Path
         except DataError as e:
             broken.append(str(e))
             continue
-        _write(folders, stem, image, predictor(image), spec)
+        files.write(stem, image, predictor(image))
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
     return len(paths)
 
 
 def predict_held_out(
-    checkpoint: str | Path, output: str | Path, config: ConfigDict | None = None, *, engine: str = "jax"
+    checkpoint: str | Path,
+    output: str | Path,
+    config: ConfigDict | None = None,
+    *,
+    engine: str = "jax",
+    side_by_side: bool = False,
 ) -> int:
     """The same for held-out images, and OUTPUT/samples.png with some of them beside their labels.
 
@@ -104,11 +117,11 @@ def predict_held_out(
     source = factory.eval_source(config or trained)
     _check_unique_stems(source)
     spec = factory.dataset_spec(trained)
-    folders = _output_folders(Path(output))
+    files = PredictionFiles(output, spec, side_by_side=side_by_side)
     rows = []
     for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
         mask = predictor(sample["image"])
-        _write(folders, Path(sample["name"]).stem, sample["image"], mask, spec)
+        files.write(Path(sample["name"]).stem, sample["image"], mask)
         if len(rows) < _SHEET_ROWS:
             rows.append((sample["image"], sample["label"], mask))
     pictures.write_png(Path(output) / "samples.png", pictures.contact_sheet(rows, spec))
@@ -150,27 +163,18 @@ def _each(source) -> Iterator:
 
 def _input_files(source: Path) -> dict[str, Path]:
     if source.is_dir():
+        left_out = sorted(path.name for path in source.iterdir() if path.suffix.lower() in videos.SUFFIXES)
+        if left_out:
+            _say(f"warning: {len(left_out)} video(s) here are left out, first {left_out[0]}; give each as --input")
         return files_by_stem(source, "images to predict")
     if not source.is_file():
         raise DataError(f"--input {source}: no such file or folder")
     if source.suffix.lower() not in IMAGE_SUFFIXES:
-        raise DataError(f"--input {source}: not an image; expected one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise DataError(
+            f"--input {source}: not an image or video; expected one of "
+            f"{', '.join(sorted(IMAGE_SUFFIXES | videos.SUFFIXES))}"
+        )
     return {source.stem: source}
-
-
-def _output_folders(output: Path) -> tuple[Path, Path]:
-    folders = (output / "masks", output / "overlays")
-    try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--output {output}: cannot be written ({e.strerror})") from e
-    return folders
-
-
-def _write(folders: tuple[Path, Path], stem: str, image: np.ndarray, mask: np.ndarray, spec: DatasetSpec) -> None:
-    pictures.write_png(folders[0] / f"{stem}.png", mask)
-    pictures.write_png(folders[1] / f"{stem}.png", pictures.overlay(image, mask, spec))
 
 
 def _say(message: str) -> None:
