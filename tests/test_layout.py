@@ -1,6 +1,8 @@
 """The house rules that a machine can hold: imports run one way, modules stay small, nothing of one machine."""
 
 import ast
+import importlib.util
+import re
 import subprocess
 from pathlib import Path
 
@@ -79,6 +81,44 @@ def test_public_functions_are_documented(repo):
                 assert ast.get_docstring(node), f"{path}: {node.name} has no docstring"
 
 
+_ARRAY = re.compile(r"\b(jax\.Array|np\.ndarray)\b")
+_OF_MANY = re.compile(r"(dict|Callable)\[.*\]")  # arrays of every shape, by name
+_SHAPE = re.compile(r"\b[uif]\d+\[[^\]]+\]|(?<!\w)\[[A-Za-z.*][^\]]*\]")  # u8[H,W,3]; [B,h,w,C] of any type
+
+
+def public_functions(tree: ast.Module):
+    """(function, all that documents it) of a module's public functions and its public classes' methods."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node, ast.get_docstring(node) or ""
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            for method in (n for n in node.body if isinstance(n, ast.FunctionDef)):
+                if method.name in ("__init__", "__call__"):
+                    yield method, f"{ast.get_docstring(node)}\n{ast.get_docstring(method)}"
+                elif not method.name.startswith("_"):
+                    yield method, ast.get_docstring(method) or ""
+
+
+def annotations(function: ast.FunctionDef):
+    """What its parameters and its result are said to be."""
+    arguments = function.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        if argument.annotation:
+            yield ast.unparse(argument.annotation)
+    if function.returns:
+        yield ast.unparse(function.returns)
+
+
+def test_public_functions_of_arrays_say_their_shapes(repo):
+    count = 0
+    for path in modules(repo):
+        for function, text in public_functions(ast.parse(path.read_text())):
+            if any(_ARRAY.search(_OF_MANY.sub("", annotation)) for annotation in annotations(function)):
+                count += 1
+                assert _SHAPE.search(text), f"{path}: {function.name} takes or returns arrays of what shape?"
+    assert count > 60
+
+
 def test_every_config_key_has_a_reader_and_a_comment(repo):
     source = (repo / "ddrnet_jax" / "config.py").read_text()
     body = source[source.index("def base()") : source.index("def validate(")]
@@ -89,6 +129,14 @@ def test_every_config_key_has_a_reader_and_a_comment(repo):
             leaf = key.rsplit(".", 1)[1]
             assert f".{leaf}" in code, f"{key} has no reader"
             assert "#" in line, f"{key} has no comment"
+
+
+def test_the_diagram_is_of_todays_imports(repo):
+    spec = importlib.util.spec_from_file_location("draw_architecture", repo / "docs" / "draw_architecture.py")
+    draw = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(draw)
+    assert draw.reduced({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == {"a": {"b"}, "b": {"c"}, "c": set()}
+    assert draw.page() == draw.PAGE.read_text(), "run: python docs/draw_architecture.py --write"
 
 
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "NotImplementedError"])

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 
 
 def conv_kernel_init(key, shape, dtype=jnp.float32) -> jax.Array:
-    """Kaiming normal, fan_out, ReLU gain, untruncated: the reference's initialisation of every convolution."""
+    """f32[height,width,cin,cout], Kaiming normal, fan_out, ReLU gain, untruncated: as the reference's convolutions"""
     height, width, _, cout = shape
     std = (2 / (height * width * cout)) ** 0.5
     return _draw(key, shape, dtype, lambda rng: std * rng.standard_normal(shape))

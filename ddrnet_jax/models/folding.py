@@ -14,7 +14,7 @@ class Folded(nnx.Module):
     """What is left of a batch norm that its convolution has taken in."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x, unchanged"""
+        """x [B,h,w,C] as it is"""
         return x
 
 

@@ -121,14 +121,14 @@ def official_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
 
 
 def to_official_layout(path: str, array: np.ndarray) -> np.ndarray:
-    """Kernels HWIO -> OIHW, linear IO -> OI, the rest unchanged."""
+    """Kernels [H,W,I,O] -> [O,I,H,W], linear [I,O] -> [O,I], the rest unchanged."""
     if not path.endswith("kernel"):
         return array
     return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T)
 
 
 def from_official_layout(path: str, array: np.ndarray) -> np.ndarray:
-    """Kernels OIHW -> HWIO, linear OI -> IO, the rest unchanged."""
+    """Kernels [O,I,H,W] -> [H,W,I,O], linear [O,I] -> [I,O], the rest unchanged."""
     array = np.asarray(array)
     if not path.endswith("kernel"):
         return array

@@ -216,7 +216,11 @@ def make_loss(
     edge_weight: float = 0.5,
     edge_size: int = 5,
 ):
-    """The named loss as a function of (logits, labels)."""
+    """The named loss as a function of logits f32[B,H,W,C] and labels i32[B,H,W] (0..C-1 or 255).
+
+    class_weights  f32[C]
+    The other settings: the keys of the config's group `loss` of the same names.
+    """
     own_options = {
         "cross_entropy": {},
         "ohem": {"threshold": ohem_threshold, "min_kept_fraction": ohem_min_kept_fraction},

@@ -91,6 +91,7 @@ class WeightsFile:
         return math.prod(size)
 
     def check_bools(self, array: np.ndarray, what: str) -> None:
+        """Raises WeightsFileError if an array [...] of type bool holds other bytes than 0 and 1."""
         if array.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
             raise self.error(f"{what} is of type bool and holds bytes other than 0 and 1")
 

@@ -94,7 +94,10 @@ class Tensors:
         return storage
 
     def call(self, name: str, arguments: tuple) -> OrderedDict | np.ndarray | np.dtype | bytes | bool | int | float:
-        """What the pickle's call of `name` gives; hooks, requires_grad and Python attributes are left out."""
+        """What the pickle's call of `name` gives; hooks, requires_grad and Python attributes are left out.
+
+        A tensor comes as [...], of its own shape.
+        """
         match name.rpartition(".")[2], arguments:
             case "OrderedDict", ():
                 return OrderedDict()
