@@ -7,6 +7,8 @@ from flax import nnx
 from jax.nn import relu
 from jax.typing import DTypeLike
 
+from ddrnet_jax.models.strided_conv import strided_conv
+
 
 def conv_kernel_init(key, shape, dtype=jnp.float32) -> jax.Array:
     """f32[height,width,cin,cout], Kaiming normal, fan_out, ReLU gain, untruncated: as the reference's convolutions"""
@@ -57,6 +59,7 @@ def conv(cin: int, cout: int, size: int, stride: int = 1, *, use_bias: bool = Fa
         kernel_init=conv_kernel_init,
         bias_init=uniform_init(cin * size * size),
         dtype=dtype,
+        conv_general_dilated=strided_conv if (size, stride) == (3, 2) else jax.lax.conv_general_dilated,
         rngs=rngs,
     )
 
