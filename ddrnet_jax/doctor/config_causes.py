@@ -41,7 +41,7 @@ def _initial_weights(config: ConfigDict) -> Finding | None:
         "the network starts from random weights (init_from is '')",
         "start from ImageNet weights of the same variant: every published score does; others report 1.5 to 2 points "
         "less without them on Cityscapes, and small data sets lose far more",
-        paste=("config.init_from = 'DDRNet23s_imagenet.pth'",),
+        paste=("config.init_from = 'FILE'",),
     )
 
 
@@ -49,9 +49,10 @@ def _trunk_rate(config: ConfigDict) -> Finding | None:
     factor = config.optimizer.trunk_lr_factor
     if config.init_from or factor >= 1:
         return None
+    rate = factor * config.optimizer.learning_rate
     return Finding(
-        "error",
-        f"the trunk learns at {factor:g} of the learning rate, but from random weights (init_from is '')",
+        "warning",
+        f"the trunk learns at {factor:g} of the learning rate, {rate:g}, but from random weights (init_from is '')",
         "a slow trunk is meant for one that was pretrained: give init_from, or let all layers learn alike",
         paste=("config.optimizer.trunk_lr_factor = 1.0",),
     )

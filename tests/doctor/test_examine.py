@@ -150,7 +150,7 @@ def test_a_usual_config_has_no_finding():
     ("changes", "expected"),
     [
         ({"init_from": ""}, "starts from random weights"),
-        ({"init_from": "", "optimizer.trunk_lr_factor": 0.1}, "trunk learns at 0.1 of the learning rate"),
+        ({"init_from": "", "optimizer.trunk_lr_factor": 0.1}, "trunk learns at 0.1 of the learning rate, 0.001, but"),
         ({"total_steps": 500}, "see each of 1,000 training images 6.0 times"),
         ({"batch_size": 6, "optimizer.accumulate_steps": 3}, "see 2 images at a time"),
         ({"ema_decay": 0.99999}, "reaches back 100,000 steps"),
