@@ -8,6 +8,7 @@ config.py        every key, its unit, its checks
 config_files.py  configs from files, flags and JSON
 factory.py       what a config describes, made: data, model
 compilation.py   XLA options per platform, compilation cache
+provenance.py    the command and the versions that made a run
 checkpoints.py   all of Orbax: save, resume, best, restore anywhere
 checkpoint_files.py  one step on disk, read and verified
 pretrained.py    weights to start from, ours or anyone's, and what of them fits
@@ -15,7 +16,8 @@ models/          the network
 data/            from files to batches
 training/        state, step, losses, optimiser, loop
 evaluation/      mIoU on whole images; top-1 and top-5 of a classifier
-inference/       masks and overlays for people; weights in and out; what a run costs elsewhere
+inference/       masks and overlays for people; weights in and out; how fast it is, what a run costs elsewhere
+report/          what a run was, as one HTML page
 """
 
 from importlib import import_module

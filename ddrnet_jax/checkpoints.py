@@ -44,8 +44,11 @@ class Resumed(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: the best by its evaluations (mIoU, of a classifier top-1) and the latest few."""
 
-    def __init__(self, workdir: str | Path, config: ConfigDict):
-        self._description = {"config": config_files.to_json(config)}
+    def __init__(self, workdir: str | Path, config: ConfigDict, made_by: dict | None = None):
+        """
+        made_by  JSON values to keep with every step, see provenance.made_by
+        """
+        self._description = {"config": config_files.to_json(config), "made_by": made_by or {}}
         self._metric = _METRICS[config.task]
         self._keep = config.checkpoint.keep
         self._root = Path(workdir).absolute() / FOLDER

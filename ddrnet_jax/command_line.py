@@ -1,7 +1,11 @@
 """The flags of the command line: what there is, what each mode takes, --help."""
 
 import argparse
+import contextlib
 import os
+import shlex
+import sys
+from collections.abc import Collection
 
 from ddrnet_jax.processes import AGAIN_EXIT_CODE
 
@@ -34,9 +38,16 @@ modes:
             names of --naming, or as a program from u8 image to u8 mask with the
             weights inside: stablehlo (any size, runs with jax alone) or onnx
             (of one --size); and a card OUTPUT.json
+  benchmark  latency and FPS of the three networks (of --checkpoint's alone) at
+            the paper's sizes by four protocols, beside --engines, as a table,
+            JSON and a plot in --output (default: runs/benchmark); it says first
+            how long it will take
   check_data  what is wrong with the config's data set, every file by name,
             and a picture of samples, in --output; exit code 1 if training
             would fail
+  report    --workdir (or --checkpoint) -> report.html in it, or --output: one
+            self-contained page with scores, curves, confusions, the worst and
+            best images and the config; --compare another workdir side by side
   submit    --checkpoint -> the zip of its Cityscapes test predictions that the
             test server takes, checked, in --output
   plan      memory, operations and estimated hours of the config on --topology
@@ -55,10 +66,13 @@ examples:
       --checkpoint runs/demo
   python -m ddrnet_jax.main --mode predict --checkpoint runs/demo \\
       --input street.jpg --output out
+  python -m ddrnet_jax.main --mode report --workdir runs/demo \\
+      --compare runs/other --output compared.html
   python -m ddrnet_jax.main --mode import_weights --input best_val.pth \\
       --output runs/official
   python -m ddrnet_jax.main --mode export --checkpoint runs/demo \\
       --format onnx --size 1024x2048 --output ddrnet.onnx
+  python -m ddrnet_jax.main --mode benchmark --engines onnxruntime
 """
 
 
@@ -73,10 +87,12 @@ FLAGS = {
     "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
     "import_weights": {"input", "output"},
     "export": {"workdir", "checkpoint", "output", "format", "naming", "size"},
+    "benchmark": {"checkpoint", "output", "engines", "variants", "sizes", "protocols", "batch_sizes", "seconds"},
     "submit": {"workdir", "checkpoint", "output"},
     "check_data": {"output"},
     "doctor": {"checkpoint"},
     "prepare_data": {"output"},
+    "report": {"workdir", "checkpoint", "compare", "output"},
     "plan": {"topology", "output"},
 }
 
@@ -100,6 +116,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         metavar="HOW",
         help="train, evaluate: off (default); auto (TPU pod, SLURM); host:port,processes,index",
     )
+    parser.add_argument("--compare", metavar="DIR", help="report: a second workdir or step, side by side")
     parser.add_argument("--input", metavar="PATH", help="image, folder or video to predict; weights file")
     parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
@@ -112,11 +129,19 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         choices=("official", "mmsegmentation", "super-gradients"),
         help="whose tensor names (default: official)",
     )
+    benchmark = parser.add_argument_group("of benchmark; lists are separated by commas")
+    benchmark.add_argument("--engines", metavar="LIST", help="beside ours: onnxruntime, torch")
+    benchmark.add_argument("--variants", metavar="LIST", help="default: 23_slim,23,39")
+    benchmark.add_argument("--sizes", metavar="LIST", help="HxW each; default: 1024x2048,720x960,640x640")
+    benchmark.add_argument("--protocols", metavar="LIST", help="default: paper,logits,mask,file")
+    benchmark.add_argument("--batch_sizes", metavar="LIST", help="images at a time; default: 1")
+    benchmark.add_argument("--seconds", metavar="S", help="of forwards a row; default: 6")
     arguments, rest = parser.parse_known_args(argv)
+    arguments.command = f"python -m ddrnet_jax.main {shlex.join(sys.argv[1:] if argv is None else argv)}"
     for name, value in vars(arguments).items():  # a shell leaves the ~ of --flag=~/folder as it is
         if isinstance(value, str) and value.startswith("~"):
             setattr(arguments, name, os.path.expanduser(value))
-    for name in ("workdir", "checkpoint", "input", "output"):
+    for name in ("workdir", "checkpoint", "compare", "input", "output"):
         if "://" in (getattr(arguments, name) or ""):
             raise UsageError(
                 f"--{name} {getattr(arguments, name)}: a bucket cannot be used directly; mount it (gcsfuse, Filestore) "
@@ -135,3 +160,23 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         if getattr(arguments, name):
             raise UsageError(f"--mode {arguments.mode} does not take --{name}; --help lists the modes and flags")
     return arguments, overrides
+
+
+def listed(arguments: argparse.Namespace, name: str, allowed: Collection[str] | None = None) -> list[str]:
+    """The entries of a flag that takes a list, each once; none where it was not given. Raises UsageError."""
+    text = getattr(arguments, name)
+    entries = list(dict.fromkeys(entry.strip() for entry in text.split(","))) if text else []
+    for entry in entries:
+        if not entry or (allowed is not None and entry not in allowed):
+            choices = f" of {', '.join(allowed)}" if allowed else ""
+            raise UsageError(f"--{name} {text}: expected a list{choices}, separated by commas, found {entry!r}")
+    return entries
+
+
+def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float:
+    """The number of a flag. Raises UsageError."""
+    with contextlib.suppress(ValueError):
+        if 0 < (value := kind(text)) < float("inf"):
+            return value
+    expected = "whole numbers" if kind is int else "a number"
+    raise UsageError(f"--{name} {text}: expected {expected} above 0")

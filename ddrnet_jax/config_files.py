@@ -62,7 +62,7 @@ def from_json(values: dict) -> ConfigDict:
 
 def changed_keys(old: dict, new: dict) -> list[str]:
     """Keys on which two JSON configs differ, without those that may (FREE_KEYS), as "key: old -> new"."""
-    flat_old, flat_new = _flatten(old), _flatten(new)
+    flat_old, flat_new = flatten(old), flatten(new)
     return [
         f"{key}: {flat_old.get(key)!r} -> {flat_new.get(key)!r}"
         for key in sorted(flat_old.keys() | flat_new.keys())
@@ -135,10 +135,11 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def _flatten(values: dict, prefix: str = "") -> dict:
+def flatten(values: dict, prefix: str = "") -> dict:
+    """{"data": {"root": ...}} -> {"data.root": ...}"""
     flat = {}
     for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
 
 

@@ -55,12 +55,13 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from ddrnet_jax.inference.onnx_engine import EngineError
     from ddrnet_jax.models.weight_files import WeightsFileError
     from ddrnet_jax.pretrained import PretrainedError
+    from ddrnet_jax.report.run import ReportError
     from ddrnet_jax.training.loop import TrainingDiverged
 
     weights = (CheckpointError, WeightsFileError, PretrainedError, ExportError, EngineError, SubmissionError)
     command = (UsageError, processes.ProcessesError, TopologyError, ConfigError)
     # OSError: a full disk, a vanished folder
-    return (*command, DataError, *weights, TrainingDiverged, OSError)
+    return (*command, DataError, *weights, ReportError, TrainingDiverged, OSError)
 
 
 def _train(arguments, overrides) -> None:
@@ -69,10 +70,10 @@ def _train(arguments, overrides) -> None:
 
     config = _config(arguments, overrides)
     workdir = Path(arguments.workdir or Path("runs") / _run_name(arguments))
-    result = loop.train(config, workdir)
+    result = loop.train(config, workdir, arguments.command)
     if processes.is_first():
         print(result.table(factory.dataset_spec(config).classes))
-        print(f"checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
+        print(f"report.html, checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
 
 
 def _evaluate(arguments, overrides) -> None:
@@ -123,11 +124,51 @@ def _export(arguments, overrides) -> None:
     print(f"{what} in {output}, classes, colours and more in {export.card_path(Path(output))}")
 
 
-def _size_hw(text: str | None) -> tuple[int, int] | None:
+def _size_hw(text: str | None, flag: str = "size") -> tuple[int, int] | None:
     parts = (text or "").lower().split("x")
     if text and not (len(parts) == 2 and all(p.isdecimal() and int(p) > 0 for p in parts)):
-        raise UsageError(f"--size {text}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
+        raise UsageError(f"--{flag} {text}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
     return (int(parts[0]), int(parts[1])) if text else None
+
+
+def _benchmark(arguments, overrides) -> None:
+    from ddrnet_jax.inference.benchmark import report, run
+
+    if arguments.config or overrides:
+        raise UsageError("--mode benchmark takes no --config: it measures --checkpoint, or random weights")
+    options = _benchmark_options(arguments)
+    output = Path(arguments.output or Path("runs") / "benchmark")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"--output {output}: cannot be written ({e.strerror})") from e
+    result = run.benchmark(output, checkpoint=arguments.checkpoint, say=_say, **options)
+    print("\n".join(report.table_lines(result)))
+    print(f"\nin {output}: {', '.join(result['files'])}")
+
+
+def _benchmark_options(arguments) -> dict:
+    """What was given of the flags of benchmark, as its arguments."""
+    from ddrnet_jax.inference.benchmark import cases, run
+    from ddrnet_jax.models.ddrnet import VARIANTS
+
+    if arguments.checkpoint and arguments.variants:
+        raise UsageError(f"--variants {arguments.variants}: a checkpoint is of one variant; leave one of the two out")
+    engines = command_line.listed(arguments, "engines", ("jax", *run.OTHER_ENGINES))
+    sizes = [_size_hw(text, "sizes") for text in command_line.listed(arguments, "sizes")]
+    if any(min(size_hw) < run.LEAST_PIXELS for size_hw in sizes):
+        raise UsageError(f"--sizes {arguments.sizes}: expected {run.LEAST_PIXELS} pixels or more each way")
+    options = {
+        "variants": command_line.listed(arguments, "variants", VARIANTS),
+        "sizes_hw": sizes,
+        "protocols": command_line.listed(arguments, "protocols", cases.PROTOCOLS),
+        "batch_sizes": [
+            command_line.positive(text, "batch_sizes", int) for text in command_line.listed(arguments, "batch_sizes")
+        ],
+        "other_engines": [name for name in engines if name != "jax"],  # which always runs
+        "seconds": arguments.seconds and command_line.positive(arguments.seconds, "seconds", float),
+    }
+    return {name: value for name, value in options.items() if value}
 
 
 def _check_data(arguments, overrides) -> int:
@@ -180,6 +221,14 @@ def _submit(arguments, overrides) -> None:
     print(f"{count} predictions are in {output}: names, sizes and label ids were read again and are right")
 
 
+def _report(arguments, overrides) -> None:
+    from ddrnet_jax.report import make
+
+    shown, config = _checkpoint(arguments), _optional_config(arguments, overrides)
+    path = make.make(shown, arguments.output, compare=arguments.compare, config=config, say=_say)
+    print(f"the report is in {path}")
+
+
 def _plan(arguments, overrides) -> None:
     from ddrnet_jax.inference import plan, plan_report
     from ddrnet_jax.training import program
@@ -197,10 +246,12 @@ _COMMANDS = {
     "predict": _predict,
     "import_weights": _import_weights,
     "export": _export,
+    "benchmark": _benchmark,
     "submit": _submit,
     "check_data": _check_data,
     "doctor": _doctor,
     "prepare_data": _prepare_data,
+    "report": _report,
     "plan": _plan,
 }
 
@@ -210,6 +261,7 @@ _WHEN_STOPPED = {
     "prepare_data": "stopped; run it again with the same --output, it completes what is missing",
     "check_data": "stopped; nothing was written",
     "submit": "stopped; no zip was written",
+    "benchmark": "stopped; the cases measured so far are in --output",
 }
 
 

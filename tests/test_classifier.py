@@ -108,6 +108,7 @@ def test_from_a_folder_of_images_to_a_segmenter(tmp_path, run):
     code, out, err = run(*flags, "--workdir", workdir)
     assert code == 0, err
     assert "DDRNet-23_slim classification: " in err
+    assert "<span>top-1 accuracy</span>" in (workdir / "report.html").read_text()
     assert "imagenet: 9 training, 7 evaluation images, 3 classes" in err
     assert out.splitlines()[0] == "7 images, 3 classes"
     whole = lines(workdir)

@@ -17,6 +17,7 @@ ALLOWED = {
     "compilation": set(),
     "devices": set(),
     "processes": set(),
+    "provenance": set(),
     "command_line": {"processes"},
     "models": {"models"},
     "data": {"data"},
@@ -27,9 +28,11 @@ ALLOWED = {
     "evaluation": {"evaluation", "checkpoints", "factory", "data", "models", *_BASE},
     "inference": {"inference", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
     "doctor": {"doctor", "evaluation", "checkpoints", "factory", "data", "models", *_BASE},
-    "training": {"training", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
+    "report": {"report", "evaluation", "checkpoints", "checkpoint_files", "factory", "data", *_BASE},
+    "training": {"training", "report", "evaluation", "pretrained", "checkpoints", "factory", "data", "models"}
+    | {"provenance", *_BASE},
     "main": {"training", "evaluation", "inference", "doctor", "pretrained", "checkpoints", "factory", "data", "models"}
-    | {"command_line", *_BASE},
+    | {"command_line", "report", *_BASE},
 }
 
 

@@ -98,6 +98,32 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
     assert {f"val/iou/{c}" for c in CLASSES} <= evaluation.keys()
     assert json.loads((workdir / "config.json").read_text())["data"]["crop_hw"] == [64, 64]
     assert any((workdir / "tensorboard").iterdir())
+    score = f"{100 * evaluation['val/miou']:.2f} %"
+    written = (workdir / "report.html").read_text()
+    assert f"<b>{score}</b>" in written
+    assert f"--config {config_file}" in written  # the command
+    assert written.count("<img") == 4 * 4  # of four images
+    (workdir / "report.html").unlink()
+    code, out, err = run(capsys, "--mode", "report", "--workdir", workdir, "--compare", workdir / "checkpoints" / "4")
+    assert code == 0, err
+    assert str(workdir / "report.html") in out
+    written = (workdir / "report.html").read_text()
+    assert written.count(f"<td>{score}</td><td>{score}</td>") == 1
+    assert written.count(f"--config {config_file}") == 2
+
+    # Without the data the report shows what training has written down, and says so; a given config has to fit.
+    data.rename(tmp_path / "away")
+    code, out, err = run(capsys, "--mode", "report", "--workdir", workdir, "--output", "out.html")
+    assert code == 0, err
+    assert "warning: Not evaluated for this report: " in err
+    written = (tmp_path / "elsewhere" / "out.html").read_text()
+    assert "Not evaluated for this report: " in written
+    assert f"<b>{score}</b>" in written
+    assert "<img" not in written
+    assert_one_error(run(capsys, *flags, "--mode", "report", "--workdir", workdir), data)
+    (tmp_path / "away").rename(data)
+    assert_one_error(run(capsys, "--mode", "report"), "--mode report needs --checkpoint")
+    assert_one_error(run(capsys, "--mode", "report", "--workdir", tmp_path), tmp_path, "no workdir of a run here")
 
     code, out, err = run(capsys, *flags, "--mode", "evaluate", "--checkpoint", workdir)
     assert code == 0, err
@@ -127,9 +153,11 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
 
     # The same workdir under another config is refused, and a finished run runs again without training.
     assert_one_error(run(capsys, *flags, "--workdir", "run", "--config.seed=7"), "seed: 0 -> 7", "another --workdir")
+    (workdir / "report.html.tmp").mkdir()
     code, out, err = run(capsys, *flags, "--workdir", "run")
     assert code == 0, err
     assert "compiling the training step" not in err
+    assert "report.html is not written" in err
 
     # Weights of three classes do not fit four.
     four = "--config.data.classes=('a', 'b', 'c', 'd')"

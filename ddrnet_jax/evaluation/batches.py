@@ -16,7 +16,8 @@ _IN_FLIGHT = 2
 def batches_by_size(samples: Iterable[Sample], batch_size: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches of equal image size, every sample once; short batches are filled with rows that count nowhere.
 
-    Yields {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]} with B = batch_size
+    Yields {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]} with B = batch_size, and
+    {"samples": those of the first rows}
     """
     waiting: dict[tuple[int, int], list[Sample]] = {}
     for sample in samples:
@@ -38,20 +39,27 @@ def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
         labels = np.full((batch_size, *first["label"].shape), metrics.IGNORE, np.uint8)
     for row, sample in enumerate(group):
         images[row], labels[row] = sample["image"], sample["label"]
-    return {"images": images, "labels": labels}
+    return {"images": images, "labels": labels, "samples": group}
 
 
-def total(counts: Iterable[jax.Array], shape: tuple[int, ...]) -> np.ndarray:
-    """i64[shape], the sum of counts i32[shape] over all processes, each of which calls this with its own.
+def arrays(batch: dict) -> dict[str, np.ndarray]:
+    """What of a batch goes to the devices."""
+    return {name: batch[name] for name in ("images", "labels")}
 
-    Takes the next while a few before it are still being computed.
-    """
+
+def in_flight(launched: Iterable) -> Iterator:
+    """The same items, each handed out while a few after it are still being computed."""
+    waiting = collections.deque()
+    for item in launched:
+        waiting.append(item)
+        if len(waiting) > _IN_FLIGHT:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def total(counts: Iterable[jax.Array | np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """i64[shape], the sum of counts i32[shape] over all processes, each of which calls this with its own."""
     result = np.zeros(shape, np.int64)
-    in_flight = collections.deque()
     for count in counts:
-        in_flight.append(count)
-        if len(in_flight) > _IN_FLIGHT:
-            result += np.asarray(in_flight.popleft())
-    for count in in_flight:
         result += np.asarray(count)
     return devices.sum_over_processes(result)

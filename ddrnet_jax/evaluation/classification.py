@@ -42,10 +42,10 @@ class ClassEvaluator:
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Accuracy:
         """Accuracy over the samples of all processes, each of which gives its own; every one counts exactly once."""
         counts = (self._hits(params, batch_stats, batch) for batch in batches.batches_by_size(samples, self.batch_size))
-        return metrics.accuracy(batches.total(counts, (3,)))
+        return metrics.accuracy(batches.total(batches.in_flight(counts), (3,)))
 
     def _hits(self, params: dict, batch_stats: dict, batch: dict) -> jax.Array:
         if not self._is_announced:
             self._is_announced = True
             self.say("compiling evaluation for {}x{} (HxW) images".format(*batch["images"].shape[1:3]))
-        return self._count(params, batch_stats, devices.put_batch(batch, self.mesh))
+        return self._count(params, batch_stats, devices.put_batch(batches.arrays(batch), self.mesh))

@@ -6,9 +6,11 @@ And the one function that evaluates a checkpoint, segmenter or classifier.
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -25,6 +27,13 @@ from ddrnet_jax.models import variables
 _MANY_SIZES = 16
 
 
+class Watch(Protocol):
+    """Who is shown every image of an evaluation as it is counted."""
+
+    def __call__(self, sample: Sample, counts: np.ndarray, prediction: np.ndarray) -> None:
+        """Of one image: its sample, its confusion i32[C,C], what was predicted u8[H,W] (0..C-1)."""
+
+
 class Evaluator:
     """Confusion counts of a model on samples; compiles once per image size and keeps what it compiled."""
 
@@ -37,36 +46,47 @@ class Evaluator:
         batch_size: int,
         view: View = WHOLE_IMAGES,
         say: Callable[[str], None] = lambda message: None,
+        watch: Watch | None = None,
     ):
         """
         batch_size  rounded up to a multiple of the devices
         say         where announcements of compilations and warnings go
+        watch       is shown this process's images; without one the predictions stay on the devices
         """
-        self.num_classes, self.mesh, self.view, self.say = num_classes, mesh, view, say
+        self.num_classes, self.mesh, self.view, self.say, self.watch = num_classes, mesh, view, say, watch
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._seen_sizes: set[tuple[int, int]] = set()
 
         def count(predictions, labels):
-            return metrics.confusion(labels.astype(jnp.int32), predictions, num_classes)
+            counts = metrics.confusion_by_image(labels.astype(jnp.int32), predictions, num_classes)
+            return counts, predictions.astype(jnp.uint8)
 
         self._count = prediction_program(
             lambda weights: evaluated(graphdef, weights),
             count,
             view,
             by_batch=devices.by_batch(mesh),
-            out=devices.replicated(mesh),
+            out=(devices.replicated(mesh), devices.by_batch(mesh)),
         )
 
     def __call__(self, params: dict, batch_stats: dict, samples: Iterable[Sample]) -> metrics.Scores:
         """Scores over the samples of all processes, each of which gives its own; every labelled pixel counts once."""
         by_size = batches.batches_by_size(samples, self.batch_size)
-        counts = (self._confusion(params, batch_stats, batch) for batch in by_size)
+        launched = (self._launched((params, batch_stats), batch) for batch in by_size)
+        counts = (self._finished(*one) for one in batches.in_flight(launched))
         return metrics.scores(batches.total(counts, (self.num_classes, self.num_classes)))
 
-    def _confusion(self, params: dict, batch_stats: dict, batch: dict) -> jax.Array:
+    def _launched(self, weights: tuple[dict, dict], batch: dict) -> tuple[list[Sample], jax.Array, jax.Array]:
         self._announce(batch["labels"].shape[1:])
-        batch = devices.put_batch(batch, self.mesh)
-        return self._count((params, batch_stats), batch["images"], batch["labels"])
+        on_devices = devices.put_batch(batches.arrays(batch), self.mesh)
+        return batch["samples"], *self._count(weights, on_devices["images"], on_devices["labels"])
+
+    def _finished(self, samples: list[Sample], counts: jax.Array, predictions: jax.Array) -> np.ndarray:
+        counts = np.asarray(counts)
+        if self.watch is not None:
+            for each in zip(samples, counts, np.asarray(predictions), strict=False):  # rows that fill up have no sample
+                self.watch(*each)
+        return counts.sum(0, dtype=np.int64)
 
     def _announce(self, size_hw: tuple[int, int]) -> None:
         if size_hw in self._seen_sizes:
@@ -94,11 +114,17 @@ def view_of(config: ConfigDict) -> View:
 
 
 def make_evaluator(
-    config: ConfigDict, graphdef: nnx.GraphDef, mesh: Mesh, *, say: Callable[[str], None]
+    config: ConfigDict,
+    graphdef: nnx.GraphDef,
+    mesh: Mesh,
+    *,
+    say: Callable[[str], None],
+    watch: Watch | None = None,
 ) -> Evaluator | ClassEvaluator:
     """The evaluator of the config's task that its `eval` group describes.
 
-    mesh  of this process's devices alone: each evaluates its own part of the samples at its own pace
+    mesh   of this process's devices alone: each evaluates its own part of the samples at its own pace
+    watch  is shown the images of a segmenter's evaluation
     """
     batch_size = -(-config.eval.batch_size // jax.process_count())
     if config.task == "classification":
@@ -110,6 +136,7 @@ def make_evaluator(
         batch_size=batch_size,
         view=view_of(config),
         say=say,
+        watch=watch,
     )
 
 
@@ -124,7 +151,7 @@ def samples_to_evaluate(config: ConfigDict, source) -> Iterator[Iterator[Sample]
 
 
 def evaluate_checkpoint(
-    config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None]
+    config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None], watch: Watch | None = None
 ) -> metrics.Scores | metrics.Accuracy:
     """Scores of a checkpoint on the eval split of `config`; of several processes each evaluates a part.
 
@@ -145,7 +172,7 @@ def evaluate_checkpoint(
             "command, checkpoint and data"
         )
     mesh = devices.local_mesh(devices.data_mesh())
-    evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say)
+    evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say, watch=watch)
     params, batch_stats = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
     is_hidden = None if jax.process_index() == 0 else True
     part = -(-len(source) // jax.process_count())

@@ -39,7 +39,12 @@ WHOLE_IMAGES = View()
 
 
 def prediction_program(
-    model_of: Callable, finish: Callable, view: View, *, by_batch: Sharding | None = None, out: Sharding | None = None
+    model_of: Callable,
+    finish: Callable,
+    view: View,
+    *,
+    by_batch: Sharding | None = None,
+    out: Sharding | tuple[Sharding, ...] | None = None,
 ) -> Callable:
     """A function (weights, images u8[B,H,W,3], *rest) -> finish(predictions i32[B,H,W] (0..C-1), *rest), compiled.
 

@@ -1,8 +1,10 @@
 """The training run: everything checked, state restored or fresh, then one linear loop."""
 
 import contextlib
+import functools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,13 +13,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddrnet_jax import config_files, devices, factory, pretrained, processes
+from ddrnet_jax import config_files, devices, factory, pretrained, processes, provenance
 from ddrnet_jax.checkpoints import Checkpoints
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import check, pipeline
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import make_evaluator, samples_to_evaluate
+from ddrnet_jax.report import page
+from ddrnet_jax.report.gallery import Gallery
+from ddrnet_jax.report.run import Run, of_training
 from ddrnet_jax.training import program, state, workdir
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
 from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
@@ -30,18 +35,21 @@ class TrainingDiverged(RuntimeError):
     """The loss is not a finite number; the message names the step."""
 
 
-def train(config: ConfigDict, folder: str | Path) -> metrics.Scores | metrics.Accuracy:
+def train(config: ConfigDict, folder: str | Path, command: str = "") -> metrics.Scores | metrics.Accuracy:
     """Train to config.total_steps in the workdir `folder`, resuming what is there; returns the last evaluation.
 
+    command  that does so, kept with the checkpoints
     SIGTERM and Ctrl-C end it between two steps, the last of which is saved; see training.interruption.
     Raises ConfigError, DataError or CheckpointError before any long work, TrainingDiverged, CheckpointError (a full
     disk), Preempted or StoppedByUser during it.
     """
     with Interruption() as interruption:
-        return _train(config, Path(folder), interruption)
+        return _train(config, Path(folder), interruption, command)
 
 
-def _train(config: ConfigDict, folder: Path, interruption: Interruption) -> metrics.Scores | metrics.Accuracy:
+def _train(
+    config: ConfigDict, folder: Path, interruption: Interruption, command: str
+) -> metrics.Scores | metrics.Accuracy:
     mesh = devices.data_mesh()
     program.check_batch_size(config, mesh)
     if config.init_head == "fresh" and not config.init_from:
@@ -62,19 +70,23 @@ def _train(config: ConfigDict, folder: Path, interruption: Interruption) -> metr
             }
         )
         stack.enter_context(workdir.claimed(folder, config))
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config)))
+        made_by = provenance.made_by(command)
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config, made_by)))
         schedule, sgd = program.schedule_and_optimizer(config)
         graphdef, run_state, first_step, origin = _first_state(config, sgd, checkpoints, mesh)
         log = stack.enter_context(
             contextlib.closing(open_log(folder, resumed_step=first_step, total_steps=config.total_steps))
         )
         own_devices = devices.local_mesh(mesh)
-        evaluator = make_evaluator(config, graphdef, own_devices, say=log.say)
+        gallery = Gallery()
+        watch = gallery if processes.is_first() else None
+        evaluator = make_evaluator(config, graphdef, own_devices, say=log.say, watch=watch)
         train_step = program.train_step(config, graphdef, sgd, mesh)
         batches = stack.enter_context(contextlib.closing(_batches(config, train_source, first_step)))
         _announce(log, config, mesh, train_source, eval_source, run_state, origin + warnings)
 
         def evaluate() -> metrics.Scores | metrics.Accuracy:
+            gallery.clear()
             with samples_to_evaluate(config, eval_source) as samples:
                 weights = devices.local_view(state.evaluation_weights(run_state), own_devices)
                 return evaluator(*weights, interruption.watched(samples))
@@ -85,7 +97,7 @@ def _train(config: ConfigDict, folder: Path, interruption: Interruption) -> metr
         if first_step and _is_evaluated(first_step, config) and last_evaluation != first_step:
             result = evaluate()  # an unreadable image kept this from happening before the save
             checkpoints.save(first_step, run_state, result.score)  # first: a line in the log says that it has a score
-            log.evaluation(first_step, result, spec.classes)
+            log.evaluation(first_step, result, spec, gallery.first)
         meter = _Meter(log, config, schedule)
         done = first_step
         try:
@@ -107,7 +119,7 @@ def _train(config: ConfigDict, folder: Path, interruption: Interruption) -> metr
                     meter.write_line(step)
                 if is_eval:
                     result = evaluate()
-                    log.evaluation(step, result, spec.classes)
+                    log.evaluation(step, result, spec, gallery.first)
                 if is_save:
                     checkpoints.save(step, run_state, result.score if is_eval else None)
                     meter.restart_clock()
@@ -118,7 +130,21 @@ def _train(config: ConfigDict, folder: Path, interruption: Interruption) -> metr
                 checkpoints.close()  # raises if the step could not be saved
                 log.say(f"step {done} of {config.total_steps} is saved")
             raise
-        return result or evaluate()  # the run was complete already
+        if result is None:  # the run was complete already: nothing is left to save
+            processes.end_at_sigterm()
+            result = evaluate()
+        if processes.is_first():
+            run = functools.partial(of_training, folder, config, done, result, gallery, made_by)
+            _write_report(run, folder, log)
+        return result
+
+
+def _write_report(run: Callable[[], Run], folder: Path, log: RunLog | SilentLog) -> None:
+    try:
+        page.write([run()], folder / page.NAME)
+    except Exception as e:  # whatever it is, the run is done and must end as one
+        problem = (str(e).splitlines() or [""])[0]
+        log.say(f"warning: {folder / page.NAME} is not written ({type(e).__name__}: {problem})")
 
 
 class _Meter:

@@ -1,18 +1,24 @@
-"""What a run writes for people: metrics.jsonl, TensorBoard scalars, a progress bar."""
+"""What a run writes for people: metrics.jsonl, TensorBoard scalars and samples, a progress bar."""
 
 import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
+from ddrnet_jax.data.specs import DatasetSpec
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
+from ddrnet_jax.report import panels
+from ddrnet_jax.report.gallery import Seen
+from ddrnet_jax.report.run import METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
+_SAMPLES = "image, label, prediction"
 
 
 class RunLog:
@@ -50,9 +56,14 @@ class RunLog:
         if self._bar is not None:
             self._bar.update()
 
-    def evaluation(self, step: int, result: Scores | Accuracy, classes: tuple[str, ...]) -> None:
-        """One evaluation line: val/miou, val/iou/<class>, ... or val/top1, val/top5, as fractions."""
-        self._write(step, result.values(classes))
+    def evaluation(self, step: int, result: Scores | Accuracy, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
+        """One evaluation line: val/miou, val/iou/<class>, ... or val/top1, val/top5, as fractions.
+
+        samples  whose pictures TensorBoard gets
+        """
+        tags = (f"{_SAMPLES}/{i} {Path(seen.name).stem}" for i, seen in enumerate(samples, 1))
+        pictures = {tag: panels.strip(seen, spec) for tag, seen in zip(tags, samples, strict=True)}
+        self._write(step, result.values(spec.classes), pictures)
         self.say(f"step {step}  {result.line()}")
 
     def say(self, message: str) -> None:
@@ -69,18 +80,22 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
+    def _write(self, step: int, values: dict[str, float], pictures: dict[str, np.ndarray] | None = None) -> None:
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            self._tensorboard.write(step, {name if "/" in name else f"train/{name}": v for name, v in values.items()})
+            scalars = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
+            self._tensorboard.write(step, scalars, pictures or {})
         except OSError as e:
             problem = f"{e.strerror}; the checkpoints are intact: make room, then run the same command again"
             raise OSError(e.errno, problem, str(self._path.parent)) from e
 
 
 class _TensorBoard:
-    """Scalars for TensorBoard, written at once: tensorboardX's own queue hangs once a full disk ends its thread."""
+    """Scalars and pictures for TensorBoard.
+
+    Written at once: tensorboardX's own queue hangs once a full disk ends its thread.
+    """
 
     def __init__(self, folder: Path, *, first_step: int):
         from tensorboardX import event_file_writer  # slow to import, and only training needs it
@@ -93,10 +108,16 @@ class _TensorBoard:
         started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._writer.write_event(self._event(wall_time=time.time(), step=first_step, session_log=started))
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        scalars = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
+    def write(self, step: int, scalars: dict[str, float], pictures: dict[str, np.ndarray]) -> None:
+        """pictures are u8[h,w,3] RGB"""
+        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        values += [self._summary.Value(tag=tag, image=self._image(picture)) for tag, picture in pictures.items()]
+        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
         self._writer.flush()
+
+    def _image(self, picture: np.ndarray):
+        height, width = picture.shape[:2]
+        return self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=panels.jpeg(picture))
 
     def close(self) -> None:
         self._writer.close()
@@ -113,7 +134,7 @@ class SilentLog:
     def advance(self) -> None:
         """See RunLog."""
 
-    def evaluation(self, step: int, result: Scores | Accuracy, classes: tuple[str, ...]) -> None:
+    def evaluation(self, step: int, result: Scores | Accuracy, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
         """See RunLog."""
 
     def say(self, message: str) -> None:

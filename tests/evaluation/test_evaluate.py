@@ -75,6 +75,29 @@ def test_counts_are_exact_over_partial_batches_sizes_and_devices(model, samples,
     assert sorted(said) == [f"compiling evaluation for {s} (HxW) images" for s in ("17x40", "24x32")]
 
 
+@pytest.mark.parametrize("view", [View(), View(size_hw=(16, 24))])
+@pytest.mark.parametrize("device_count", [1, 4])
+def test_a_watch_sees_every_image_once_with_its_own_counts_and_prediction(model, samples, device_count, view):
+    graphdef, params, stats = variables.split(model)
+    mesh = devices.data_mesh(jax.devices()[:device_count])
+    seen = {}
+
+    def watch(sample, counts, prediction):
+        assert sample["name"] not in seen
+        seen[sample["name"]] = counts, prediction
+
+    result = Evaluator(graphdef, CLASSES, mesh, batch_size=3, view=view, watch=watch)(params, stats, samples)
+    assert seen.keys() == {sample["name"] for sample in samples}
+    for sample in samples:
+        counts, prediction = seen[sample["name"]]
+        slow = np.zeros((CLASSES, CLASSES), int)
+        for truth, guess in zip(sample["label"].flat, prediction.flat, strict=True):
+            if truth != 255:
+                slow[truth, guess] += 1
+        np.testing.assert_array_equal(counts, slow)
+    np.testing.assert_array_equal(sum(counts for counts, _ in seen.values()), result.confusion)
+
+
 def test_batches_hold_every_sample_once_and_ignored_filling(samples):
     batches = list(batches_by_size(samples, 3))
     assert all(len(b["images"]) == 3 for b in batches)

@@ -114,6 +114,8 @@ def test_any_topology_sees_the_same_parts_of_the_same_batches_and_counts_the_sam
         assert all(err == "" for _, _, err in results[1:])
         lines = run.lines()
         assert [line["step"] for line in lines] == [line["step"] for line in whole.lines()]
+        written = (run.folder / "run" / "report.html").read_text()
+        assert ("evaluated by the first process" in written) == (count > 1)
         for ours, one in zip(lines, whole.lines(), strict=True):
             if "loss" in ours:
                 assert ours["loss"] == pytest.approx(one["loss"], rel=1e-4)

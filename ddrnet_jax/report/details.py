@@ -1,0 +1,120 @@
+"""The parts of the page that are no scores: pictures, the config, how the run was made."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+
+from ddrnet_jax import config, config_files
+from ddrnet_jax.report import panels, sections
+from ddrnet_jax.report.gallery import Seen
+from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.report.run import Run
+
+_LOWEST = 3  # classes of an image that are named
+
+
+def pictures(runs: Sequence[Run]) -> Markup | None:
+    """The worst and the best images of the first run, with the second's predictions beside."""
+    first = runs[0]
+    if first.config["task"] != "segmentation":
+        return None
+    title = element("h2", "Worst and best images")
+    if not first.gallery.mious:
+        text = "No pictures: they come from an evaluation by this report, and there was none with labelled pixels."
+        return element("section", title, element("p", text), id="images")
+    about = (
+        f"By the mIoU of each image alone, out of {len(first.gallery.mious):,}"
+        f"{' evaluated by the first process' if first.is_a_part else ''}"
+        f"{', of run A' if len(runs) > 1 else ''}. Errors are red, ignored pixels black."
+    )
+    groups = [
+        (element("h3", name), [_figure(runs, seen) for seen in chosen])
+        for name, chosen in (("Worst", first.gallery.worst), ("Best", first.gallery.best))
+        if chosen
+    ]
+    return element("section", title, element("p", about, class_="note"), sections.legend(first), groups, id="images")
+
+
+def _figure(runs: Sequence[Run], seen: Seen) -> Markup:
+    spec, evaluation = runs[0].spec, runs[0].evaluation
+    name = short_name(seen.name, evaluation.settings["data.root"] if evaluation else "")
+    shown = [("image", panels.photo(seen)), ("label", panels.classes(seen.label, spec))]
+    scores = [sections.percent(seen.miou)]
+    shown += _predicted(seen, runs[0], "A: " if len(runs) > 1 else "")
+    for other in runs[1:]:
+        its = other.gallery.by_name.get(seen.name)
+        is_same = its is not None and other.spec.classes == spec.classes
+        shown += _predicted(its, other, "B: ") if is_same else []
+        scores.append(sections.percent(its.miou) if is_same else "not evaluated")
+    images = [
+        element("div", element("img", src=uri, alt=f"{what} of {name}"), element("span", what), class_="panel")
+        for what, uri in shown
+    ]
+    letters = sections.LETTERS if len(runs) > 1 else [""]
+    miou = ", ".join(f"{letter} mIoU {text}".strip() for letter, text in zip(letters, scores, strict=True))
+    caption = element("figcaption", element("b", name), f" {miou}{_lowest(seen, spec.classes)}")
+    return element("figure", caption, element("div", images, class_=f"panels of{len(shown)}"), class_="sample")
+
+
+def _predicted(seen: Seen, run: Run, prefix: str) -> list[tuple[str, str]]:
+    classes = panels.classes(seen.prediction, run.spec)
+    return [(f"{prefix}prediction", classes), (f"{prefix}errors", panels.errors(seen))]
+
+
+def _lowest(seen: Seen, classes: Sequence[str]) -> str:
+    pairs = sorted((v, name) for v, name in zip(seen.iou, classes, strict=True) if v == v)[:_LOWEST]
+    named = ", ".join(f"{name} {100 * v:.0f}" for v, name in pairs if v < 0.5)
+    return f"; lowest: {named}" if named else ""
+
+
+def short_name(name: str, root: str) -> str:
+    """The name below the data set's root."""
+    return os.path.relpath(name, root).replace(os.sep, "/") if root and name.startswith(f"{root}/") else name
+
+
+def configuration(runs: Sequence[Run]) -> Markup:
+    """What two runs differ in, what differs from the defaults, then every key."""
+    flat = [config_files.flatten(run.config) for run in runs]
+    default = config_files.flatten(config_files.to_json(config.base()))
+    parts = []
+    if len(runs) > 1:
+        keys = [k for k in _keys(flat) if flat[0].get(k) != flat[1].get(k)]
+        parts += [element("h3", "Different in the two runs"), _config_table(keys, {"A": flat[0], "B": flat[1]})]
+    columns = dict(zip(sections.LETTERS if len(runs) > 1 else ["value"], flat, strict=False))
+    changed = [k for k in _keys(flat) if any(values.get(k) != default.get(k) for values in flat)]
+    parts += [
+        element("h3", "Different from the defaults"),
+        _config_table(changed, columns | {"default": default}),
+        element("details", element("summary", "All keys"), _config_table(_keys(flat), columns)),
+    ]
+    return element("section", element("h2", "Config"), parts, id="config")
+
+
+def _keys(flat: Sequence[Mapping]) -> list[str]:
+    return list(dict.fromkeys(key for values in flat for key in values))
+
+
+def _config_table(keys: Sequence[str], columns: Mapping[str, Mapping]) -> Markup:
+    if not keys:
+        return element("p", "None.")
+    rows = [
+        [element("code", key), *(element("code", _value(values, key)) for values in columns.values())] for key in keys
+    ]
+    return sections.table(["key", *columns], rows, class_="config")
+
+
+def _value(values: Mapping, key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else sections.DASH
+
+
+def provenance(runs: Sequence[Run]) -> Markup:
+    """The commands and the versions."""
+    parts = []
+    for letter, run in zip(sections.LETTERS, runs, strict=False):
+        made_by = run.made_by
+        parts.append(element("h3", letter) if len(runs) > 1 else None)
+        command = made_by.get("command")
+        parts.append(element("pre", command) if command else element("p", "The command was not recorded."))
+        versions = ", ".join(f"{name} {version}" for name, version in made_by.get("versions", {}).items())
+        parts.append(element("p", versions or "The versions were not recorded."))
+    return element("section", element("h2", "How it was made"), parts, id="made")

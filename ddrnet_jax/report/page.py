@@ -1,0 +1,115 @@
+"""The page: one file that needs no network, no script and nothing beside it."""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddrnet_jax.report import details, sections
+from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.report.run import ReportError, Run
+from ddrnet_jax.report.style import CSS
+
+# The page may show its own pictures and styles; whatever a name smuggles in can neither run nor load anything.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+NAME = "report.html"
+_LINKS = {
+    "classes": "Classes",
+    "curves": "Curves",
+    "confusions": "Confusions",
+    "images": "Images",
+    "config": "Config",
+    "made": "How it was made",
+}
+
+
+def page(runs: Sequence[Run], written: datetime.datetime) -> str:
+    """The report on a run, or on two side by side, as the text of an HTML file.
+
+    written  when, to the minute
+    """
+    parts = [
+        sections.summary(runs),
+        sections.per_class(runs),
+        sections.curves(runs),
+        sections.confusions(runs),
+        details.pictures(runs),
+        details.configuration(runs),
+        details.provenance(runs),
+    ]
+    text = "".join(part for part in parts if part)
+    links = [element("a", name, href=f"#{i}") for i, name in _LINKS.items() if f'id="{i}"' in text]
+    title = " and ".join(dict.fromkeys(_title(run) for run in runs))
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        element("link", rel="icon", href="data:,"),
+        element("title", title),
+        element("style", Markup(CSS)),
+    )
+    header = element(
+        "header",
+        element("h1", title),
+        [_where(run, i if len(runs) > 1 else None) for i, run in enumerate(runs)],
+        element("p", f"written {written:%Y-%m-%d %H:%M} UTC", class_="where"),
+        element("nav", links),
+        _notes(runs),
+    )
+    body = element("body", header, element("main", [part for part in parts if part]))
+    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _title(run: Run) -> str:
+    return f"DDRNet-{run.config['model']['variant']} on {run.config['data']['name']}"
+
+
+def _where(run: Run, index: int | None) -> Markup:
+    letter = None if index is None else [element("b", sections.LETTERS[index], class_=f"letter{index}"), " "]
+    return element("p", letter, run.name, class_="where")
+
+
+def _notes(runs: Sequence[Run]) -> Markup | None:
+    notes = [(i, note) for i, run in enumerate(runs) for note in run.notes]
+    if len(runs) > 1:
+        notes = [(i, f"{sections.LETTERS[i]}: {note}") for i, note in notes]
+        notes += [(0, note) for note in _not_comparable(*runs)]
+    return element("div", [element("p", note) for _, note in notes], class_="notes") if notes else None
+
+
+def _not_comparable(first: Run, second: Run) -> list[str]:
+    """What makes the two runs' scores scores of different things."""
+    tasks = first.config["task"], second.config["task"]
+    notes = []
+    if tasks[0] != tasks[1]:
+        notes.append(f"The runs have different tasks, {tasks[0]} and {tasks[1]}: their scores do not compare.")
+    elif first.spec.classes != second.spec.classes:
+        notes.append("The runs have different classes: their means are over different things.")
+    if first.evaluation and second.evaluation:
+        ways = first.evaluation.settings, second.evaluation.settings
+        differing = [key for key in ways[0] if ways[0][key] != ways[1].get(key)]
+        if differing:
+            notes.append(f"The runs were evaluated differently: {', '.join(differing)} differ.")
+    return notes
+
+
+def write(runs: Sequence[Run], path: str | Path) -> Path:
+    """Write the report to `path`, a file that ends in .html, or else a folder that gets a report.html; its path.
+
+    Raises ReportError if it cannot be written. What was there before is replaced only by a whole page.
+    """
+    path = Path(path)
+    path = path if path.suffix.lower() in (".html", ".htm") and not path.is_dir() else path / NAME
+    text = page(runs, datetime.datetime.now(datetime.UTC))
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold what is no text
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # a full disk has use for the space
+        raise ReportError(f"{path}: cannot be written ({e.strerror or e})") from e
+    return path

@@ -1,0 +1,223 @@
+"""A run as the report shows it: its config, the lines of its metrics, one evaluation with its pictures."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddrnet_jax import checkpoint_files, checkpoints, config_files, factory
+from ddrnet_jax.checkpoint_files import CheckpointError
+from ddrnet_jax.config import ConfigError
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.evaluation.evaluate import evaluate_checkpoint
+from ddrnet_jax.evaluation.metrics import Accuracy, Scores
+from ddrnet_jax.report.gallery import Gallery
+
+METRICS_FILE = "metrics.jsonl"
+_EVALUATED_BY = (
+    *("data.name", "data.root", "data.eval_split"),
+    *("eval.scales", "eval.flip", "eval.size_hw", "eval.tile_hw"),
+)
+_SCORES = {"segmentation": "val/miou", "classification": "val/top1"}
+
+
+class ReportError(ValueError):
+    """There is nothing to report on; the message says where and what was expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation says.
+
+    values     {"val/miou", "val/iou/<class>", ...} as in metrics.jsonl (0..1), absent classes left out
+    confusion  i64[C,C], rows are labels; None of a classifier, or where only the values are recorded
+    step       of the run that was evaluated, None if unknown
+    origin     where the values are from, in words
+    settings   {"data.eval_split", ...}: the config's keys that say what was evaluated and how
+    """
+
+    values: dict[str, float]
+    confusion: np.ndarray | None
+    step: int | None
+    origin: str
+    settings: dict[str, object]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything the report shows of a run; what it has not is empty or None, and `notes` say why.
+
+    name      of its workdir
+    config    JSON values
+    lines     of metrics.jsonl in their order, each with a whole "step"
+    made_by   see provenance.made_by
+    is_a_part whether the gallery saw only the first process's part of the images
+    """
+
+    name: str
+    config: dict
+    spec: DatasetSpec
+    lines: list[dict]
+    evaluation: Evaluation | None
+    gallery: Gallery
+    made_by: dict
+    notes: list[str]
+    is_a_part: bool = False
+
+    @property
+    def score_name(self) -> str:
+        """The value that the best checkpoint is kept by."""
+        return _SCORES[self.config["task"]]
+
+    def best_recorded(self) -> tuple[int, float] | None:
+        """(step, score 0..1) of the best evaluation in metrics.jsonl, None before the first."""
+        steps, values = series(self.lines, self.score_name)
+        return max(zip(steps, values, strict=True), key=lambda pair: pair[1], default=None)
+
+
+def series(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of the lines that have a finite number of this name."""
+    pairs = [(line["step"], float(line[name])) for line in lines if _is_number(line.get(name))]
+    return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def not_finite(lines: list[dict], name: str) -> list[int]:
+    """The steps whose value of this name is there and is no finite number."""
+    return [line["step"] for line in lines if name in line and not _is_number(line[name])]
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def read_lines(workdir: Path) -> list[dict]:
+    """The complete lines of metrics.jsonl; none if there is no such file."""
+    lines = []
+    path = workdir / METRICS_FILE
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:  # the line that a kill cut short
+            continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            lines.append(line)
+    return lines
+
+
+def of_training(
+    workdir: Path, config: ConfigDict, step: int, result: Scores | Accuracy, gallery: Gallery, made_by: dict
+) -> Run:
+    """The run in `workdir` with the evaluation after its last step."""
+    spec = factory.dataset_spec(config)
+    evaluation = _evaluation(result, config, step, "evaluated after the last step")
+    return Run(
+        name=str(workdir),
+        config=config_files.to_json(config),
+        spec=spec,
+        lines=read_lines(workdir),
+        evaluation=evaluation,
+        gallery=gallery,
+        made_by=made_by,
+        notes=[],
+        is_a_part=jax.process_count() > 1,
+    )
+
+
+def read(
+    path: str | Path,
+    *,
+    config: ConfigDict | None = None,
+    also: Collection[str] = (),
+    say: Callable[[str], None] = lambda message: None,
+) -> Run:
+    """The run of a workdir (its best, else latest step) or of one step's directory, evaluated.
+
+    config  to evaluate by, on whose eval split; None: the run's own
+    also    names of images whose pictures are wanted
+    What cannot be had, as scores where the data set is not there, is a note and a warning.
+    Raises ReportError if there is no run; ConfigError, DataError or CheckpointError if `config` does not fit.
+    """
+    path = Path(path).expanduser().absolute()
+    workdir = _workdir(path)
+    notes: list[str] = []
+    try:
+        step_folder = checkpoints.find_step(path)
+        description = checkpoint_files.read_metadata(step_folder).custom_metadata
+    except CheckpointError as e:
+        step_folder, description = None, {}
+        notes.append(f"No weights to evaluate: {e}")
+    own = _own_config(path, workdir, description)
+    gallery, evaluation = Gallery(also), None
+    if step_folder is not None:
+        try:
+            result = evaluate_checkpoint(config or own, step_folder, say, watch=gallery)
+            number = step_folder.name.split(".")[0]
+            step = int(number) if number.isdigit() else None
+            evaluation = _evaluation(result, config or own, step, "evaluated for this report")
+        except (ConfigError, DataError, CheckpointError) as e:
+            if config is not None:
+                raise
+            gallery.clear()
+            notes.append(f"Not evaluated for this report: {e}")
+    for note in notes:
+        say(f"warning: {note}")
+    run = Run(
+        name=str(path),
+        config=config_files.to_json(own),
+        spec=factory.dataset_spec(own),
+        lines=read_lines(workdir) if workdir else [],
+        evaluation=evaluation,
+        gallery=gallery,
+        made_by=description.get("made_by", {}),
+        notes=notes,
+    )
+    return run if evaluation else dataclasses.replace(run, evaluation=_recorded(run))
+
+
+def workdir_of(path: str | Path) -> Path | None:
+    """The workdir that a path is or lies in, None of a step that was copied elsewhere."""
+    return _workdir(Path(path).expanduser().absolute())
+
+
+def _workdir(path: Path) -> Path | None:
+    inside = path.parents[1] if path.parent.name == checkpoints.FOLDER else None
+    return next((p for p in (path, inside) if p and any((p / n).exists() for n in ("config.json", METRICS_FILE))), None)
+
+
+def _own_config(path: Path, workdir: Path | None, description: dict) -> ConfigDict:
+    file = workdir / "config.json" if workdir else None
+    if file is not None and file.exists():
+        try:
+            return config_files.from_json(json.loads(file.read_text()))
+        except (OSError, ValueError, RecursionError) as e:  # ConfigError is a ValueError
+            if "config" not in description:
+                raise ReportError(f"{file}: not a config of a run ({e}); restore it") from e
+    if "config" not in description:
+        raise ReportError(f"{path}: no run here; expected a workdir or one step's directory")
+    return config_files.from_json(description["config"])
+
+
+def _evaluation(result: Scores | Accuracy, config: ConfigDict, step: int | None, origin: str) -> Evaluation:
+    values, confusion = result.values(factory.dataset_spec(config).classes), getattr(result, "confusion", None)
+    return Evaluation(values, confusion, step, origin, _settings(config_files.to_json(config)))
+
+
+def _settings(config: dict) -> dict[str, object]:
+    flat = config_files.flatten(config)
+    return {key: flat[key] for key in _EVALUATED_BY if key in flat}
+
+
+def _recorded(run: Run) -> Evaluation | None:
+    """The best evaluation that training has written down."""
+    best = run.best_recorded()
+    if best is None:
+        return None
+    line = next(line for line in run.lines if line["step"] == best[0] and run.score_name in line)
+    values = {name: float(v) for name, v in line.items() if name.startswith("val/") and _is_number(v)}
+    return Evaluation(values, None, best[0], f"as recorded in {METRICS_FILE}", _settings(run.config))
