@@ -52,8 +52,8 @@ modes:
             test server takes, checked, in --output
   plan      memory, operations and estimated hours of the config on --topology
             (v5e:2x2, ...), compiled but not run; --output takes them as JSON
-  doctor    why is my mIoU low? looks for the known causes in the config, its data
-            and, if given, --checkpoint; exit code 1 if it found an error
+  doctor    why is my mIoU low? looks for the known causes in the config, its
+            data and, if given, --checkpoint; exit code 1 if it found an error
   prepare_data  the config's data set -> ArrayRecords in --output, for pods and
             object stores; run again, it completes what is missing
 
@@ -180,3 +180,11 @@ def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float
             return value
     expected = "whole numbers" if kind is int else "a number"
     raise UsageError(f"--{name} {text}: expected {expected} above 0")
+
+
+def size_hw(text: str | None, name: str = "size") -> tuple[int, int] | None:
+    """(height, width) of "1024x2048", None where the flag was not given. Raises UsageError."""
+    parts = (text or "").lower().split("x")
+    if text and not (len(parts) == 2 and all(p.isdecimal() and int(p) > 0 for p in parts)):
+        raise UsageError(f"--{name} {text}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
+    return (int(parts[0]), int(parts[1])) if text else None

@@ -116,19 +116,12 @@ def _export(arguments, overrides) -> None:
     if arguments.config or overrides:
         raise UsageError("--mode export takes no --config: a checkpoint carries its own")
     output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
-    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": _size_hw(arguments.size)}
+    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": command_line.size_hw(arguments.size)}
     card = export.export(_checkpoint(arguments), output, **options)
     for note in card["notes"]:
         print(f"note: {note}")
     what = "weights are" if file_format in export.WEIGHTS else "the network is"
     print(f"{what} in {output}, classes, colours and more in {export.card_path(Path(output))}")
-
-
-def _size_hw(text: str | None, flag: str = "size") -> tuple[int, int] | None:
-    parts = (text or "").lower().split("x")
-    if text and not (len(parts) == 2 and all(p.isdecimal() and int(p) > 0 for p in parts)):
-        raise UsageError(f"--{flag} {text}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
-    return (int(parts[0]), int(parts[1])) if text else None
 
 
 def _benchmark(arguments, overrides) -> None:
@@ -155,7 +148,7 @@ def _benchmark_options(arguments) -> dict:
     if arguments.checkpoint and arguments.variants:
         raise UsageError(f"--variants {arguments.variants}: a checkpoint is of one variant; leave one of the two out")
     engines = command_line.listed(arguments, "engines", ("jax", *run.OTHER_ENGINES))
-    sizes = [_size_hw(text, "sizes") for text in command_line.listed(arguments, "sizes")]
+    sizes = [command_line.size_hw(text, "sizes") for text in command_line.listed(arguments, "sizes")]
     if any(min(size_hw) < run.LEAST_PIXELS for size_hw in sizes):
         raise UsageError(f"--sizes {arguments.sizes}: expected {run.LEAST_PIXELS} pixels or more each way")
     options = {

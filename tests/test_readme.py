@@ -1,0 +1,110 @@
+"""What the README says can be typed, can be typed: every command parses, and runs unless it needs what is not here."""
+
+import re
+import shlex
+
+import cv2
+import numpy as np
+import pytest
+
+from ddrnet_jax import command_line, config_files
+from ddrnet_jax import main as main_lib
+
+PAGES = ("README.md", "docs/weights.md", "docs/architecture.md", "CONTRIBUTING.md")
+OURS = "python -m ddrnet_jax.main "
+# Commands that are parsed only, by a word of theirs, and why.
+NEEDS = {"cityscapes": "the data set", "best_val_smaller": "a published file", "--mode plan": "libtpu, and minutes"}
+# What makes a command of a mode small enough for a test.
+SMALL_CONFIG = (
+    "--config.total_steps=2",
+    "--config.batch_size=4",
+    "--config.data.crop_hw=(64, 64)",
+    "--config.eval.batch_size=2",
+    "--config.log_every_steps=1",
+    "--config.optimizer.warmup_steps=0",
+)
+SMALL_FLAGS = {"benchmark": ("--variants", "23_slim", "--sizes", "64x96", "--seconds", "0.2")}
+SMALL_SCENES = ("--config.data.scenes_hw=(64, 96)", "--config.data.scenes_train=8", "--config.data.scenes_eval=4")
+
+
+def commands(repo, page="README.md"):
+    """The arguments of every `python -m ddrnet_jax.main` in the page's shell blocks."""
+    for block in re.findall(r"```bash\n(.*?)```", (repo / page).read_text(), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith(OURS):
+                yield shlex.split(line.removeprefix(OURS), comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_one(page, repo):
+    found = list(commands(repo, page))
+    assert len(found) > 10 or page != "README.md"
+    for arguments in found:
+        if "--help" in arguments:
+            continue
+        parsed, overrides = command_line.parse(arguments)
+        if parsed.config:
+            file, colon, argument = parsed.config.replace("mine.py", "configs/folder.py").partition(":")
+            config_files.load(f"{repo / file}{colon}{argument}", overrides)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_points_to_exists(page, repo):
+    text = (repo / page).read_text()
+    folder = (repo / page).parent
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (folder / target).exists(), target
+    for name in re.findall(r"(?:benchmarks|configs|launch|tests|docs|ddrnet_jax)/[\w/.]+\.\w+", text):
+        assert (repo / name).exists() or "<" in name, name
+    targets = re.findall(r"^(\w[\w-]*):", (repo / "Makefile").read_text(), re.MULTILINE)
+    for name in re.findall(r"`?make ([a-z][\w-]*)", text):
+        assert name in targets, name
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    headings = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+    for anchor in re.findall(r"\]\(#([^)]+)\)", text):
+        assert anchor in headings, anchor
+
+
+def test_the_readme_is_a_page_that_is_read(repo):
+    assert len((repo / "README.md").read_text().splitlines()) <= 215
+
+
+@pytest.fixture
+def first_hour(repo, tmp_path, monkeypatch):
+    """A folder like a newcomer's: the configs, a video, own images with colour masks and the config for them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(repo / "configs")
+    writer = cv2.VideoWriter("drive.mp4", cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (96, 64))
+    for i in range(3):
+        writer.write(np.full((64, 96, 3), 50 * i, np.uint8))
+    writer.release()
+    colors = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(10):
+            ids = np.kron(rng.integers(0, 3, (4, 6)), np.ones((16, 16), int))
+            for kind, picture in (("labels", colors[ids]), ("images", colors[ids] + rng.integers(0, 90, (64, 96, 3)))):
+                path = tmp_path / "mine" / kind / split / f"{split}{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), picture[..., ::-1].astype(np.uint8))
+    text = (repo / "configs" / "folder.py").read_text().replace('"data/mine"', '"mine"')
+    text = re.sub(r"(config\.data\.colors = )\(\).*", rf"\1{tuple(map(tuple, colors.tolist()))}", text)
+    (tmp_path / "mine.py").write_text(text)
+
+
+@pytest.mark.slow
+def test_every_command_that_needs_nothing_more_runs(first_hour, repo, capsys):
+    ran = []
+    for page in PAGES:
+        for arguments in commands(repo, page):
+            line = " ".join(arguments)
+            if "--help" in arguments or any(word in line for word in NEEDS):
+                continue
+            parsed, _ = command_line.parse(arguments)
+            small = (*SMALL_CONFIG, *(SMALL_SCENES if "demo.py" in line else ())) if parsed.config else ()
+            code = main_lib.main([*arguments, *small, *SMALL_FLAGS.get(parsed.mode, ())])
+            out, err = capsys.readouterr()
+            assert code in (0, int(parsed.mode == "doctor")), f"{line}\n{out}{err}"
+            assert "Traceback" not in err, line
+            ran.append(parsed.mode)
+    assert {"train", "evaluate", "predict", "check_data", "doctor", "export"} <= set(ran)
