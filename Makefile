@@ -7,7 +7,7 @@ TORCH_READY := .venv-torch/.ready-$(VERSION)
 WORKDIR ?= runs/demo
 TEST_WORKERS ?= 2
 
-.PHONY: demo test test-slow test-torch lint format clean
+.PHONY: demo test test-slow test-torch bench lint format clean
 
 demo: $(READY)
 	$(BIN)/python -m ddrnet_jax.main --config configs/demo.py --workdir $(WORKDIR)
@@ -23,6 +23,10 @@ test-slow: $(READY)
 # Against PyTorch itself, in an environment of its own: `make test` needs none of it.
 test-torch: $(TORCH_READY)
 	.venv-torch/bin/pytest tests/pytorch
+
+# Latency and FPS of the three networks on this machine, about ten minutes on 2 cores.
+bench: $(READY)
+	$(BIN)/python -m ddrnet_jax.main --mode benchmark --engines onnxruntime
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ SMALL_CONFIG = (
     "--config.log_every_steps=1",
     "--config.optimizer.warmup_steps=0",
 )
-SMALL_FLAGS = {"benchmark": ("--variants", "23_slim", "--sizes", "64x96", "--seconds", "0.2")}
+SMALL_FLAGS = {"benchmark": ("--sizes", "64x96", "--seconds", "0.2")}
 SMALL_SCENES = ("--config.data.scenes_hw=(64, 96)", "--config.data.scenes_train=8", "--config.data.scenes_eval=4")
 
 
@@ -66,7 +66,7 @@ def test_what_a_page_points_to_exists(page, repo):
 
 
 def test_the_readme_is_a_page_that_is_read(repo):
-    assert len((repo / "README.md").read_text().splitlines()) <= 215
+    assert len((repo / "README.md").read_text().splitlines()) <= 230
 
 
 @pytest.fixture
