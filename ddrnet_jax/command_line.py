@@ -90,7 +90,7 @@ FLAGS = {
     "benchmark": {"checkpoint", "output", "engines", "variants", "sizes", "protocols", "batch_sizes", "seconds"},
     "submit": {"workdir", "checkpoint", "output"},
     "check_data": {"output"},
-    "doctor": {"checkpoint"},
+    "doctor": {"workdir", "checkpoint"},
     "prepare_data": {"output"},
     "report": {"workdir", "checkpoint", "compare", "output"},
     "plan": {"topology", "output"},

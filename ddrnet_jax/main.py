@@ -190,7 +190,7 @@ def _check_data(arguments, overrides) -> int:
 def _doctor(arguments, overrides) -> int:
     from ddrnet_jax.doctor import examine
 
-    examination = examine.examine(_config(arguments, overrides), arguments.checkpoint, say=_say)
+    examination = examine.examine(_config(arguments, overrides), arguments.checkpoint or arguments.workdir, say=_say)
     print("\n".join(examination.lines()))
     return int(examination.has_errors)
 
@@ -254,6 +254,7 @@ _WHEN_STOPPED = {
     "prepare_data": "stopped; run it again with the same --output, it completes what is missing",
     "check_data": "stopped; nothing was written",
     "submit": "stopped; no zip was written",
+    "predict": "stopped; what was predicted before is written",
     "benchmark": "stopped; the cases measured so far are in --output",
 }
 

@@ -164,7 +164,7 @@ class _Member:
         self._ending.acquire()
         with contextlib.suppress(Exception):  # the service itself may be what failed
             self._client.key_value_set(f"{_FAILED}/{self.index}", f"{code} {message}")
-        self._exit(code)
+        self._exit_in_turn(code)
 
     def lost(self, error: Exception) -> NoReturn:
         time.sleep(_GRACE_S)  # the other's own message, if it sent one, ends this process meanwhile
@@ -195,9 +195,9 @@ class _Member:
         self._ending.acquire()  # whoever fails at the same time speaks for itself
         with contextlib.suppress(OSError):  # nobody reads any more: it ends all the same
             print(f"error: {message}", file=sys.stderr)
-        self._exit(code)
+        self._exit_in_turn(code)
 
-    def _exit(self, code: int) -> NoReturn:
+    def _exit_in_turn(self, code: int) -> NoReturn:
         """Process 0 goes last, once the others know: the messages are kept in it."""
         with contextlib.suppress(Exception):  # the service itself may be what failed
             if self.index != 0:

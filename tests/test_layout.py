@@ -27,7 +27,7 @@ ALLOWED = {
     "pretrained": {"checkpoints", "models"},
     "evaluation": {"evaluation", "checkpoints", "factory", "data", "models", *_BASE},
     "inference": {"inference", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
-    "doctor": {"doctor", "evaluation", "checkpoints", "factory", "data", "models", *_BASE},
+    "doctor": {"doctor", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
     "report": {"report", "evaluation", "checkpoints", "checkpoint_files", "factory", "data", *_BASE},
     "training": {"training", "report", "evaluation", "pretrained", "checkpoints", "factory", "data", "models"}
     | {"provenance", *_BASE},

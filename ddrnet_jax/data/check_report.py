@@ -19,6 +19,7 @@ _WIDTH = 80
 _NAME_LINES = 24  # of all findings together, on one screen
 _NAMES = 5  # of one finding
 _MOST_CLASSES = 24  # that are listed in full
+_ALL_NAMES = ", all of them in findings.txt"
 _SIZES = 4
 _GAP = 6
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -39,7 +40,7 @@ def write(report: Report, output: str | Path) -> list[str]:
     if report.samples:
         pictures.write_png(output / "samples.png", sheet(report))
         screen += _wrapped(f"{len(report.samples)} samples with their labels: {output / 'samples.png'}")
-    if any("more, all of them in findings.txt" in line for line in screen):
+    if any(line.endswith(_ALL_NAMES) for line in screen):
         screen += _wrapped(f"every name: {output / 'findings.txt'}")
     return [*screen, _verdict(report)]
 
@@ -64,8 +65,11 @@ def _sizes(tally: Tally) -> str:
     return f"{text} and {len(sizes) - _SIZES} more sizes" if len(sizes) > _SIZES else text or "none is readable"
 
 
-def finding_lines(finding: Finding, *, root: str = "/", shown: int = _NAMES) -> list[str]:
-    """One finding in at most 80 columns: what, at most `shown` of its files (below `root`), what to do."""
+def finding_lines(finding: Finding, *, root: str = "/", shown: int = _NAMES, rest: str = _ALL_NAMES) -> list[str]:
+    """One finding in at most 80 columns: what, at most `shown` of its files (below `root`), what to do.
+
+    rest  where the others are, as the end of a line
+    """
 
     def relative(text: str) -> str:
         return text.replace(root, "") if root != "/" else text
@@ -74,7 +78,7 @@ def finding_lines(finding: Finding, *, root: str = "/", shown: int = _NAMES) -> 
     for name in finding.names[:shown]:
         out += _wrapped(relative(name), "    ")
     if len(finding.names) > shown:
-        out.append(f"    and {len(finding.names) - shown:,} more, all of them in findings.txt")
+        out.append(f"    and {len(finding.names) - shown:,} more{rest}")
     out += _wrapped(f"-> {relative(finding.what_to_do)}{':' if finding.paste else ''}", "  ")
     for line in finding.paste:
         out += _wrapped(line, "    ")  # as it stands in get_config()

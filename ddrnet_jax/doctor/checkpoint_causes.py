@@ -5,11 +5,10 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax.checkpoints import Loaded
 from ddrnet_jax.data.check_findings import Finding
+from ddrnet_jax.evaluation.evaluate import other_network
 from ddrnet_jax.models import variables
 
 _SHARE_OF_LAYERS = 0.5
-# What a network was trained with and is used with has to agree.
-_SHARED_KEYS = ("variant", "dtype")
 
 
 def findings(config: ConfigDict, loaded: Loaded) -> list[Finding]:
@@ -59,12 +58,6 @@ def _unfinished(loaded: Loaded) -> Finding | None:
 
 
 def _other_network(config: ConfigDict, loaded: Loaded) -> Finding | None:
-    changed = [key for key in _SHARED_KEYS if config.model[key] != loaded.config.model[key]]
-    if not changed:
-        return None
-    given, used = (", ".join(f"model.{key}={c.model[key]!r}" for key in changed) for c in (config, loaded.config))
-    return Finding(
-        "warning",
-        f"the checkpoint is of {used}, the config says {given}",
-        "the checkpoint's network is what is evaluated: is it the one you meant?",
-    )
+    for line in other_network(config, loaded.config):
+        return Finding("warning", line.removeprefix("warning: "), "is it the network that you meant?")
+    return None

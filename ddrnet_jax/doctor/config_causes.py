@@ -7,30 +7,49 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax.data.check_findings import Finding, padding_share
 
-_FEW_EPOCHS = 20
+_FEW_EPOCHS = 15
+_SLOW_TRUNK = 0.01  # learning rate from random weights; every recipe here that starts from them has more
 _SMALL_BATCH = 4  # images that batch norm and OHEM see at once; the paper's recipe has 12
 _SMALL_CROP = 1 / 4  # of the evaluated image's area
+_LARGE_CROP_HW = (1024, 1024)
 _MOST_PADDING = 0.3
+_SAME_AREA = (0.7, 1.4)  # of an image after a resize that changes little
 _MANY_EMA_LENGTHS = 3  # an average of 1 / (1 - decay) steps forgets its start after as many
 
+Sizes = collections.Counter  # {(W, H): how many of the images looked at have it}
 
-def findings(config: ConfigDict, train_images: int, train_sizes: collections.Counter) -> list[Finding]:
-    """What the settings that a network was, or is to be, trained with say.
 
-    train_sizes  {(W, H): how many of the training images looked at have it}
-    """
+def of_training(config: ConfigDict, train_images: int, train_sizes: Sizes, eval_sizes: Sizes) -> list[Finding]:
+    """What the settings that a network was, or is to be, trained with say."""
     found = (
         _initial_weights(config),
         _trunk_rate(config),
         _length(config, train_images),
         _batch(config),
         _average(config),
-        _evaluated_size(config),
         _padding(config, train_sizes),
-        _small_crop(config, train_sizes),
+        _small_crop(config, eval_sizes),
         _augmentation(config),
     )
     return [finding for finding in found if finding]
+
+
+def of_evaluation(config: ConfigDict, eval_sizes: Sizes) -> list[Finding]:
+    """What the settings of the evaluation say."""
+    if config.eval.size_hw is None:
+        return []
+    height, width = config.eval.size_hw
+    areas = [height * width / (w * h) for w, h in eval_sizes.elements()]
+    if areas and _SAME_AREA[0] <= sum(areas) / len(areas) <= _SAME_AREA[1]:
+        return []
+    return [
+        Finding(
+            "warning",
+            f"images are resized to {height}x{width} (HxW) before the network sees them (eval.size_hw)",
+            "scores of benchmarks are of whole images at their own size; if memory is short, use tiles",
+            paste=("config.eval.size_hw = None", f"config.eval.tile_hw = {tuple(config.data.crop_hw)}"),
+        )
+    ]
 
 
 def _initial_weights(config: ConfigDict) -> Finding | None:
@@ -46,21 +65,21 @@ def _initial_weights(config: ConfigDict) -> Finding | None:
 
 
 def _trunk_rate(config: ConfigDict) -> Finding | None:
-    factor = config.optimizer.trunk_lr_factor
-    if config.init_from or factor >= 1:
+    factor, peak = config.optimizer.trunk_lr_factor, config.optimizer.learning_rate
+    if config.init_from or factor >= 1 or factor * peak >= _SLOW_TRUNK:
         return None
-    rate = factor * config.optimizer.learning_rate
     return Finding(
         "warning",
-        f"the trunk learns at {factor:g} of the learning rate, {rate:g}, but from random weights (init_from is '')",
-        "a slow trunk is meant for one that was pretrained: give init_from, or let all layers learn alike",
-        paste=("config.optimizer.trunk_lr_factor = 1.0",),
+        f"the trunk learns at {factor * peak:g} (optimizer.trunk_lr_factor={factor:g}) from random weights "
+        "(init_from is '')",
+        "that is a rate for a trunk that was pretrained: give init_from, or let it learn faster",
+        paste=(f"config.optimizer.trunk_lr_factor = {min(1.0, float(f'{_SLOW_TRUNK / peak:.2g}'))}",),
     )
 
 
 def _length(config: ConfigDict, train_images: int) -> Finding | None:
     epochs = config.total_steps * config.batch_size / max(1, train_images)
-    if epochs >= _FEW_EPOCHS:
+    if epochs >= _FEW_EPOCHS or config.data.name == "scenes":
         return None
     return Finding(
         "warning",
@@ -90,29 +109,17 @@ def _average(config: ConfigDict) -> Finding | None:
     length = 1 / (1 - config.ema_decay)
     if config.total_steps >= _MANY_EMA_LENGTHS * length:
         return None
-    decay = 1 - _MANY_EMA_LENGTHS * 3 / config.total_steps
+    distance = float(f"{min(1.0, 3 * _MANY_EMA_LENGTHS / config.total_steps):.1g}")  # of the decay from 1
     return Finding(
         "warning",
         f"the moving average of the weights reaches back {length:,.0f} steps (ema_decay={config.ema_decay:g}), "
         f"but the run has {config.total_steps:,}",
         "it is what is evaluated, and it lags behind: choose a shorter one, or none (0.0)",
-        paste=(f"config.ema_decay = {max(0.0, round(decay, 4))}",),
+        paste=(f"config.ema_decay = {1 - distance:.{max(1, -math.floor(math.log10(distance)))}f}",),
     )
 
 
-def _evaluated_size(config: ConfigDict) -> Finding | None:
-    if config.eval.size_hw is None:
-        return None
-    height, width = config.eval.size_hw
-    return Finding(
-        "warning",
-        f"images are resized to {height}x{width} (HxW) before the network sees them (eval.size_hw)",
-        "scores of benchmarks are of whole images at their own size; if memory is short, use tiles",
-        paste=("config.eval.size_hw = None", "config.eval.tile_hw = (1024, 1024)"),
-    )
-
-
-def _padding(config: ConfigDict, sizes: collections.Counter) -> Finding | None:
+def _padding(config: ConfigDict, sizes: Sizes) -> Finding | None:
     share = padding_share(sizes, config.data.crop_hw, config.data.scale_range)
     if share <= _MOST_PADDING:
         return None
@@ -126,11 +133,11 @@ def _padding(config: ConfigDict, sizes: collections.Counter) -> Finding | None:
     )
 
 
-def _small_crop(config: ConfigDict, sizes: collections.Counter) -> Finding | None:
+def _small_crop(config: ConfigDict, sizes: Sizes) -> Finding | None:
     if not sizes or config.eval.size_hw or config.eval.tile_hw:
         return None
     (width, height), _ = sizes.most_common(1)[0]
-    crop_h, crop_w = config.data.crop_hw
+    (crop_h, crop_w), (largest_h, largest_w) = config.data.crop_hw, _LARGE_CROP_HW
     low, high = config.data.scale_range
     share = crop_h * crop_w / (height * width * ((low + high) / 2) ** 2)
     if share >= _SMALL_CROP:
@@ -139,19 +146,21 @@ def _small_crop(config: ConfigDict, sizes: collections.Counter) -> Finding | Non
         "warning",
         f"a training crop of {crop_h}x{crop_w} shows {share:.0%} of a scaled image, but whole images of "
         f"{height}x{width} (HxW) are evaluated",
-        "DAPPM sees another context there than it learnt: larger crops, smaller scales (data.scale_range), or tiles "
-        "of the crop's size (eval.tile_hw)",
+        "DAPPM sees another context there than it learnt: crops as large as memory allows, smaller scales "
+        "(data.scale_range), or tiles of the crop's size (eval.tile_hw)",
+        paste=(f"config.data.crop_hw = {(min(height // 8 * 8, largest_h), min(width // 8 * 8, largest_w))}",),
     )
 
 
 def _augmentation(config: ConfigDict) -> Finding | None:
     low, high = config.data.scale_range
-    missing = [*(["data.scale_range"] if low == high else []), *([] if config.data.flip else ["data.flip"])]
-    if not missing:
+    usual = {"data.scale_range": "(0.5, 2.0)"} if low == high else {}
+    usual |= {} if config.data.flip else {"data.flip": "True"}
+    if not usual:
         return None
     return Finding(
         "warning",
-        f"training images are not varied by {' and '.join(missing)}",
+        f"training images are not varied by {' and '.join(usual)}",
         "the recipes scale by 0.5 to 2 and mirror: without it a network learns its training images by heart",
-        paste=("config.data.scale_range = (0.5, 2.0)", "config.data.flip = True"),
+        paste=tuple(f"config.{key} = {value}" for key, value in usual.items()),
     )

@@ -5,9 +5,10 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from ddrnet_jax import checkpoints, factory
+from ddrnet_jax import checkpoints, factory, pretrained
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import check, check_report
 from ddrnet_jax.data.check_findings import SEVERITIES, Finding
@@ -16,6 +17,7 @@ from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_cause
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import View
+from ddrnet_jax.models.weight_files import WeightsFileError
 
 _IMAGES = 8  # of each split; every one is seen by the network about eight times
 _DARK, _BRIGHT = 20, 235  # mean of an image set, of 255
@@ -25,8 +27,9 @@ _DARK, _BRIGHT = 20, 235  # mean of an image set, of 255
 class Examination:
     """What was looked at, and what is the matter.
 
-    scores    on the held-out images looked at; None without a checkpoint
+    scores    on the held-out images looked at; None without a checkpoint, or where they could not be compared
     recorded  mIoU (0..1) that the run itself measured on its whole eval split; None if it did not
+    images    how many held-out images were looked at
     """
 
     findings: tuple[Finding, ...]
@@ -44,9 +47,9 @@ class Examination:
         if self.scores is not None:
             out.append(f"{self.scores.line()} on {self.images} held-out images")
         if self.recorded is not None:
-            out.append(f"mIoU {100 * self.recorded:.2f} on all of them when it was saved")
+            out.append(f"mIoU {100 * self.recorded:.2f} when it was saved, on all images that its run evaluated")
         for finding in self.findings:
-            out += check_report.finding_lines(finding)
+            out += check_report.finding_lines(finding, rest="")
         counts = {severity: sum(f.severity == severity for f in self.findings) for severity in SEVERITIES}
         if not counts["error"] + counts["warning"]:
             return [*out, "no known cause of a low mIoU was found; --mode check_data reads every file"]
@@ -74,26 +77,44 @@ def examine(
     shared = check.lines_about_shared(train_source, eval_source)
     found = [Finding("warning", line, "evaluate on images that no training has seen") for line in shared]
     found += _of_samples(trained_on, held_out, train_source.spec.classes)
-    sizes = collections.Counter(sample["image"].shape[1::-1] for sample in trained_on)
-    settings = config if loaded is None else _as_trained(config, loaded.config)
-    found += config_causes.findings(settings, len(train_source), sizes)
+    sizes = [collections.Counter(s["image"].shape[1::-1] for s in samples) for samples in (trained_on, held_out)]
+    found += config_causes.of_evaluation(config, sizes[1])
     if loaded is None:
+        found += _initial_weights(config) + config_causes.of_training(config, len(train_source), *sizes)
         return Examination(_sorted(found))
+    if loaded.step is not None:  # imported weights were trained by no config of ours
+        found += config_causes.of_training(_as_trained(config, loaded.config), len(train_source), *sizes)
     found += checkpoint_causes.findings(config, loaded)
-    held_out = prediction_causes.same_size(held_out)
+    held_out = prediction_causes.of_one_size(held_out)
+    if not held_out:
+        found.append(Finding("warning", "only one held-out image", "predictions were not examined: it takes two"))
     if checkpoint_causes.not_finite(loaded) or not held_out:
-        if not held_out:
-            found.append(Finding("note", "no two held-out images have one size", "predictions were not examined"))
         return Examination(_sorted(found), recorded=loaded.miou)
-    trained_on = [s for s in trained_on if s["image"].shape == held_out[0]["image"].shape]
-    trained_on = prediction_causes.same_size(trained_on)  # of another size it would be another program to compile
     say("compiling the network, twice, to see the same images in several ways")
     raw = checkpoints.load_weights(checkpoint, averaged=False) if loaded.is_averaged else None
-    view = View(size_hw=config.eval.size_hw, tile_hw=config.eval.tile_hw)
     scores, of_predictions = prediction_causes.findings(
-        loaded, raw, eval_source.spec.classes, view, held_out, trained_on
+        loaded,
+        raw,
+        eval_source.spec.classes,
+        View(size_hw=config.eval.size_hw, tile_hw=config.eval.tile_hw),
+        held_out,
+        prediction_causes.of_one_size(trained_on, held_out[0]["label"].shape),
     )
     return Examination(_sorted(found + of_predictions), scores, loaded.miou, len(held_out))
+
+
+def _initial_weights(config: ConfigDict) -> list[Finding]:
+    """Whether the weights to start from are there, and of the network that is to be trained."""
+    if not config.init_from:
+        return []
+    try:
+        weights = pretrained.read(config.init_from)
+    except (pretrained.PretrainedError, checkpoints.CheckpointError, WeightsFileError) as e:
+        return [Finding("error", f"config.init_from: {e}", "give weights of the same variant")]
+    if weights.variant == config.model.variant:
+        return []
+    message = f"config.init_from: {weights.path} holds {weights.describe()}, model.variant is {config.model.variant!r}"
+    return [Finding("error", message, "choose the file of this variant, or set model.variant")]
 
 
 def _as_trained(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
@@ -120,7 +141,8 @@ def _of_samples(trained_on: list[Sample], held_out: list[Sample], classes: tuple
         share = ignored / max(1, sum(s["label"].size for s in samples))
         if share > 0.5:
             message = f"{share:.0%} of the pixels of the {len(samples)} {role} labels looked at are ignored"
-            found.append(Finding("warning", message, "nothing is learnt or scored there: is a class among them?"))
+            severity = "error" if share == 1 else "warning"
+            found.append(Finding(severity, message, "nothing is learnt or scored there: is a class among them?"))
         mean = sum(float(s["image"].mean()) for s in samples) / max(1, len(samples))
         if not _DARK <= mean <= _BRIGHT:
             kind = "dark" if mean < _DARK else "bright"
@@ -130,9 +152,9 @@ def _of_samples(trained_on: list[Sample], held_out: list[Sample], classes: tuple
 
 
 def _of_classes(trained_on: list[Sample], held_out: list[Sample], classes: tuple[str, ...]) -> list[Finding]:
-    seen = [{int(v) for s in samples for v in set(s["label"].flat)} for samples in (trained_on, held_out)]
+    seen = [{int(v) for s in samples for v in np.unique(s["label"])} for samples in (trained_on, held_out)]
     untrained = sorted(seen[1] - seen[0] - {metrics.IGNORE})
-    if len(untrained) <= len(classes) / 4:
+    if len(untrained) <= max(1, len(classes) / 4):
         return []
     named = ", ".join(classes[i] for i in untrained)
     message = f"labelled in the {len(held_out)} held-out images looked at, but in none of the training ones: {named}"

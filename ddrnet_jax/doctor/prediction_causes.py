@@ -1,6 +1,5 @@
 """Causes of a low mIoU that show in what a network predicts: the same images, seen in other ways."""
 
-import collections
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -20,6 +19,7 @@ from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
 
 CLEAR_GAIN = 0.05  # of mIoU; on a few images less may be chance
 _MEMORISED = 0.25  # of mIoU between training and held-out images
+_CLEAR_IOU = 0.2  # of a class that the network knows under another number
 _BATCH = 2  # batch norm with a batch's own statistics needs two images
 
 Weights = tuple[dict, dict]
@@ -75,13 +75,20 @@ class Scorer:
         return metrics.scores(total)
 
 
-def same_size(samples: Sequence[Sample]) -> list[Sample]:
-    """Those of the most frequent image size, an even number: one program, and two images to every batch."""
-    by_size = collections.defaultdict(list)
-    for sample in samples:
-        by_size[sample["image"].shape].append(sample)
-    largest = max(by_size.values(), key=len, default=[])
-    return largest[: len(largest) // _BATCH * _BATCH]
+def of_one_size(samples: Sequence[Sample], size_hw: tuple[int, int] | None = None) -> list[Sample]:
+    """The samples cut to one size around their centres, so that one program sees them all, in pairs.
+
+    size_hw  of the result; None: the least height and the least width. Samples that have less are left out.
+    """
+    least = size_hw or [min((sample["label"].shape[axis] for sample in samples), default=0) for axis in (0, 1)]
+    cut = [_centre(sample, least) for sample in samples if min(np.subtract(sample["label"].shape, least)) >= 0]
+    return cut[: len(cut) // _BATCH * _BATCH]
+
+
+def _centre(sample: Sample, size_hw: Sequence[int]) -> Sample:
+    top, left = ((n - wanted) // 2 for n, wanted in zip(sample["label"].shape, size_hw, strict=True))
+    part = np.s_[top : top + size_hw[0], left : left + size_hw[1]]
+    return Sample(image=sample["image"][part], label=sample["label"][part], name=sample["name"])
 
 
 def _batches(samples: Sequence[Sample]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -104,7 +111,7 @@ def findings(
     """(scores on the held-out samples, what other ways to see them give away).
 
     raw         the weights beside the moving average that `loaded` holds; None if there is no average
-    held_out    as `same_size` gives them
+    held_out    as `of_one_size` gives them
     trained_on  likewise, of the training images; may be empty
     """
     total = (len(OTHER_INPUTS) + 2 + (raw is not None)) * len(held_out) + len(trained_on)
@@ -112,12 +119,17 @@ def findings(
         score = Scorer(loaded.graphdef, len(classes), view, bar.update)
         weights = jax.device_put((loaded.params, loaded.batch_stats))
         own = score(weights, held_out)
+        by_input = {name: score(weights, held_out, change=change) for name, change in OTHER_INPUTS.items()}
+        # Batch norm sees no batch as a whole where the network goes from tile to tile.
+        by_batch = own if _has_tiles(view, held_out) else score(weights, held_out, uses_batch_statistics=True)
         found = [
-            _input(own, {name: score(weights, held_out, change=change) for name, change in OTHER_INPUTS.items()}),
-            _statistics(own, score(weights, held_out, uses_batch_statistics=True)),
-            _few_classes(own, classes),
-            _class_map(own, classes),
+            # Two explanations of one thing: the one that explains more.
+            _input(own, by_input, at_least=max(own.miou + CLEAR_GAIN, by_batch.miou)) or _statistics(own, by_batch),
+            _few_classes(own, classes) or _class_map(own, classes),
         ]
+        if _has_tiles(view, held_out):
+            message = "batch norm's statistics were not examined, since eval.tile_hw is set"
+            found.append(Finding("note", message, "run without tiles, if memory allows"))
         if trained_on:
             found.append(_memorised(own, score(weights, trained_on)))
         if raw is not None:
@@ -125,10 +137,14 @@ def findings(
     return own, [finding for finding in found if finding]
 
 
-def _input(own: metrics.Scores, by_input: dict[str, metrics.Scores]) -> Finding | None:
+def _has_tiles(view: View, samples: Sequence[Sample]) -> bool:
+    return view.tile_hw is not None and bool(np.greater(samples[0]["label"].shape, view.tile_hw).any())
+
+
+def _input(own: metrics.Scores, by_input: dict[str, metrics.Scores], at_least: float) -> Finding | None:
     name = max(by_input, key=lambda name: by_input[name].miou)
     best = by_input[name].miou
-    if best < own.miou + CLEAR_GAIN:
+    if best < at_least:
         return None
     return Finding(
         "error",
@@ -153,14 +169,14 @@ def _statistics(own: metrics.Scores, by_batch: metrics.Scores) -> Finding | None
 def _few_classes(own: metrics.Scores, classes: Sequence[str]) -> Finding | None:
     predicted = np.flatnonzero(own.confusion.sum(0))
     labelled = np.flatnonzero(own.confusion.sum(1))
-    if len(predicted) > max(1, len(labelled) // 4):
+    if not len(labelled) or len(predicted) > max(1, len(labelled) // 4):
         return None
     named = ", ".join(classes[i] for i in predicted)
     return Finding(
         "warning",
         f"the network predicts {len(predicted)} of the {len(labelled)} classes that are labelled here: {named}",
         "it has hardly learnt anything yet: look at the loss in metrics.jsonl; if it does not fall, lower "
-        "optimizer.learning_rate; if rare classes are missing alone, loss.name='ohem' or loss.class_weights",
+        "optimizer.learning_rate; if rare classes alone are missing, try loss.name='ohem'",
     )
 
 
@@ -168,9 +184,10 @@ def _class_map(own: metrics.Scores, classes: Sequence[str]) -> Finding | None:
     """Whether the network knows the classes, but by other numbers than the labels."""
     order = best_assignment(own.confusion)
     renamed = metrics.scores(own.confusion[:, order])
-    if renamed.miou < own.miou + CLEAR_GAIN:
+    known = (renamed.iou >= _CLEAR_IOU) & (renamed.iou > np.nan_to_num(own.iou))
+    moved = [(i, int(j)) for i, j in enumerate(order) if i != j and known[i]]
+    if renamed.miou < own.miou + CLEAR_GAIN or len(moved) < 2:  # one alone: a class that swallows another
         return None
-    moved = [(i, int(j)) for i, j in enumerate(order) if i != j and own.confusion[i].any()]
     names = tuple(f"labelled {classes[i]} ({i}): predicted as {classes[j]} ({j})" for i, j in moved)
     return Finding(
         "error",

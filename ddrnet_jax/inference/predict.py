@@ -83,6 +83,8 @@ def predict_files(
     source = Path(source)
     is_video = source.is_file() and source.suffix.lower() in videos.SUFFIXES
     paths = {} if is_video else _input_files(source)
+    if is_video:
+        videos.check(source)
     predictor, config = _ENGINES[engine](checkpoint)
     files = PredictionFiles(output, factory.dataset_spec(config), side_by_side=side_by_side)
     if is_video:

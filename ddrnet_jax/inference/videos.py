@@ -17,6 +17,7 @@ from ddrnet_jax.inference.prediction_files import PredictionFiles
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg"))
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file is said here, once
 _FRAMES_PER_S = 25.0  # where a file does not say
+_MOST_FRAMES_PER_S = 1000  # what OpenCV gives where a file has no rate
 _LOST_SHARE = 0.02  # of the frames that a file announces: some announce a few too many
 
 
@@ -59,14 +60,30 @@ def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, fil
 
 
 def _open(path: Path) -> tuple[Video, Iterator[np.ndarray]]:
+    capture = _captured(path)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    if not (math.isfinite(rate) and 0 < rate < _MOST_FRAMES_PER_S):
+        print(f"warning: {path} does not say its frame rate; {_FRAMES_PER_S:g} a second are written", file=sys.stderr)
+        rate, count = _FRAMES_PER_S, 0  # the count is an estimate by the rate
+    return Video(count, _writable_rate(rate)), _frames(capture)
+
+
+def _writable_rate(frames_per_s: float) -> float:
+    """The nearest rate that MPEG-4 can hold: a fraction whose denominator, and a second's ticks, fit 16 bits."""
+    return round(frames_per_s, 3 if frames_per_s < 65 else 2 if frames_per_s < 655 else 0)
+
+
+def check(path: Path) -> None:
+    """Raises DataError if the file cannot be read as a video."""
+    _captured(path).release()
+
+
+def _captured(path: Path) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise DataError(f"{path}: cannot be read as a video (damaged, or of a codec that OpenCV lacks)")
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    if not (math.isfinite(rate) and 0 < rate <= 1000):
-        print(f"warning: {path} does not say its frame rate; {_FRAMES_PER_S:g} a second are written", file=sys.stderr)
-        rate = _FRAMES_PER_S
-    return Video(max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))), rate), _frames(capture)
+    return capture
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
@@ -88,20 +105,28 @@ class _Writers:
         self._targets = {overlays: ("mp4v", True), masks: ("FFV1", False)}
         self._frames_per_s = frames_per_s
         self._writers: dict[Path, cv2.VideoWriter] = {}
+        self._sizes: dict[Path, tuple[int, ...]] = {}
 
     def write(self, picture: np.ndarray, mask: np.ndarray) -> None:
         """picture u8[h,w,3] RGB, mask u8[H,W] of one frame"""
         frames = (cv2.cvtColor(_even(picture), cv2.COLOR_RGB2BGR), _even(mask, 255))
         for (path, (codec, has_color)), frame in zip(self._targets.items(), frames, strict=True):
             if path not in self._writers:
+                self._sizes[path] = frame.shape
                 self._writers[path] = self._opened(path, codec, frame.shape[1::-1], has_color)
+            if frame.shape != self._sizes[path]:
+                raise DataError(
+                    f"{path}: the frames change their size from {self._sizes[path]} to {frame.shape}; "
+                    "the frames before it are written"
+                )
             self._writers[path].write(frame)
 
     def _opened(self, path: Path, codec: str, size_wh: tuple[int, int], has_color: bool) -> cv2.VideoWriter:
         code = cv2.VideoWriter_fourcc(*codec)
         writer = cv2.VideoWriter(str(path), code, self._frames_per_s, size_wh, has_color)
         if not writer.isOpened():
-            raise DataError(f"{path}: cannot be written as a video ({codec}, {size_wh[0]}x{size_wh[1]})")
+            what = f"{codec}, {size_wh[0]}x{size_wh[1]}, {self._frames_per_s:g} frames a second"
+            raise DataError(f"{path}: cannot be written as a video ({what})")
         return writer
 
     def close(self) -> None:

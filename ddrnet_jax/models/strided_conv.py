@@ -10,9 +10,15 @@ def strided_conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -
     """jax.lax.conv_general_dilated for nnx.Conv, of stride 2 and padding 1.
 
     x [B,H,W,C], kernel [3,3,C,D] -> [B,ceil(H/2),ceil(W/2),D]
+    Raises ValueError for any other convolution.
     Source: on CPUs the gradient of x is computed in four parts, by whether its row and column are even or odd. XLA
     convolves the output's gradient with zeros put between its pixels (benchmarks/strided_conv.py).
     """
+
+    dilation = {options.get(name, 1) for name in ("lhs_dilation", "rhs_dilation")} - {1, (1, 1), None}
+    geometry = kernel.shape[:2], tuple(strides), tuple(map(tuple, padding)), kernel.shape[2]
+    if geometry != ((3, 3), (2, 2), ((1, 1), (1, 1)), x.shape[-1]) or dilation:
+        raise ValueError(f"expected a 3x3 convolution of stride 2 and padding 1 in one group, found {geometry}")
 
     def convolve(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)

@@ -13,8 +13,9 @@ from flax import nnx
 
 from ddrnet_jax import checkpoints, config_files, factory
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.config import base
-from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
+from ddrnet_jax.config import base, validate
+from ddrnet_jax.doctor import checkpoint_causes, config_causes, examine, prediction_causes
+from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.views import View
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import BatchNorm
@@ -124,13 +125,37 @@ def test_a_network_that_knows_its_training_images_alone_is_found():
     assert any(line.startswith("warning: on training images the mIoU is") for line in found), found
 
 
-def test_images_of_the_most_frequent_size_are_compared():
-    of_two_sizes = [{"image": np.zeros((8 * (1 + i % 3 // 2), 8, 3))} for i in range(7)]
-    assert [s["image"].shape[0] for s in prediction_causes.same_size(of_two_sizes)] == [8, 8, 8, 8]
-    assert prediction_causes.same_size(of_two_sizes[:1]) == []
+def test_images_of_several_sizes_are_cut_to_one_around_their_centres():
+    def sample(height, width):
+        label = np.arange(height * width).reshape(height, width)
+        return {"image": np.dstack([label] * 3), "label": label, "name": ""}
+
+    cut = prediction_causes.of_one_size([sample(8, 10), sample(10, 8), sample(12, 12)])
+    assert [(s["image"].shape, s["label"].shape) for s in cut] == [((8, 8, 3), (8, 8))] * 2
+    assert cut[0]["label"][0, 0] == 1
+    assert cut[1]["label"][0, 0] == 8
+    assert prediction_causes.of_one_size([sample(8, 8)]) == []
+    assert prediction_causes.of_one_size([sample(8, 8)] * 2, (16, 16)) == []
+
+
+def test_a_view_of_tiles_is_examined_but_for_batch_norm():
+    tiles = View(tile_hw=(32, 32))
+    _, findings = prediction_causes.findings(loaded(NearestColour()), None, CLASSES, tiles, list(samples()), ())
+    assert [f.message for f in findings] == ["batch norm's statistics were not examined, since eval.tile_hw is set"]
+
+
+@pytest.mark.parametrize("confusion", [[[0, 90], [0, 10]], [[30, 0, 0], [30, 0, 0], [30, 0, 0]]])
+def test_a_class_that_swallows_others_is_no_other_order(confusion):
+    own = metrics.scores(np.array(confusion))
+    assert prediction_causes._class_map(own, CLASSES) is None
 
 
 # --- what config and checkpoint tell ---
+
+
+def config_findings(config, sizes=None):
+    sizes = collections.Counter(sizes or {(1280, 960): 8})
+    return [*config_causes.of_training(config, 1000, sizes, sizes), *config_causes.of_evaluation(config, sizes)]
 
 
 def config_messages(**changes):
@@ -138,8 +163,7 @@ def config_messages(**changes):
     config.data.name, config.data.classes, config.init_from = "folder", CLASSES, "imagenet.pth"
     config.data.crop_hw = (720, 960)
     config.update_from_flattened_dict(changes)
-    sizes = collections.Counter({(1280, 960): 8})
-    return [f.message for f in config_causes.findings(config, 1000, sizes)]
+    return [f.message for f in config_findings(config)]
 
 
 def test_a_usual_config_has_no_finding():
@@ -150,7 +174,7 @@ def test_a_usual_config_has_no_finding():
     ("changes", "expected"),
     [
         ({"init_from": ""}, "starts from random weights"),
-        ({"init_from": "", "optimizer.trunk_lr_factor": 0.1}, "trunk learns at 0.1 of the learning rate, 0.001, but"),
+        ({"init_from": "", "optimizer.trunk_lr_factor": 0.1}, "trunk learns at 0.001 (optimizer.trunk_lr_factor=0.1)"),
         ({"total_steps": 500}, "see each of 1,000 training images 6.0 times"),
         ({"batch_size": 6, "optimizer.accumulate_steps": 3}, "see 2 images at a time"),
         ({"ema_decay": 0.99999}, "reaches back 100,000 steps"),
@@ -163,6 +187,42 @@ def test_a_usual_config_has_no_finding():
 def test_what_a_config_gives_away_is_found(changes, expected):
     found = config_messages(**changes)
     assert any(expected in message for message in found), found
+
+
+RECIPES = {
+    "cityscapes": ((2048, 1024), 2975, []),
+    "cityscapes_modern": ((2048, 1024), 2975, []),
+    "camvid": ((960, 720), 367, []),
+    "coco_stuff": ((640, 480), 9000, []),
+    "camvid_small": ((480, 360), 367, ["random weights"]),
+    "demo": ((256, 128), 1000, []),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_our_own_recipes_are_left_in_peace(name, repo):
+    size, images, expected = RECIPES[name]
+    config = config_files.load(str(repo / "configs" / f"{name}.py"), [])
+    if name not in ("camvid_small", "demo"):
+        config.init_from = "imagenet.pth"
+    sizes = collections.Counter({size: 8})
+    found = [*config_causes.of_training(config, images, sizes, sizes), *config_causes.of_evaluation(config, sizes)]
+    assert len(found) == len(expected), found
+    assert all(text in finding.message for text, finding in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize("total_steps", [10, 900, 20_000, 240_000])
+def test_what_the_doctor_says_to_paste_is_a_config(total_steps):
+    config = base()
+    config.total_steps, config.ema_decay = total_steps, 0.999999
+    config.optimizer.trunk_lr_factor, config.data.flip, config.data.scale_range = 0.001, False, (1.0, 1.0)
+    config.data.crop_hw, config.eval.size_hw, config.data.name = (64, 64), (64, 64), "folder"
+    config.data.classes = CLASSES
+    lines = [line for finding in config_findings(config) for line in finding.paste]
+    assert len(lines) >= 7
+    for line in lines:
+        exec(line, {"config": config})
+    validate(config)
 
 
 def test_weights_that_are_no_numbers_and_statistics_that_never_moved_are_found():
@@ -180,7 +240,7 @@ def test_another_network_and_a_run_that_is_not_over_are_found():
     config.model.variant = "39"
     unfinished, other = checkpoint_causes.findings(config, ours)
     assert "the checkpoint is of step 1,000 of 120,000" in unfinished.message
-    assert "model.variant='23_slim', the config says model.variant='39'" in other.message
+    assert "model.variant='23_slim'; the config has model.variant='39'" in other.message
 
 
 # --- the command ---
@@ -230,6 +290,19 @@ def test_a_folder_of_dark_images_and_ignored_labels_is_diagnosed_without_a_check
     assert "the training images are nearly all dark: 0 of 255 on average" in text
     assert "of the 4 training labels looked at are ignored" in text
     assert "starts from random weights" in text
+
+
+def test_imported_weights_are_not_told_about_a_training_that_was_not(untrained, repo):
+    config = config_files.load(str(repo / "configs" / "demo.py"), list(TINY))
+    found = examine.examine(config, untrained).findings
+    assert not any("random weights" in f.message or "training images" in f.message for f in found), found
+
+
+@pytest.mark.parametrize(("file", "expected"), [("missing.pth", "no such file"), ("", "model.variant is '39'")])
+def test_initial_weights_that_cannot_be_used_are_found(file, expected, untrained, repo):
+    config = config_files.load(str(repo / "configs" / "demo.py"), [*TINY, "model.variant=39"])
+    config.init_from = file or str(untrained)
+    assert any(expected in f.message for f in examine.examine(config, None).findings if f.severity == "error")
 
 
 def test_a_classifier_is_refused(repo, capsys):

@@ -17,9 +17,9 @@ SPEC = folder_spec(("ground", "car", "sky"))
 RATE = 12.5
 
 
-def write_video(path, count=12, size_hw=(96, 128), codec="mp4v"):
+def write_video(path, count=12, size_hw=(96, 128), codec="mp4v", rate=RATE):
     """Frames of one grey each, brighter from one to the next."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), RATE, size_hw[::-1])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, size_hw[::-1])
     assert writer.isOpened()
     for i in range(count):
         writer.write(np.full((*size_hw, 3), 20 * (i % 12), np.uint8))
@@ -67,6 +67,26 @@ def test_odd_sizes_are_made_even(size_hw, tmp_path):
     np.testing.assert_array_equal(even[:95, :127], picture)
     assert set(even[95]) == set(even[:, 127]) == {255}
     assert videos._even(np.dstack([picture] * 3)).shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize("rate", [239.7631, 240.123, 65.536789, 29.97002997, 59.94005994, 14.9873])
+def test_every_frame_rate_can_be_written(rate, tmp_path):
+    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", videos._writable_rate(rate))
+    for _ in range(3):
+        writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
+    writers.close()
+    for name in ("a.mp4", "a.mkv"):
+        written, frames = read_video(tmp_path / name)
+        assert len(frames) == 3
+        assert written == pytest.approx(rate, rel=2e-3)
+
+
+def test_frames_of_another_size_are_refused(tmp_path):
+    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", RATE)
+    writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
+    with pytest.raises(DataError, match="the frames change their size"):
+        writers.write(np.zeros((16, 32, 3), np.uint8), np.zeros((16, 32), np.uint8))
+    writers.close()
 
 
 def test_side_by_side_shows_image_overlay_and_legend(tmp_path):

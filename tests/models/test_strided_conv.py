@@ -44,3 +44,12 @@ def test_the_network_uses_it_where_it_fits():
 
     assert function(3, 2) is strided_conv
     assert function(3, 1) is function(1, 2) is jax.lax.conv_general_dilated
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding", "options"),
+    [((1, 1), ((1, 1), (1, 1)), {}), ((2, 2), ((0, 0), (0, 0)), {}), (*ARGUMENTS, {"rhs_dilation": (2, 2)})],
+)
+def test_other_convolutions_are_refused(strides, padding, options):
+    with pytest.raises(ValueError, match="expected a 3x3 convolution of stride 2 and padding 1"):
+        strided_conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 5)), strides, padding, **OPTIONS, **options)
