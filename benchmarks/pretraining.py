@@ -2,7 +2,7 @@
 
 python benchmarks/pretraining.py [--seeds N] [--json FILE] [--workdir DIR] [--pretraining_steps N] [--steps N]
 
-The classifier learns for about two minutes on 2 CPU cores which objects take more room than usual in a scene; it sees
+The classifier learns for two to five minutes on 2 CPU cores which objects take more room than usual in a scene; it sees
 no mask. Then configs/demo.py trains for equal steps from it and from random weights, once for each seed: the two runs
 of a seed see the same batches. Prints both curves of the training loss and the mIoU on held-out scenes, means over the
 seeds, and writes the curves of every run as JSON, anew after each pair. --workdir must be empty, or not there.

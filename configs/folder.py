@@ -22,7 +22,7 @@ def get_config():
     config.batch_size = 8
     config.total_steps = 2000
     config.log_every_steps = 20
-    config.data.crop_hw = (256, 256)
+    config.data.crop_hw = (256, 256)  # as large as memory allows, best not far below the images' size
     config.optimizer.learning_rate = 0.02
     config.loss.name = "cross_entropy"
     config.eval.every_steps = 500

@@ -16,7 +16,8 @@ models/          the network
 data/            from files to batches
 training/        state, step, losses, optimiser, loop
 evaluation/      mIoU on whole images; top-1 and top-5 of a classifier
-inference/       masks and overlays for people; weights in and out; how fast it is, what a run costs elsewhere
+inference/       masks, overlays and videos for people; weights in and out; how fast it is, what a run costs elsewhere
+doctor/          why is the mIoU low
 report/          what a run was, as one HTML page
 """
 

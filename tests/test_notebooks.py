@@ -222,7 +222,7 @@ def test_an_official_file_goes_out_as_it_came(imported):
     ("name", "message"),
     [
         ("restore", "no checkpoint here; expected a workdir or one step's directory\nTrain one with `make demo`"),
-        ("import_official", "no such file.\nThe README's table of public weights"),
+        ("import_official", "no such file.\nThe table of public weights in docs/weights.md"),
     ],
     ids=NOTEBOOKS,
 )
