@@ -255,7 +255,7 @@ _WHEN_STOPPED = {
     "check_data": "stopped; nothing was written",
     "submit": "stopped; no zip was written",
     "predict": "stopped; what was predicted before is written",
-    "benchmark": "stopped; the cases measured so far are in --output",
+    "benchmark": "stopped; --output has the cases measured so far, before the first of them what it had",
 }
 
 

@@ -93,6 +93,9 @@ def test_precisions(model):
     assert [p.name for p in device.precisions("cpu")] == ["float32"]
     assert [p.name for p in device.precisions("gpu")] == ["float32", "tf32", "bfloat16"]
     assert [p.name for p in device.precisions("tpu")] == ["float32", "default", "bfloat16"]
+    assert [p.name for p in device.precisions("gpu", "7.5")] == ["float32", "bfloat16"], "Turing has no TF32"
+    for compute_capability in ("8.0", "12.0", "gfx942"):
+        assert device.precisions("gpu", compute_capability) == device.precisions("gpu")
     images = np.zeros((1, *SIZE_HW, 3), np.float32)
     texts = {}
     for precision in {p for platform in ("gpu", "tpu") for p in device.precisions(platform)}:
@@ -147,7 +150,9 @@ class FakeNetwork:
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(run, "OurNetwork", FakeNetwork)
-    monkeypatch.setattr(run, "_random", lambda variant: types.SimpleNamespace(variant=variant, num_classes=19))
+    monkeypatch.setattr(
+        run, "_random", lambda variant, classes: types.SimpleNamespace(variant=variant, num_classes=classes)
+    )
     monkeypatch.setattr(FakeNetwork, "made", [])
     monkeypatch.setattr(device, "practical_peaks", lambda precisions: PEAKS)
     return FakeNetwork
@@ -173,6 +178,13 @@ def test_a_benchmark_from_the_command_line(fake, tmp_path, capsys):
     assert err.index(announcement) < err.index("[1/42] paper 1024x2048 23_slim: about")
     assert "42 cases by jax float32" in announcement
     assert "--variants" in announcement
+    assert "file: one image at a time, whatever --batch_sizes says" in err
+
+
+def test_random_networks_have_the_classes_of_the_papers_data_set(fake):
+    by_size = run._random_models(["39"])["39"]
+    sizes_hw = ((1024, 2048), (720, 960), (640, 640), SIZE_HW)
+    assert [by_size(size_hw).num_classes for size_hw in sizes_hw] == [19, 11, 171, 19]
 
 
 def test_engines_are_interleaved_with_ours(fake, tmp_path, monkeypatch):
@@ -217,10 +229,70 @@ def test_what_does_not_fit_is_a_row(fake, tmp_path, monkeypatch, capsys):
     assert "does not fit in memory" in out
 
 
+def test_what_does_not_fit_while_it_is_measured_is_a_row(fake, tmp_path, monkeypatch):
+    """The others are measured again without it."""
+
+    class Leaking(FakeNetwork):
+        def program(self, protocol, batch):
+            calls = iter(range(15))  # ten warm-ups, and some
+
+            def start():
+                if next(calls, None) is None:
+                    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+            return Program(start)
+
+    monkeypatch.setitem(run.OTHER_ENGINES, "torch", lambda: run.Engine("torch", Leaking))
+    options = {"variants": ["39"], "sizes_hw": [SIZE_HW], "protocols": ["paper", "mask"], "other_engines": ["torch"]}
+    rows = run.benchmark(tmp_path, seconds=0.01, **options)["rows"]
+    assert [row["error"] for row in rows] == [None, "does not fit in memory: RESOURCE_EXHAUSTED: Out of memory"] * 2
+    assert [len(row["turn_ms"]) for row in rows[::2]] == [1, 1], "alone: one turn"
+    assert rows[0]["ratio"] == 1
+
+
+def test_a_fault_while_it_is_measured_is_none(fake, tmp_path, monkeypatch):
+    programs = {"a": Program(lambda: 1 / 0)}
+    with pytest.raises(ZeroDivisionError):
+        run._turns(programs, {"a": 1.0}, PROTOCOLS["mask"], 1.0, lambda message: None)
+
+
 def test_more_than_the_free_memory_is_not_run(network, monkeypatch):
-    monkeypatch.setattr(ours, "available_bytes", lambda: 2**20)
+    monkeypatch.setattr(device, "available_bytes", lambda: 2**20)
+    monkeypatch.setattr(ours, "image_to_measure", lambda size_hw: pytest.fail("took memory before it was checked"))
     with pytest.raises(device.OutOfMemory, match=r"needs 0.0\d GiB, 0.00 are free"):
         network.program(PROTOCOLS["logits"], 1)
+
+
+def test_two_outputs_must_fit(network, monkeypatch):
+    """That of a forward is let go when the next has begun."""
+    memory = network.program(PROTOCOLS["paper"], 1).memory
+    needed = sum(memory.values()) + memory["output_bytes"]
+    monkeypatch.setattr(device, "available_bytes", lambda: needed)
+    network.program(PROTOCOLS["paper"], 1)
+    monkeypatch.setattr(device, "available_bytes", lambda: needed - 1)
+    with pytest.raises(device.OutOfMemory):
+        network.program(PROTOCOLS["paper"], 1)
+
+
+def test_free_memory_is_within_the_limits_of_a_container(tmp_path, monkeypatch):
+    monkeypatch.setattr(device, "_machine_bytes", lambda: 10_000)
+    monkeypatch.setattr(device, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(device, "_CGROUP_OF_PROCESS", tmp_path / "cgroup")
+    assert device.available_bytes() == 10_000, "no cgroups"
+    (tmp_path / "cgroup").write_text("4:memory:/old\n0::/pod/container\n")
+    container = tmp_path / "groups" / "pod" / "container"
+    container.mkdir(parents=True)
+
+    def limit(folder, most):
+        for name, text in (("max", most), ("current", "3000"), ("stat", "anon 2400\ninactive_file 500\n")):
+            (folder / f"memory.{name}").write_text(text)
+
+    limit(container, "max")
+    assert device.available_bytes() == 10_000
+    limit(container.parent, "7000")
+    assert device.available_bytes() == 7000 - 3000 + 500
+    limit(container, "2000")
+    assert device.available_bytes() == 0
 
 
 @pytest.mark.parametrize(
@@ -249,7 +321,8 @@ def test_what_was_stopped_leaves_the_cases_before(fake, tmp_path, monkeypatch, c
                 raise KeyboardInterrupt
             return super().program(protocol, batch)
 
-    (tmp_path / "benchmark.txt").write_text("of an earlier benchmark")
+    for name in ("benchmark.txt", "speed_accuracy.png"):
+        (tmp_path / name).write_text("of an earlier benchmark")
     monkeypatch.setattr(run, "OurNetwork", Stopped)
     code, _, err = command(capsys, "--variants", "39", "--sizes", "64x96", *FAST, "--output", tmp_path)
     assert code == 130
@@ -258,6 +331,20 @@ def test_what_was_stopped_leaves_the_cases_before(fake, tmp_path, monkeypatch, c
     assert not result["finished"]
     assert [row["protocol"] for row in result["rows"]] == ["paper", "logits"]
     assert "NOT FINISHED: 2 of 4 cases" in (tmp_path / "benchmark.txt").read_text()
+    assert not (tmp_path / "speed_accuracy.png").exists()
+
+
+def test_what_was_stopped_in_its_first_case_leaves_the_benchmark_before(fake, tmp_path, monkeypatch):
+    def stopped(self, protocol, batch):
+        raise KeyboardInterrupt
+
+    before = {name: f"earlier {name}" for name in ("benchmark.json", "benchmark.txt", "speed_accuracy.png")}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(FakeNetwork, "program", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run.benchmark(tmp_path, variants=["39"], sizes_hw=[SIZE_HW], seconds=0.01)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +369,7 @@ def test_a_checkpoint_is_measured(fake, checkpoint_of, tmp_path, capsys):
     code, _, err = command(capsys, "--checkpoint", folder, "--sizes", "64x96", *FAST, "--output", tmp_path)
     assert code == 0, err
     result = json.loads((tmp_path / "benchmark.json").read_text())
-    assert result["weights"] == str(folder)
+    assert (result["weights"], result["data_set"]) == (str(folder), "scenes")
     assert {(row["variant"], row["num_classes"]) for row in result["rows"]} == {("23_slim", 9)}
 
 
@@ -313,6 +400,10 @@ def test_a_classifier_is_refused(fake, checkpoint_of, tmp_path, capsys):
         (("--sizes", "64x16"), "--sizes 64x16: expected 32 pixels or more each way"),
         (("--batch_sizes", "1,0"), "--batch_sizes 0: expected whole numbers above 0"),
         (("--batch_sizes", "1.5"), "--batch_sizes 1.5: expected whole numbers above 0"),
+        (
+            ("--protocols", "file", "--batch_sizes", "1,4"),
+            "--batch_sizes 1,4: --protocols file takes one image at a time",
+        ),
         (("--seconds", "nan"), "--seconds nan: expected a number above 0"),
         (("--checkpoint", "x", "--variants", "39"), "a checkpoint is of one variant"),
         (("--checkpoint", "/nowhere"), "/nowhere"),
@@ -345,6 +436,14 @@ def test_an_engine_that_is_not_installed(engine, missing, extra, fake, tmp_path,
     monkeypatch.setattr(importlib, "import_module", without)
     result = command(capsys, "--engines", engine, "--output", tmp_path)
     assert_one_error(result, f"{missing} is not installed: pip install 'ddrnet-jax[{extra}]'")
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_onnxruntime_is_compared_on_cpus_alone(platform, monkeypatch):
+    monkeypatch.setattr(onnx_runtime.onnx_engine, "installed", lambda package: None)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    with pytest.raises(EngineError, match=f"JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs"):
+        onnx_runtime.check_installed()
 
 
 def test_torch_needs_its_twin(fake, tmp_path, capsys, monkeypatch):

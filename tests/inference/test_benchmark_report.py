@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ddrnet_jax.config import DATA_SETS
 from ddrnet_jax.inference.benchmark import cases, device, plot, report, run, timing
 from ddrnet_jax.inference.benchmark.published import CITYSCAPES_HW, PUBLISHED
 from ddrnet_jax.models.ddrnet import VARIANTS
@@ -24,10 +25,10 @@ def figures(latency_ms, **more):
     return row | about | {"memory": memory} | more
 
 
-def result_of(measured, peaks=PEAKS):
+def result_of(measured, peaks=PEAKS, *, checkpoint=None, data_set=None):
     """A finished benchmark of (case, {engine: figures})."""
     wanted = [case for case, _ in measured]
-    result = report.started(None, ENGINES, wanted, 6.0, peaks)
+    result = report.started(checkpoint, data_set, ENGINES, wanted, 6.0, peaks)
     for case, rows in measured:
         about = {"network_flops": 40e9, "num_classes": 19, "png_bytes": 2_500_000}
         report.add(result, case, rows, ENGINES, about)
@@ -74,9 +75,40 @@ def test_the_table_fits_80_columns_and_says_every_row(result):
     text = " ".join(lines)
     assert "another machine than this one" in text
     assert "recalled, not checked" in text
-    assert "Random weights" in text
+    assert "Random weights, classes: 19 at 1024x2048, 19 at 720x960. For speed they are as good as any, except" in text
+    assert "waited for once, or with several engines once a turn (up to 10)" in text
     assert "onnxruntime: in a test" in text
     assert "720x960 of 2.5 MB" in text
+
+
+def test_figures_of_another_data_set_stand_beside_no_checkpoint(tmp_path):
+    measured = [(case(), {e.label: figures(9.0) for e in ENGINES})]
+    measured += [(case("23", (720, 960)), {e.label: figures(9.0) for e in ENGINES})]
+    expected = {None: [True, True], "cityscapes": [True, False], "camvid": [False, True], "scenes": [False, False]}
+    for data_set, has_published in expected.items():
+        result = result_of(measured, checkpoint=data_set and "runs/x", data_set=data_set)
+        assert [row["published"] is not None for row in result["rows"][:: len(ENGINES)]] == has_published
+        assert (plot.layout(result) is not None) == (data_set in (None, "cityscapes"))
+        header = lines_with(result, "network engine")[0]
+        assert header.endswith("paper") == any(has_published)
+        text = " ".join(report.table_lines(result))
+        assert (f"Weights: runs/x, trained on {data_set}: beside them stand no figures" in text) == bool(data_set)
+
+
+def test_p95_needs_twenty_forwards():
+    def table_of(calls):
+        turn = timing.Turn(calls, 0.9 * calls, tuple([0.9] * calls))
+        row = figures(900.0) | timing.summary([turn], cases.PROTOCOLS["mask"], 1)
+        return lines_with(result_of([(case(protocol="mask"), {e.label: row for e in ENGINES})]), "900.0")[0]
+
+    assert table_of(19).split()[2:8] == ["jax", "float32", "1", "900.0", "-", "1.11"]
+    assert table_of(20).count("900.0") == 2
+
+
+def test_a_long_size_stays_apart_from_what_follows():
+    result = result_of([(case("39", (10240, 20480)), {e.label: figures(98765.4) for e in ENGINES})])
+    assert len(lines_with(result, "10240x20480 39      ")) == 4, "of both engines, and their programs"
+    assert max(map(len, report.table_lines(result))) <= 80
 
 
 def test_fractions_are_of_what_the_device_reaches(result):
@@ -109,9 +141,13 @@ def test_json_is_complete_and_reads_back(result, tmp_path):
 
 
 def test_what_was_stopped_says_so():
-    result = report.started(None, ENGINES, [case(), case(batch=2), case(batch=4)], 6.0, PEAKS)
+    result = report.started(None, None, ENGINES, [case(), case(batch=2), case(batch=4)], 6.0, PEAKS)
     report.add(
-        result, case(), {e.label: figures(1.0) for e in ENGINES}, ENGINES, {"network_flops": None, "png_bytes": 1}
+        result,
+        case(),
+        {e.label: figures(1.0) for e in ENGINES},
+        ENGINES,
+        {"network_flops": None, "num_classes": 19, "png_bytes": 1},
     )
     assert "NOT FINISHED: 1 of 3 cases" in report.table_lines(result)
     assert result["rows"][0]["fraction_of_matmul"] is None
@@ -130,7 +166,8 @@ def plotted(speeds):
         for e, of_engine in speeds.items()
         for v, fps in of_engine.items()
     ]
-    return plot.layout({"rows": rows, "device": device.description(), "versions": {"jax": "0"}})
+    versions = {"jax": "0.1", "torch": "2.3", "python": "3"}
+    return plot.layout({"rows": rows, "device": device.description(), "versions": versions, "data_set": None})
 
 
 def test_the_plot_has_the_papers_points_and_ours():
@@ -142,6 +179,7 @@ def test_the_plot_has_the_papers_points_and_ours():
     assert [p.label for p in torch.points] == ["23-slim: 1.3"]
     assert "jax float32" in ours.name
     assert "Different machines" in found.caption
+    assert "jax 0.1, torch 2.3." in found.caption
     for fps, (low, high) in itertools.product((0.2, 101.6), [found.fps_range]):
         assert low < fps < high
     assert found.fps_ticks == (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
@@ -182,3 +220,4 @@ def test_labels_neither_overlap_nor_leave_the_axes():
 def test_every_published_row_has_a_source():
     assert all(row.source and 0 < row.miou < 1 and row.fps > 1 for row in PUBLISHED.values())
     assert all(("recalled" in row.source) != row.is_checked for row in PUBLISHED.values())
+    assert {row.data_set for row in PUBLISHED.values()} <= set(DATA_SETS)

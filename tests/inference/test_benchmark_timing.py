@@ -92,6 +92,28 @@ def test_warm_ups(forward_s, paper, others):
         assert last_s == pytest.approx(DISPATCH_S + forward_s + WAIT_S)
 
 
+def test_a_warm_up_holds_two_outputs_as_a_turn_does():
+    class Output:
+        """Counts those that are alive."""
+
+        alive, most = 0, 0
+
+        def __init__(self):
+            Output.alive += 1
+            Output.most = max(Output.most, Output.alive)
+
+        def __del__(self):
+            Output.alive -= 1
+
+    for run in (
+        lambda program: timing.warm_up(program, PROTOCOLS["logits"]),
+        lambda program: timing.interleaved({"a": program}, {"a": 1.0}, PROTOCOLS["paper"], 9.0),
+    ):
+        Output.most = 0
+        run(Program(Output))
+        assert (Output.alive, Output.most) == (0, 2)
+
+
 def turns_of_three(device, protocol, seconds=1.0, forward_s=(0.01, 0.1, 2.0)):
     programs = {name: device.program(name, s) for name, s in zip("abc", forward_s, strict=True)}
     call_s = dict(zip("abc", forward_s, strict=True))

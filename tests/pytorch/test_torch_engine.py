@@ -8,7 +8,7 @@ from flax import nnx
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch")
 
 from ddrnet_jax import DDRNet  # noqa: E402
-from ddrnet_jax.inference.benchmark import files, ours, pytorch, run  # noqa: E402
+from ddrnet_jax.inference.benchmark import device, files, ours, pytorch, run  # noqa: E402
 from ddrnet_jax.inference.benchmark.cases import PROTOCOLS  # noqa: E402
 
 SIZE_HW = (72, 83)
@@ -16,7 +16,7 @@ SIZE_HW = (72, 83)
 
 @pytest.fixture(scope="module")
 def networks():
-    model = DDRNet("23_slim", num_classes=19, rngs=nnx.Rngs(0))
+    model = DDRNet("23_slim", num_classes=19, aux_head=True, rngs=nnx.Rngs(0))
     model.eval()
     return ours.OurNetwork(model, SIZE_HW), pytorch.TorchNetwork(model, SIZE_HW)
 
@@ -43,6 +43,24 @@ def test_batch_norms_after_a_convolution_are_gone(networks):
     # What DAPPM and the head activate first: nine of the one, the first of the other.
     assert kinds.count(torch.nn.BatchNorm2d) == 12
     assert next(networks[1]._twin.parameters()).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_auxiliary_head_is_not_timed(networks):
+    twin = networks[1]._twin
+    assert not [name for name, _ in twin.named_parameters() if name.startswith("seghead_extra")]
+    images = torch.zeros(1, 3, *SIZE_HW)
+    with torch.inference_mode():
+        assert twin(images)[1] is None
+
+
+def test_what_does_not_fit_is_refused_before_it_takes_memory(networks, monkeypatch):
+    needed = 2 * 3 * 4 * 19 * SIZE_HW[0] * SIZE_HW[1]
+    monkeypatch.setattr(device, "available_bytes", lambda: needed - 1)
+    for name in ("paper", "mask", "file"):
+        networks[1].program(PROTOCOLS[name], 2)
+        with pytest.raises(device.OutOfMemory):
+            networks[1].program(PROTOCOLS[name], 3)
+    networks[1].program(PROTOCOLS["logits"], 3)
 
 
 def test_the_engine_is_offered():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ddrnet_jax.inference.benchmark.published import CITYSCAPES_HW, GMACS
+from ddrnet_jax.inference.onnx_engine import EngineError
 
 PAPER_SIZES_HW = (CITYSCAPES_HW, (720, 960), (640, 640))
 SECONDS = 6.0  # of forwards a row, as in the paper
@@ -18,7 +19,7 @@ class Protocol(NamedTuple):
     """How a forward is timed.
 
     meaning            input -> output, for the report
-    waits_every_call   for the output of each forward; else once, at the end of all
+    waits_every_call   for the output of each forward; else once, or with several engines once a turn
     warm_up_s          no more warm-ups after this; None: all WARM_UPS
     takes_batches      whether it means something for more than one image at a time
     """
@@ -72,6 +73,20 @@ def cases(
         for name in protocols
         for batch in (batch_sizes if PROTOCOLS[name].takes_batches else (1,))
     ]
+
+
+def single_image_protocols(protocols: Sequence[str], batch_sizes: Sequence[int]) -> list[str]:
+    """Those to which the batch sizes do not apply. Raises EngineError if they apply to none."""
+    if all(batch == 1 for batch in batch_sizes):
+        return []
+    found = [name for name in protocols if not PROTOCOLS[name].takes_batches]
+    if len(found) == len(protocols):
+        given = ",".join(str(batch) for batch in batch_sizes)
+        raise EngineError(
+            f"--batch_sizes {given}: --protocols {','.join(protocols)} takes one image at a time; "
+            "leave --batch_sizes out, or add paper, logits or mask"
+        )
+    return found
 
 
 def expected_s(case: Case, seconds: float, num_engines: int, flops_per_s: float, platform: str) -> float:

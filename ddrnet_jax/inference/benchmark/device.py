@@ -19,6 +19,7 @@ _MATRIX = {"cpu": 2048}  # rows and columns: a tenth of a second on a laptop
 _MATRIX_ELSEWHERE = 8192
 _COPY_FLOATS = 64 * 2**20  # 256 MiB, more than any cache holds
 _REPEATS = 5
+_CGROUPS, _CGROUP_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Precision(NamedTuple):
@@ -42,9 +43,19 @@ _DEFAULT = Precision("default", jnp.float32, "default")  # what `predict` comput
 _OTHERS = {"gpu": (_TF32, _BFLOAT16), "tpu": (_DEFAULT, _BFLOAT16)}
 
 
-def precisions(platform: str) -> tuple[Precision, ...]:
-    """Those that differ on a platform ("cpu", "gpu", "tpu"); the paper's float32 first."""
-    return (FLOAT32, *_OTHERS.get(platform, ()))
+def precisions(platform: str, compute_capability: str | None = None) -> tuple[Precision, ...]:
+    """Those that differ on a platform ("cpu", "gpu", "tpu"); the paper's float32 first.
+
+    compute_capability  of an NVIDIA GPU, as in "7.5"; before 8.0 none has TF32
+    """
+    major = (compute_capability or "").partition(".")[0]
+    without = (_TF32,) if major.isdigit() and int(major) < 8 else ()
+    return (FLOAT32, *(p for p in _OTHERS.get(platform, ()) if p not in without))
+
+
+def precisions_here() -> tuple[Precision, ...]:
+    """Those of the first device."""
+    return precisions(jax.default_backend(), getattr(jax.devices()[0], "compute_capability", None))
 
 
 class OutOfMemory(Exception):
@@ -59,16 +70,45 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, OutOfMemory | MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
+def check_fits(needed_bytes: int) -> None:
+    """Raises OutOfMemory on CPUs, where the system would kill the process instead of refusing the memory."""
+    available = available_bytes() if jax.default_backend() == "cpu" else None
+    if available is not None and needed_bytes > available:
+        raise OutOfMemory(f"needs {needed_bytes / 2**30:.2f} GiB, {available / 2**30:.2f} are free")
+
+
 def available_bytes() -> int | None:
-    """Free memory of the first device, None where nothing says."""
+    """Free memory of the first device, of a CPU also within the limits of a container; None where nothing says."""
     statistics = jax.devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    return min((free for free in (_machine_bytes(), _cgroup_bytes()) if free is not None), default=None)
+
+
+def _machine_bytes() -> int | None:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):  # no Linux
         return None
+
+
+def _cgroup_bytes() -> int | None:
+    """What the limits of the groups around this process (cgroup v2) leave; files that the system caches are free."""
+    try:
+        lines = _CGROUP_OF_PROCESS.read_text().splitlines()
+        here = _CGROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::").lstrip("/")
+    except (OSError, StopIteration):
+        return None
+    free = []
+    for folder in (here, *here.parents):
+        try:
+            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # none here, or "max"
+            continue
+        free.append(max(0, limit - used + int(statistics.get("inactive_file", 0))))
+    return min(free, default=None)
 
 
 def description() -> dict:

@@ -3,6 +3,7 @@
 import functools
 import time
 
+import jax
 import numpy as np
 
 from ddrnet_jax.inference import export_onnx, onnx_engine
@@ -20,9 +21,14 @@ NOTE = (
 
 
 def check_installed() -> None:
-    """Raises EngineError with the command that installs what is missing."""
+    """Raises EngineError with what to do if a package is missing, or JAX uses another device than the CPU."""
     for package in PACKAGES:
         onnx_engine.installed(package)
+    platform = jax.default_backend()
+    if platform != "cpu":
+        raise EngineError(
+            f"--engines onnxruntime: on the CPU alone, JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs"
+        )
 
 
 class OnnxNetwork:

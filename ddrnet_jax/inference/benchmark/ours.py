@@ -10,7 +10,7 @@ import numpy as np
 
 from ddrnet_jax import compilation
 from ddrnet_jax.inference.benchmark.cases import Protocol
-from ddrnet_jax.inference.benchmark.device import FLOAT32, OutOfMemory, Precision, available_bytes
+from ddrnet_jax.inference.benchmark.device import FLOAT32, Precision, check_fits
 from ddrnet_jax.inference.benchmark.files import image_to_measure
 from ddrnet_jax.inference.benchmark.timing import Program
 from ddrnet_jax.inference.predict import mask_program
@@ -36,11 +36,11 @@ class OurNetwork:
 
         Of `mask` and `file`: `start` takes other images u8[B,H,W,3] too, and returns masks u8[B,H,W].
         """
-        images = np.stack([image_to_measure(self._size_hw)] * batch)
         if protocol.name in ("mask", "file"):
-            return self._masks(images)
-        normalised = jax.jit(normalise)(images)
-        compiled, about = self._compile(self._logits(protocol.name == "paper"), normalised)
+            return self._masks(batch)
+        shape = jax.ShapeDtypeStruct((batch, *self._size_hw, 3), jnp.float32)
+        compiled, about = self._compile(self._logits(protocol.name == "paper"), shape, outputs_held=2)
+        normalised = jax.jit(normalise)(self._images(batch))
         return Program(lambda: compiled(self._weights, normalised), jax.block_until_ready, **about)
 
     def flops(self) -> float | None:
@@ -49,15 +49,20 @@ class OurNetwork:
         cost = self._logits(False).lower(self._weights, image).cost_analysis()
         return (cost or {}).get("flops")
 
-    def _masks(self, images: np.ndarray) -> Program:
-        if len(images) not in self._compiled_masks:
-            compiled, about = self._compile(mask_program(self._graphdef), images)
+    def _images(self, batch: int) -> np.ndarray:
+        return np.stack([image_to_measure(self._size_hw)] * batch)
+
+    def _masks(self, batch: int) -> Program:
+        if batch not in self._compiled_masks:
+            shape = jax.ShapeDtypeStruct((batch, *self._size_hw, 3), jnp.uint8)
+            compiled, about = self._compile(mask_program(self._graphdef), shape)
+            images = self._images(batch)
 
             def start(images=images):
                 return np.asarray(compiled(self._weights, images))
 
-            self._compiled_masks[len(images)] = Program(start, **about)
-        return self._compiled_masks[len(images)]
+            self._compiled_masks[batch] = Program(start, **about)
+        return self._compiled_masks[batch]
 
     def _logits(self, at_image_size: bool) -> Callable:
         graphdef, size_hw = self._graphdef, self._size_hw
@@ -68,18 +73,22 @@ class OurNetwork:
 
         return jax.jit(logits, compiler_options=compilation.options())
 
-    def _lower(self, program: Callable, images: jax.Array | np.ndarray) -> jax.stages.Lowered:
+    def _lower(self, program: Callable, images: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
         with jax.default_matmul_precision(self._precision.matmul):
             return program.lower(self._weights, images)
 
-    def _compile(self, program: Callable, images: jax.Array | np.ndarray) -> tuple[Callable, dict]:
+    def _compile(
+        self, program: Callable, images: jax.ShapeDtypeStruct, *, outputs_held: int = 1
+    ) -> tuple[Callable, dict]:
+        """(program, what a `Program` says of it), before its images take memory; OutOfMemory if it will not fit."""
         lowered = self._lower(program, images)
         with _cache_hits() as hits:
             start = time.perf_counter()
             compiled = lowered.compile()
             compile_s = time.perf_counter() - start
         memory = _memory(compiled)
-        _check_fits(memory)
+        if memory is not None:
+            check_fits(sum(memory.values()) + (outputs_held - 1) * memory["output_bytes"])
         about = {
             "compile_s": compile_s,
             "is_from_cache": bool(hits),
@@ -98,13 +107,6 @@ def _memory(compiled: jax.stages.Compiled) -> dict[str, int] | None:
         "output_bytes": analysis.output_size_in_bytes,
         "temporary_bytes": analysis.temp_size_in_bytes,
     }
-
-
-def _check_fits(memory: dict[str, int] | None) -> None:
-    """On CPUs, where the system would kill the process instead of refusing the memory."""
-    needed, available = sum((memory or {}).values()), available_bytes()
-    if jax.default_backend() == "cpu" and available is not None and needed > available:
-        raise OutOfMemory(f"needs {needed / 2**30:.2f} GiB, {available / 2**30:.2f} are free")
 
 
 @contextlib.contextmanager

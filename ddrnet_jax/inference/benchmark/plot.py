@@ -69,12 +69,17 @@ def write(result: dict, output: Path) -> Path | None:
 
 
 def layout(result: dict) -> Plot | None:
-    """The plot of a benchmark's `paper` rows at 1024x2048, one image at a time; None if there is none."""
-    rows = [r for r in result["rows"] if _is_drawn(r)]
+    """The plot of a benchmark's `paper` rows at 1024x2048, one image at a time; None if there is none.
+
+    Nor is there one of weights from another data set: their mIoU is not the published one.
+    """
+    rows = [r for r in result["rows"] if _is_drawn(r)] if result["data_set"] in (None, "cityscapes") else []
     if not rows:
         return None
     engines = list(dict.fromkeys(row["engine"] for row in rows))
-    where = device.label(result["device"])
+    where, versions = device.label(result["device"]), result["versions"]
+    packages = {engine.split()[0] for engine in engines}  # "jax float32"
+    software = ", ".join(f"{name} {version}" for name, version in versions.items() if name in packages)
     series = [Series(PAPER, _points(_published_speeds()), _PAPER_COLOR)]
     for i, engine in enumerate(engines):
         speeds = {row["variant"]: row["fps"] for row in rows if row["engine"] == engine}
@@ -83,7 +88,7 @@ def layout(result: dict) -> Plot | None:
     fps_range = (min(all_fps) / 2.2, max(all_fps) * 2.6)
     caption = (
         "mIoU: published, Cityscapes test set; not measured here. FPS: 1024x2048, one image at a time, x8 upsampling "
-        f"included, argmax not. Coloured: measured on {where}, XLA through jax {result['versions']['jax']}. "
+        f"included, argmax not. Coloured: measured on {where}, {software}. "
         f"Grey: published, {HARDWARE}. Different machines: not a comparison of software."
     )
     return Plot(

@@ -1,4 +1,4 @@
-"""The network in PyTorch eager as a program to time: the twin of the repository's benchmarks folder, at its fastest.
+"""The network in PyTorch eager as a program to time: the twin of the repository's benchmarks folder.
 
 Batch norms fused into convolutions, channels last. The twin is read as a file of the checkout: a comparison is
 no part of the installed package, and the package imports nothing from it unless it is asked to compare.
@@ -6,6 +6,7 @@ no part of the installed package, and the package imports nothing from it unless
 
 import importlib
 import importlib.util
+import math
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from types import ModuleType
 import jax
 import numpy as np
 
+from ddrnet_jax.inference.benchmark import device
 from ddrnet_jax.inference.benchmark.cases import Protocol
 from ddrnet_jax.inference.benchmark.files import image_to_measure
 from ddrnet_jax.inference.benchmark.timing import Program
@@ -21,7 +23,10 @@ from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.models.torch_weights import to_state_dict
 
 PACKAGES = ("torch",)
-NOTE = "torch: eager, float32 (TF32 off), channels last, batch norms fused, on the device that JAX uses"
+NOTE = (
+    "torch: eager, float32 (TF32 off), channels last, batch norms fused, on the device that JAX uses; on GPUs not at "
+    "its fastest: cudnn.benchmark off, neither torch.compile nor CUDA graphs, channels first not tried"
+)
 TWIN = Path(__file__).resolve().parents[3] / "benchmarks" / "torch_twin.py"
 
 
@@ -46,14 +51,18 @@ class TorchNetwork:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         twin = _twin().DDRNet(model.variant, num_classes=model.num_classes, aux_head=model.aux_head is not None)
         twin.load_state_dict({k: torch.tensor(v) for k, v in to_state_dict(model).items()}, strict=True)
+        twin.seghead_extra = None  # of training alone; the twin would compute it in every forward
         _fuse_batch_norms(torch, twin.eval())
         self._twin = twin.to(self._device, memory_format=torch.channels_last)
         mean, std = (torch.tensor(v, device=self._device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         self._mean, self._scale = 255 * mean, 1 / (255 * std)
         self._image = image_to_measure(size_hw)
+        self._upsampled_bytes = 4 * model.num_classes * math.prod(size_hw)
 
     def program(self, protocol: Protocol, batch: int) -> Program:
-        """What a protocol times, as of `OurNetwork`."""
+        """What a protocol times, as of `OurNetwork`. Raises OutOfMemory if its outputs do not fit."""
+        if protocol.name != "logits":
+            device.check_fits(2 * batch * self._upsampled_bytes)  # of one forward and the next, or a copy
         images = np.stack([self._image] * batch)
         if protocol.name in ("mask", "file"):
             return Program(lambda images=images: self._run(lambda: self._masks(images)))

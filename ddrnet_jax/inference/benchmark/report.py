@@ -9,19 +9,27 @@ from ddrnet_jax import compilation
 from ddrnet_jax.inference.benchmark import device
 from ddrnet_jax.inference.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
 from ddrnet_jax.inference.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
+from ddrnet_jax.inference.benchmark.timing import ROUNDS
 
 JSON_NAME, TABLE_NAME = "benchmark.json", "benchmark.txt"
 _WIDTH = 80
+_CALLS_OF_P95 = 20  # of fewer it is little else than the slowest
 _SPEED = f"{'size':<10}{'network':<8}{'engine':<14}{'batch':>5}{'ms':>9}{'p95':>9}{'FPS':>8}{'peak':>5}{'x':>6}"
 _PROGRAM = f"{'size':<10}{'network':<8}{'program':<22}{'compile':>9}{'memory':>10}{'accessed':>10}{'of copy':>8}"
 
 
-def started(checkpoint: str | Path | None, engines: list, cases: list[Case], seconds: float, peaks: dict) -> dict:
-    """The report before the first case."""
+def started(
+    checkpoint: str | Path | None, data_set: str | None, engines: list, cases: list[Case], seconds: float, peaks: dict
+) -> dict:
+    """The report before the first case.
+
+    data_set  that the checkpoint was trained on; None of random weights
+    """
     packages = [package for engine in engines for package in engine.packages]
     return {
         "finished": False,
         "weights": str(checkpoint) if checkpoint else "random",
+        "data_set": data_set,
         "seconds_a_row": seconds,
         "warm_ups": WARM_UPS,
         "protocols": {name: PROTOCOLS[name].meaning for name in dict.fromkeys(c.protocol.name for c in cases)},
@@ -44,6 +52,8 @@ def add(result: dict, case: Case, measured: dict[str, dict], engines: list, abou
     about  further entries of each; network_flops: of the network alone for one image, or None
     """
     published = PUBLISHED.get((case.variant, case.size_hw)) if case.protocol.name == "paper" else None
+    if published and result["data_set"] not in (None, published.data_set):
+        published = None
     for engine in engines:
         row = {
             "variant": case.variant,
@@ -113,13 +123,14 @@ def table_lines(result: dict) -> list[str]:
 
 
 def _speed_lines(row: dict) -> list[str]:
-    place = f"{size_name(row['size_hw']):<10}{row['variant']:<8}{row['engine']:<14}"
+    place = f"{size_name(row['size_hw']):<9} {row['variant']:<8}{row['engine']:<14}"
     if row["error"]:
         return textwrap.wrap(
             f"{row['batch']:>5}  {row['error']}", _WIDTH, initial_indent=place, subsequent_indent=" " * 39
         )
+    p95_ms = row["p95_ms"] if row["calls"] >= _CALLS_OF_P95 else None
     figures = (
-        f"{row['batch']:>5}{_ms(row['latency_ms']):>9}{_ms(row['p95_ms']):>9}{_three_digits(row['fps']):>8}"
+        f"{row['batch']:>5}{_ms(row['latency_ms']):>9}{_ms(p95_ms):>9}{_three_digits(row['fps']):>8}"
         f"{_percent(row['fraction_of_matmul']):>5}{'-' if row['ratio'] is None else format(row['ratio'], '.2f'):>6}"
     )
     published = row["published"]
@@ -139,7 +150,7 @@ def _program_lines(result: dict) -> list[str]:
         accessed = "-" if row["bytes_accessed"] is None else f"{row['bytes_accessed'] / 2**20:.0f} MiB"
         memory = sum(row["memory"].values()) / 2**20
         lines.append(
-            f"{size_name(row['size_hw']):<10}{row['variant']:<8}{name:<22}{compile_s:>9}{memory:>6.0f} MiB"
+            f"{size_name(row['size_hw']):<9} {row['variant']:<8}{name:<22}{compile_s:>9}{memory:>6.0f} MiB"
             f"{accessed:>10}{_percent(row['fraction_of_copy']):>8}"
         )
     return [*lines, ""]
@@ -152,8 +163,8 @@ def _notes(result: dict) -> list[str]:
     first = result["engines"][0]["label"]
     notes = [
         f"ms: paper: the mean of {result['seconds_a_row']:g} s of forwards (at least {MIN_CALLS}) after {WARM_UPS} "
-        "warm-ups, waited for at the end alone; elsewhere the median of forwards that are each waited for. "
-        "FPS: images a second at that.",
+        f"warm-ups, waited for once, or with several engines once a turn (up to {ROUNDS}); elsewhere the median of "
+        f"forwards that are each waited for. FPS: images a second at that. p95: from {_CALLS_OF_P95} of these on.",
         f"x: time against {first}: the median over rounds in which the engines take turns.",
         f"peak: operations of the network alone over those of a {n} x {n} matrix multiplication in this run: {rates}. "
         f"of copy: bytes that XLA counts over those of a large copy: {peaks['copy_bytes_per_s'] / 1e9:,.1f} GB/s.",
@@ -167,10 +178,7 @@ def _notes(result: dict) -> list[str]:
     if png_bytes:
         sizes = ", ".join(f"{size} of {count / 1e6:.1f} MB" for size, count in png_bytes.items())
         notes.append(f"file: a drawn street scene as PNG: {sizes}.")
-    if result["weights"] == "random":
-        notes.append("Random weights: for speed they are as good as any.")
-    else:
-        notes.append(f"Weights: {result['weights']}.")
+    notes.append(_weights_note(result))
     if result["load_before"] and result["load_before"] > 0.5:
         notes.append(
             f"The machine was busy when this began (load {result['load_before']:.1f} a core): read ratios, not times."
@@ -178,6 +186,19 @@ def _notes(result: dict) -> list[str]:
     notes += [engine["note"] for engine in result["engines"] if engine["note"]]
     notes.append(", ".join(f"{name} {version}" for name, version in result["versions"].items()))
     return notes
+
+
+def _weights_note(result: dict) -> str:
+    if result["weights"] != "random":
+        return (
+            f"Weights: {result['weights']}, trained on {result['data_set']}: beside them stand no figures that were "
+            "published of another data set, nor their plot."
+        )
+    classes = {size_name(row["size_hw"]): row["num_classes"] for row in result["rows"]}
+    return (
+        f"Random weights, classes: {', '.join(f'{count} at {size}' for size, count in classes.items())}. For speed "
+        "they are as good as any, except in file: PNGs of masks that make no sense take longer or shorter to write."
+    )
 
 
 def _wrapped(text: str) -> list[str]:

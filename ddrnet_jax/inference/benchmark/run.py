@@ -15,15 +15,15 @@ from flax import nnx
 from ddrnet_jax import checkpoints
 from ddrnet_jax.checkpoints import CheckpointError
 from ddrnet_jax.inference.benchmark import cases, device, onnx_runtime, plot, pytorch, report, timing
-from ddrnet_jax.inference.benchmark.cases import Case
+from ddrnet_jax.inference.benchmark.cases import Case, Protocol
 from ddrnet_jax.inference.benchmark.files import file_program, write_image
 from ddrnet_jax.inference.benchmark.ours import OurNetwork
+from ddrnet_jax.inference.benchmark.published import num_classes
 from ddrnet_jax.inference.onnx_engine import EngineError
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import VARIANTS, DDRNet
 
 LEAST_PIXELS = 32  # of an image each way: a drawn scene's
-_CLASSES = 19  # of a network with random weights, as of Cityscapes
 Say = Callable[[str], None]
 
 
@@ -48,7 +48,7 @@ def engines(others: Sequence[str] = ()) -> list[Engine]:
     """
     ours = [
         Engine(f"jax {precision.name}", functools.partial(OurNetwork, precision=precision), precision.name)
-        for precision in device.precisions(jax.default_backend())
+        for precision in device.precisions_here()
     ]
     return ours + [OTHER_ENGINES[name]() for name in others]
 
@@ -86,19 +86,21 @@ def benchmark(
                  sizes_hw, whatever its eval.size_hw and eval.tile_hw
     seconds      of forwards of each engine in each case
     say          where progress goes
-    Returns what benchmark.json holds. Files are written after every case: what is stopped leaves the cases before.
-    Raises CheckpointError or EngineError before anything is measured. What does not fit in memory is a row.
+    Returns what benchmark.json holds. Files are written after every case: what is stopped leaves the cases before,
+    or before the first what was there. Raises CheckpointError or EngineError before anything is measured. What does
+    not fit in memory is a row.
     """
+    single = cases.single_image_protocols(protocols, batch_sizes)
     to_run = engines(other_engines)
-    models = _trained(checkpoint) if checkpoint else {v: functools.partial(_random, v) for v in variants}
+    models, data_set = _trained(checkpoint) if checkpoint else (_random_models(variants), None)
     wanted = cases.cases(tuple(models), sizes_hw, protocols, batch_sizes)
+    if single:
+        say(f"{', '.join(single)}: one image at a time, whatever --batch_sizes says")
     say("measuring what this device can do: large matrix multiplications and copies")
-    used = [p for p in device.precisions(jax.default_backend()) if p.name in {e.precision for e in to_run}]
-    result = report.started(checkpoint, to_run, wanted, seconds, device.practical_peaks(used))
+    used = [p for p in device.precisions_here() if p.name in {e.precision for e in to_run}]
+    result = report.started(checkpoint, data_set, to_run, wanted, seconds, device.practical_peaks(used))
     expected_s = _expected_s(wanted, result, seconds, len(to_run))
     _say_what_comes(wanted, expected_s, to_run, output, say)
-    for write in (plot.write, report.write):  # in place of an earlier benchmark's
-        write(result, output)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for i, case, networks, about in _prepared(wanted, models, to_run, say):
@@ -106,6 +108,8 @@ def benchmark(
             image_file = write_image(Path(folder), case.size_hw)
             measured = measure(case, networks, image_file, seconds, say)
             report.add(result, case, measured, to_run, about | {"png_bytes": image_file.stat().st_size})
+            if i == 0:
+                (output / plot.PLOT_NAME).unlink(missing_ok=True)  # of the benchmark whose files are replaced now
             report.write(result, output)
     result["peaks"] = device.best_of(result["peaks"], device.practical_peaks(used))
     report.finish(result, time.perf_counter() - begin)
@@ -119,7 +123,7 @@ def _prepared(wanted: list[Case], models: dict, to_run: list[Engine], say: Say) 
     """(index, case, networks, what else is known of it), the networks made once for a variant at a size."""
     numbered = enumerate(wanted)
     for (variant, size_hw), group in itertools.groupby(numbered, lambda item: (item[1].variant, item[1].size_hw)):
-        model = models[variant]()
+        model = models[variant](size_hw)
         networks, flops = _networks(model, size_hw, to_run, say)
         for i, case in group:
             yield i, case, networks, {"num_classes": model.num_classes, "network_flops": flops}
@@ -144,9 +148,8 @@ def measure(case: Case, networks: dict, image_file: Path, seconds: float, say: S
             failed[label] = {"error": _why(e)}
             say(f"  {label}: {failed[label]['error']}")
             programs.pop(label, None)
-    if programs:
-        say(f"  measuring {', '.join(programs)}")
-    turns = timing.interleaved(programs, call_s, protocol, seconds) if programs else {}
+    turns, failed_late = _turns(programs, call_s, protocol, seconds, say)
+    failed |= failed_late
     rows = {}
     for label in networks:
         if label in failed:
@@ -162,6 +165,22 @@ def measure(case: Case, networks: dict, image_file: Path, seconds: float, say: S
         }
         say(f"  {label}: {rows[label]['latency_ms']:.1f} ms, {rows[label]['fps']:.2f} images/s")
     return rows
+
+
+def _turns(
+    programs: dict[str, timing.Program], call_s: dict[str, float], protocol: Protocol, seconds: float, say: Say
+) -> tuple[dict, dict]:
+    """(the turns of those that end them, the rows of the others): without one that fails, all are measured again."""
+    programs, failed = dict(programs), {}
+    while programs:
+        say(f"  measuring {', '.join(programs)}")
+        try:
+            return timing.interleaved(programs, call_s, protocol, seconds), failed
+        except timing.TurnError as e:
+            failed[e.name] = {"error": _why(e.__cause__)}
+            say(f"  {e.name}: {failed[e.name]['error']}")
+            del programs[e.name]
+    return {}, failed
 
 
 def _ready(case: Case, network, image_file: Path) -> tuple[timing.Program, float]:
@@ -197,20 +216,26 @@ def _networks(model: DDRNet, size_hw: tuple[int, int], to_run: list[Engine], say
     return networks, None if isinstance(ours, str) else ours.flops()
 
 
+def _random_models(variants: Sequence[str]) -> dict[str, Callable[[tuple[int, int]], DDRNet]]:
+    """By variant, for an image size: with as many classes as the data set of the paper that has it."""
+    return {v: lambda size_hw, v=v: _random(v, num_classes(size_hw)) for v in variants}
+
+
 @functools.lru_cache(maxsize=1)
-def _random(variant: str) -> DDRNet:
-    model = DDRNet(variant, num_classes=_CLASSES, rngs=nnx.Rngs(0))
+def _random(variant: str, classes: int) -> DDRNet:
+    model = DDRNet(variant, num_classes=classes, rngs=nnx.Rngs(0))
     model.eval()
     return model
 
 
-def _trained(checkpoint: str | Path) -> dict[str, Callable[[], DDRNet]]:
-    """By its variant; checked to be a segmenter."""
+def _trained(checkpoint: str | Path) -> tuple[dict[str, Callable[[tuple[int, int]], DDRNet]], str]:
+    """(by its variant, for an image size; the data set it was trained on); checked to be a segmenter."""
     loaded = checkpoints.load_weights(checkpoint)
     if loaded.config.task != "segmentation":
         raise CheckpointError(f"{checkpoint}: a classifier, expected a segmenter, which alone predicts masks")
     weights = jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats))
-    return {loaded.config.model.variant: lambda: variables.merge(loaded.graphdef, *weights)}
+    models = {loaded.config.model.variant: lambda size_hw: variables.merge(loaded.graphdef, *weights)}
+    return models, loaded.config.data.name
 
 
 def _expected_s(wanted: list[Case], result: dict, seconds: float, num_engines: int) -> list[float]:
@@ -223,7 +248,7 @@ def _say_what_comes(wanted: list[Case], expected_s: list[float], to_run: list[En
     duration = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{60 * minutes:.0f} seconds"
     say(
         f"{len(wanted)} cases by {', '.join(e.label for e in to_run)} on {device.label(device.description())}: "
-        f"roughly {duration}; results so far are always in {output / report.JSON_NAME}. "
+        f"roughly {duration}; after each case, results so far are in {output / report.JSON_NAME}. "
         "Fewer with --variants, --sizes, --protocols, --seconds"
     )
     load = device.load()

@@ -32,6 +32,14 @@ class Program(NamedTuple):
     bytes_accessed: float | None = None
 
 
+class TurnError(Exception):
+    """A program failed while it was measured; `__cause__` says how."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
+
+
 class Turn(NamedTuple):
     """Some forwards of one program in a row.
 
@@ -49,11 +57,15 @@ class Turn(NamedTuple):
 
 
 def warm_up(program: Program, protocol: Protocol, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Run a program as often as the protocol says; seconds of the last forward."""
+    """Run a program as often as the protocol says; seconds of the last forward.
+
+    As in a turn, an output is let go when the next forward has begun: what fits here fits there.
+    """
     begin = clock()
     for _ in range(WARM_UPS):
         start = clock()
-        program.wait(program.start())
+        output = program.start()
+        program.wait(output)
         last_s = clock() - start
         if protocol.warm_up_s is not None and clock() - begin >= protocol.warm_up_s:
             break
@@ -73,7 +85,7 @@ def interleaved(
 
     call_s  about how long a forward takes
     Returns the turns of each program; those of one index are of one round. Every second round goes backwards,
-    so that no program always follows the same one.
+    so that no program always follows the same one. Raises TurnError.
     """
     calls = {name: max(MIN_CALLS, round(seconds / call_s[name])) for name in programs}
     rounds = 1 if len(programs) == 1 else min(ROUNDS, *calls.values())
@@ -83,7 +95,10 @@ def interleaved(
             if len(programs) > 1:
                 sleep(_PAUSE_S)
             count = calls[name] * (i + 1) // rounds - calls[name] * i // rounds
-            turns[name].append(_turn(programs[name], protocol, count, clock))
+            try:
+                turns[name].append(_turn(programs[name], protocol, count, clock))
+            except Exception as e:
+                raise TurnError(name) from e
     return turns
 
 
@@ -105,7 +120,7 @@ def _turn(program: Program, protocol: Protocol, calls: int, clock: Callable[[], 
 
 
 def summary(turns: list[Turn], protocol: Protocol, batch: int) -> dict:
-    """The figures of one row. latency_ms is the mean where one wait ends all forwards, else the median."""
+    """The figures of one row. latency_ms is the mean where one wait ends a turn, else the median."""
     calls = sum(turn.calls for turn in turns)
     mean_ms = 1e3 * sum(turn.total_s for turn in turns) / calls
     latencies_ms = [1e3 * s for turn in turns for s in turn.latencies_s]
