@@ -51,7 +51,7 @@ class Evaluator:
         """
         batch_size  rounded up to a multiple of the devices
         say         where announcements of compilations and warnings go
-        watch       is shown this process's images; without one the predictions stay on the devices
+        watch       is shown this process's images
         """
         self.num_classes, self.mesh, self.view, self.say, self.watch = num_classes, mesh, view, say, watch
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
@@ -76,14 +76,17 @@ class Evaluator:
         counts = (self._finished(*one) for one in batches.in_flight(launched))
         return metrics.scores(batches.total(counts, (self.num_classes, self.num_classes)))
 
-    def _launched(self, weights: tuple[dict, dict], batch: dict) -> tuple[list[Sample], jax.Array, jax.Array]:
+    def _launched(self, weights: tuple[dict, dict], batch: dict) -> tuple[jax.Array, tuple | None]:
+        """(counts, what the watch is shown of them: samples and predictions, which would take memory without one)"""
         self._announce(batch["labels"].shape[1:])
         on_devices = devices.put_batch(batches.arrays(batch), self.mesh)
-        return batch["samples"], *self._count(weights, on_devices["images"], on_devices["labels"])
+        counts, predictions = self._count(weights, on_devices["images"], on_devices["labels"])
+        return counts, None if self.watch is None else (batch["samples"], predictions)
 
-    def _finished(self, samples: list[Sample], counts: jax.Array, predictions: jax.Array) -> np.ndarray:
+    def _finished(self, counts: jax.Array, watched: tuple[list[Sample], jax.Array] | None) -> np.ndarray:
         counts = np.asarray(counts)
-        if self.watch is not None:
+        if watched is not None:
+            samples, predictions = watched
             for each in zip(samples, counts, np.asarray(predictions), strict=False):  # rows that fill up have no sample
                 self.watch(*each)
         return counts.sum(0, dtype=np.int64)

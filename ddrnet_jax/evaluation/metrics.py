@@ -18,16 +18,17 @@ _TOP = 5
 def confusion(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
     """Counts of (label, prediction) over the labelled pixels of one batch.
 
-    labels i32[...] (0..C-1 or 255), predictions i32[...] (0..C-1) -> i32[C,C], rows are labels
+    labels i32[...] (0..C-1, any other is not counted), predictions i32[...] (0..C-1) -> i32[C,C], rows are labels
     """
     return confusion_by_image(labels[None], predictions[None], num_classes)[0]
 
 
 def confusion_by_image(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """The same of each image: labels i32[B,...] (0..C-1 or 255), predictions i32[B,...] (0..C-1) -> i32[B,C,C]"""
+    """The same of each image: labels i32[B,...], predictions i32[B,...] -> i32[B,C,C]"""
     count, cells = len(labels), num_classes**2
     first_cell = cells * jnp.arange(count).reshape(-1, *[1] * (labels.ndim - 1))
-    cell = jnp.where(labels != IGNORE, first_cell + labels * num_classes + predictions, count * cells)
+    is_labelled = (labels >= 0) & (labels < num_classes)
+    cell = jnp.where(is_labelled, first_cell + labels * num_classes + predictions, count * cells)
     counts = jnp.bincount(cell.reshape(-1), length=count * cells + 1)
     return counts[:-1].reshape(count, num_classes, num_classes).astype(jnp.int32)
 

@@ -1,12 +1,11 @@
 """The parts of the page that are no scores: pictures, the config, how the run was made."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 
 from ddrnet_jax import config, config_files
 from ddrnet_jax.report import panels, sections
-from ddrnet_jax.report.gallery import Seen
+from ddrnet_jax.report.gallery import Seen, short_name
 from ddrnet_jax.report.markup import Markup, element
 from ddrnet_jax.report.run import Run
 
@@ -36,16 +35,15 @@ def pictures(runs: Sequence[Run]) -> Markup | None:
 
 
 def _figure(runs: Sequence[Run], seen: Seen) -> Markup:
-    spec, evaluation = runs[0].spec, runs[0].evaluation
-    name = short_name(seen.name, evaluation.settings["data.root"] if evaluation else "")
+    spec, name = runs[0].spec, short_name(seen.name, runs[0].data_root)
     shown = [("image", panels.photo(seen)), ("label", panels.classes(seen.label, spec))]
     scores = [sections.percent(seen.miou)]
     shown += _predicted(seen, runs[0], "A: " if len(runs) > 1 else "")
     for other in runs[1:]:
-        its = other.gallery.by_name.get(seen.name)
+        its = other.gallery.by_name.get(name)
         is_same = its is not None and other.spec.classes == spec.classes
         shown += _predicted(its, other, "B: ") if is_same else []
-        scores.append(sections.percent(its.miou) if is_same else "not evaluated")
+        scores.append(sections.percent(its.miou) if is_same else _why_not(its, other))
     images = [
         element("div", element("img", src=uri, alt=f"{what} of {name}"), element("span", what), class_="panel")
         for what, uri in shown
@@ -54,6 +52,10 @@ def _figure(runs: Sequence[Run], seen: Seen) -> Markup:
     miou = ", ".join(f"{letter} mIoU {text}".strip() for letter, text in zip(letters, scores, strict=True))
     caption = element("figcaption", element("b", name), f" {miou}{_lowest(seen, spec.classes)}")
     return element("figure", caption, element("div", images, class_=f"panels of{len(shown)}"), class_="sample")
+
+
+def _why_not(its: Seen | None, other: Run) -> str:
+    return "no image of this name" if its is None and other.gallery.first else "not evaluated"
 
 
 def _predicted(seen: Seen, run: Run, prefix: str) -> list[tuple[str, str]]:
@@ -65,11 +67,6 @@ def _lowest(seen: Seen, classes: Sequence[str]) -> str:
     pairs = sorted((v, name) for v, name in zip(seen.iou, classes, strict=True) if v == v)[:_LOWEST]
     named = ", ".join(f"{name} {100 * v:.0f}" for v, name in pairs if v < 0.5)
     return f"; lowest: {named}" if named else ""
-
-
-def short_name(name: str, root: str) -> str:
-    """The name below the data set's root."""
-    return os.path.relpath(name, root).replace(os.sep, "/") if root and name.startswith(f"{root}/") else name
 
 
 def configuration(runs: Sequence[Run]) -> Markup:

@@ -1,5 +1,6 @@
 """Images of an evaluation that are worth looking at, chosen while it runs."""
 
+import os
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -28,24 +29,32 @@ class Seen(NamedTuple):
     prediction: np.ndarray
 
 
+def short_name(name: str, root: str) -> str:
+    """The name below the data set's root."""
+    name, root = os.path.normpath(name), os.path.normpath(root) if root else ""
+    is_below = root and name.startswith(f"{root.rstrip(os.sep)}{os.sep}")
+    return os.path.relpath(name, root).replace(os.sep, "/") if is_below else name
+
+
 class Gallery:
     """Watches an evaluation and keeps its worst, its best, its first and the asked-for images; see evaluate.Watch.
 
     Images without a labelled pixel are shown among the first, but say nothing about worst and best.
     """
 
-    def __init__(self, also: Collection[str] = ()):
+    def __init__(self, also: Collection[str] = (), root: str = ""):
         """
-        also  names of images to keep whatever their scores
+        also  short names of images to keep whatever their scores
+        root  of the data set, which the short names are below
         """
-        self._also = set(also)
+        self._also, self._root = set(also), root
         self.clear()
 
     def clear(self) -> None:
         """Forget what was seen: another evaluation begins."""
         self.mious: dict[str, float] = {}  # of every image with a labelled pixel
         self.first: list[Seen] = []
-        self.by_name: dict[str, Seen] = {}  # those asked for
+        self.by_name: dict[str, Seen] = {}  # those asked for, by their short names
         self._worst: list[Seen] = []
         self._best: list[Seen] = []
 
@@ -55,12 +64,14 @@ class Gallery:
         seen = Seen(sample["name"], of_image.miou, of_image.iou, sample["image"], sample["label"], prediction.copy())
         if len(self.first) < _FIRST:
             self.first.append(seen)
-        if seen.name in self._also:
-            self.by_name[seen.name] = seen
+        name = short_name(seen.name, self._root)
+        if name in self._also:
+            self.by_name[name] = seen
         if counts.any():
             self.mious[seen.name] = seen.miou
             self._worst = sorted([*self._worst, seen], key=lambda s: s.miou)[:_EACH]
-            self._best = sorted([*self._best, seen], key=lambda s: -s.miou)[:_EACH]
+            # Of equal ones the later first, so that none of few is among the worst as well.
+            self._best = sorted([seen, *self._best], key=lambda s: -s.miou)[:_EACH]
 
     @property
     def worst(self) -> list[Seen]:

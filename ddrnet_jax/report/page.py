@@ -3,7 +3,7 @@
 import contextlib
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddrnet_jax.report import details, sections
@@ -95,21 +95,42 @@ def _not_comparable(first: Run, second: Run) -> list[str]:
     return notes
 
 
+def prepare(path: str | Path) -> Path:
+    """Make the folder of a page and check that the page can be written there; its path, see write.
+
+    Raises ReportError if it cannot be written.
+    """
+    path = Path(path)
+    path = path if path.suffix.lower() in (".html", ".htm") and not path.is_dir() else path / NAME
+    if path.is_dir():
+        raise ReportError(f"{path}: cannot be written (it is a folder)")
+    with _temporary(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(b"")
+    return path
+
+
 def write(runs: Sequence[Run], path: str | Path) -> Path:
     """Write the report to `path`, a file that ends in .html, or else a folder that gets a report.html; its path.
 
     Raises ReportError if it cannot be written. What was there before is replaced only by a whole page.
     """
-    path = Path(path)
-    path = path if path.suffix.lower() in (".html", ".htm") and not path.is_dir() else path / NAME
+    path = prepare(path)
     text = page(runs, datetime.datetime.now(datetime.UTC))
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold what is no text
         os.replace(temporary, path)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)  # a full disk has use for the space
-        raise ReportError(f"{path}: cannot be written ({e.strerror or e})") from e
     return path
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A file beside `path` that is gone afterwards; a full disk has use for the space."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        yield temporary
+    except OSError as e:
+        raise ReportError(f"{path}: cannot be written ({e.strerror or e})") from e
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ def photo(seen: Seen) -> str:
 
 def classes(ids: np.ndarray, spec: DatasetSpec) -> str:
     """Train ids u8[H,W] in the colours of the data set, as a data URI."""
-    return data_uri(shrunk(pictures.colorize(ids, spec), _SIDE), is_photo=False)
+    return data_uri(pictures.colorize(shrunk_ids(ids, _SIDE), spec), is_photo=False)
 
 
 def errors(seen: Seen) -> str:
@@ -50,12 +50,9 @@ def error_map(image: np.ndarray, label: np.ndarray, prediction: np.ndarray) -> n
 
 def strip(seen: Seen, spec: DatasetSpec) -> np.ndarray:
     """Image, label and prediction laid over it side by side, the legend below -> u8[h,w,3] RGB"""
-    parts = (
-        seen.image,
-        pictures.overlay(seen.image, seen.label, spec),
-        pictures.overlay(seen.image, seen.prediction, spec),
-    )
-    row = [shrunk(part, _STRIP_SIDE) for part in parts]
+    image = shrunk(seen.image, _STRIP_SIDE)
+    ids = (shrunk_ids(ids, _STRIP_SIDE) for ids in (seen.label, seen.prediction))
+    row = [image, *(pictures.overlay(image, each, spec) for each in ids)]
     gap = np.full((row[0].shape[0], _GAP, 3), 255, np.uint8)
     picture = np.hstack([row[0], gap, row[1], gap, row[2]])
     if spec.num_classes > _MOST_CLASSES:
@@ -70,9 +67,18 @@ def jpeg(picture: np.ndarray) -> bytes:
 
 def shrunk(picture: np.ndarray, side: int) -> np.ndarray:
     """u8[H,W,3] -> u8[h,w,3] of the same shape, at most `side` pixels high and wide"""
+    return _shrunk(picture, side, cv2.INTER_AREA)
+
+
+def shrunk_ids(ids: np.ndarray, side: int) -> np.ndarray:
+    """u8[H,W] -> u8[h,w], the same of train ids: none that was not there before"""
+    return _shrunk(ids, side, cv2.INTER_NEAREST_EXACT)
+
+
+def _shrunk(picture: np.ndarray, side: int, interpolation: int) -> np.ndarray:
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
         return picture
     size = (max(1, round(scale * width)), max(1, round(scale * height)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(picture, size, interpolation=interpolation)

@@ -75,6 +75,11 @@ class Run:
         """The value that the best checkpoint is kept by."""
         return _SCORES[self.config["task"]]
 
+    @property
+    def data_root(self) -> str:
+        """The folder of the images that were evaluated, "" if there are none."""
+        return self.evaluation.settings.get("data.root", "") if self.evaluation else ""
+
     def best_recorded(self) -> tuple[int, float] | None:
         """(step, score 0..1) of the best evaluation in metrics.jsonl, None before the first."""
         steps, values = series(self.lines, self.score_name)
@@ -129,37 +134,63 @@ def of_training(
     )
 
 
-def read(
-    path: str | Path,
-    *,
-    config: ConfigDict | None = None,
-    also: Collection[str] = (),
-    say: Callable[[str], None] = lambda message: None,
-) -> Run:
-    """The run of a workdir (its best, else latest step) or of one step's directory, evaluated.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a path holds of a run, before anything is evaluated.
 
-    config  to evaluate by, on whose eval split; None: the run's own
-    also    names of images whose pictures are wanted
-    What cannot be had, as scores where the data set is not there, is a note and a warning.
-    Raises ReportError if there is no run; ConfigError, DataError or CheckpointError if `config` does not fit.
+    workdir      None of a step that was copied elsewhere
+    step_folder  the weights to evaluate, None if there are none
+    description  the checkpoint's metadata
+    config       the run's own
+    """
+
+    path: Path
+    workdir: Path | None
+    step_folder: Path | None
+    description: dict
+    config: ConfigDict
+    notes: list[str]
+
+
+def find(path: str | Path) -> Found:
+    """The run of a workdir (its best, else latest step) or of one step's directory.
+
+    Raises ReportError if there is no run.
     """
     path = Path(path).expanduser().absolute()
-    workdir = _workdir(path)
-    notes: list[str] = []
+    workdir, notes = _workdir(path), []
     try:
         step_folder = checkpoints.find_step(path)
         description = checkpoint_files.read_metadata(step_folder).custom_metadata
     except CheckpointError as e:
         step_folder, description = None, {}
         notes.append(f"No weights to evaluate: {e}")
-    own = _own_config(path, workdir, description)
-    gallery, evaluation = Gallery(also), None
-    if step_folder is not None:
+    return Found(path, workdir, step_folder, description, _own_config(path, workdir, description), notes)
+
+
+def read(
+    found: Found,
+    *,
+    config: ConfigDict | None = None,
+    also: Collection[str] = (),
+    say: Callable[[str], None] = lambda message: None,
+) -> Run:
+    """The run that was found, evaluated.
+
+    config  to evaluate by, on whose eval split; None: the run's own
+    also    short names of images whose pictures are wanted
+    What cannot be had, as scores where the data set is not there, is a note and a warning.
+    Raises ConfigError, DataError or CheckpointError if `config` does not fit.
+    """
+    own, notes = found.config, [*found.notes]
+    used = config or own
+    gallery, evaluation = Gallery(also, used.data.root), None
+    if found.step_folder is not None:
         try:
-            result = evaluate_checkpoint(config or own, step_folder, say, watch=gallery)
-            number = step_folder.name.split(".")[0]
+            result = evaluate_checkpoint(used, found.step_folder, say, watch=gallery)
+            number = found.step_folder.name.split(".")[0]
             step = int(number) if number.isdigit() else None
-            evaluation = _evaluation(result, config or own, step, "evaluated for this report")
+            evaluation = _evaluation(result, used, step, "evaluated for this report")
         except (ConfigError, DataError, CheckpointError) as e:
             if config is not None:
                 raise
@@ -168,16 +199,23 @@ def read(
     for note in notes:
         say(f"warning: {note}")
     run = Run(
-        name=str(path),
+        name=str(found.path),
         config=config_files.to_json(own),
         spec=factory.dataset_spec(own),
-        lines=read_lines(workdir) if workdir else [],
+        lines=read_lines(found.workdir) if found.workdir else [],
         evaluation=evaluation,
         gallery=gallery,
-        made_by=description.get("made_by", {}),
+        made_by=_made_by(found.description),
         notes=notes,
     )
     return run if evaluation else dataclasses.replace(run, evaluation=_recorded(run))
+
+
+def _made_by(description: dict) -> dict:
+    """As much as is there of what provenance.made_by gives; the metadata may be damaged or foreign."""
+    values = description.get("made_by")
+    kinds = {"command": str, "devices": str, "versions": dict}
+    return {k: values[k] for k, kind in kinds.items() if isinstance(values, dict) and isinstance(values.get(k), kind)}
 
 
 def workdir_of(path: str | Path) -> Path | None:

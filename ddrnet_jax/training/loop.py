@@ -74,12 +74,11 @@ def _train(
         checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config, made_by)))
         schedule, sgd = program.schedule_and_optimizer(config)
         graphdef, run_state, first_step, origin = _first_state(config, sgd, checkpoints, mesh)
-        log = stack.enter_context(
-            contextlib.closing(open_log(folder, resumed_step=first_step, total_steps=config.total_steps))
-        )
+        steps = {"total_steps": config.total_steps, "eval_every_steps": config.eval.every_steps}
+        log = stack.enter_context(contextlib.closing(open_log(folder, resumed_step=first_step, **steps)))
         own_devices = devices.local_mesh(mesh)
         gallery = Gallery()
-        watch = gallery if processes.is_first() else None
+        watch = gallery if jax.process_index() == 0 else None
         evaluator = make_evaluator(config, graphdef, own_devices, say=log.say, watch=watch)
         train_step = program.train_step(config, graphdef, sgd, mesh)
         batches = stack.enter_context(contextlib.closing(_batches(config, train_source, first_step)))
@@ -133,7 +132,7 @@ def _train(
         if result is None:  # the run was complete already: nothing is left to save
             processes.end_at_sigterm()
             result = evaluate()
-        if processes.is_first():
+        if jax.process_index() == 0:
             run = functools.partial(of_training, folder, config, done, result, gallery, made_by)
             _write_report(run, folder, log)
         return result

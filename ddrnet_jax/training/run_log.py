@@ -19,12 +19,13 @@ from ddrnet_jax.report.gallery import Seen
 from ddrnet_jax.report.run import METRICS_FILE
 
 _SAMPLES = "image, label, prediction"
+_MOST_PICTURED = 50  # evaluations of a run
 
 
 class RunLog:
     """The one writer of a workdir's metrics; lines beyond `resumed_step` are dropped on opening."""
 
-    def __init__(self, workdir: Path, *, resumed_step: int, total_steps: int):
+    def __init__(self, workdir: Path, *, resumed_step: int, total_steps: int, eval_every_steps: int):
         self._path = workdir / METRICS_FILE
         # The last step that was evaluated, 0 before the first.
         self.last_evaluation = _drop_later_lines(self._path, resumed_step)
@@ -39,7 +40,8 @@ class RunLog:
                 dynamic_ncols=True,
                 bar_format="{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}] {bar}",
             )
-        self._total_steps = total_steps
+        self._total_steps, self._eval_every_steps = total_steps, eval_every_steps
+        self._has_warned = False
 
     def train(self, step: int, values: dict[str, float], seconds_left: float) -> None:
         """One training line: loss, learning_rate, images_per_s, ..."""
@@ -59,11 +61,11 @@ class RunLog:
     def evaluation(self, step: int, result: Scores | Accuracy, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
         """One evaluation line: val/miou, val/iou/<class>, ... or val/top1, val/top5, as fractions.
 
-        samples  whose pictures TensorBoard gets
+        samples  whose pictures TensorBoard gets, of about 50 evaluations a run
         """
-        tags = (f"{_SAMPLES}/{i} {Path(seen.name).stem}" for i, seen in enumerate(samples, 1))
-        pictures = {tag: panels.strip(seen, spec) for tag, seen in zip(tags, samples, strict=True)}
-        self._write(step, result.values(spec.classes), pictures)
+        self._write(step, result.values(spec.classes))
+        if samples and _is_pictured(step, total_steps=self._total_steps, eval_every_steps=self._eval_every_steps):
+            self._write_pictures(step, spec, samples)
         self.say(f"step {step}  {result.line()}")
 
     def say(self, message: str) -> None:
@@ -80,15 +82,38 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
 
-    def _write(self, step: int, values: dict[str, float], pictures: dict[str, np.ndarray] | None = None) -> None:
+    def _write(self, step: int, values: dict[str, float]) -> None:
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             scalars = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
-            self._tensorboard.write(step, scalars, pictures or {})
+            self._tensorboard.write_scalars(step, scalars)
         except OSError as e:
             problem = f"{e.strerror}; the checkpoints are intact: make room, then run the same command again"
             raise OSError(e.errno, problem, str(self._path.parent)) from e
+
+    def _write_pictures(self, step: int, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
+        try:
+            pictures = {_tag(i, seen): panels.strip(seen, spec) for i, seen in enumerate(samples, 1)}
+            self._tensorboard.write_pictures(step, pictures)
+        except Exception as e:  # whatever it is, no run ends for its pictures
+            if not self._has_warned:
+                problem = (str(e).splitlines() or [""])[0]
+                self.say(f"warning: TensorBoard lacks pictures of samples ({type(e).__name__}: {problem})")
+            self._has_warned = True
+
+
+def _tag(number: int, seen: Seen) -> str:
+    stem = Path(seen.name).stem.encode("utf-8", "replace").decode()  # a file's name may hold what is no text
+    return f"{_SAMPLES}/{number} {stem}"
+
+
+def _is_pictured(step: int, *, total_steps: int, eval_every_steps: int) -> bool:
+    if step == total_steps or eval_every_steps <= 0:
+        return True
+    evaluations = total_steps // eval_every_steps
+    stride = -(-evaluations // _MOST_PICTURED)
+    return step // eval_every_steps % stride == 0
 
 
 class _TensorBoard:
@@ -108,10 +133,14 @@ class _TensorBoard:
         started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._writer.write_event(self._event(wall_time=time.time(), step=first_step, session_log=started))
 
-    def write(self, step: int, scalars: dict[str, float], pictures: dict[str, np.ndarray]) -> None:
+    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        self._write(step, [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
+
+    def write_pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """pictures are u8[h,w,3] RGB"""
-        values = [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        values += [self._summary.Value(tag=tag, image=self._image(picture)) for tag, picture in pictures.items()]
+        self._write(step, [self._summary.Value(tag=tag, image=self._image(p)) for tag, p in pictures.items()])
+
+    def _write(self, step: int, values: list) -> None:
         self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
         self._writer.flush()
 
@@ -144,11 +173,11 @@ class SilentLog:
         """See RunLog."""
 
 
-def open_log(workdir: Path, *, resumed_step: int, total_steps: int) -> RunLog | SilentLog:
+def open_log(workdir: Path, *, resumed_step: int, total_steps: int, eval_every_steps: int) -> RunLog | SilentLog:
     """The workdir's RunLog in the first process of a run, in the others a SilentLog."""
     if jax.process_index():
         return SilentLog()
-    return RunLog(workdir, resumed_step=resumed_step, total_steps=total_steps)
+    return RunLog(workdir, resumed_step=resumed_step, total_steps=total_steps, eval_every_steps=eval_every_steps)
 
 
 def _drop_later_lines(path: Path, last_step: int) -> int:

@@ -1,5 +1,7 @@
 """Evaluation: every labelled pixel once, whatever the batch size, the sizes of images and the devices."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,31 @@ def test_a_watch_sees_every_image_once_with_its_own_counts_and_prediction(model,
                 slow[truth, guess] += 1
         np.testing.assert_array_equal(counts, slow)
     np.testing.assert_array_equal(sum(counts for counts, _ in seen.values()), result.confusion)
+
+
+class _Tracked(dict):
+    """A sample that can be seen to be gone."""
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("is_watched", [False, True])
+def test_only_a_watch_keeps_samples_in_flight(model, is_watched):
+    graphdef, params, stats = variables.split(model)
+    alive, most = weakref.WeakSet(), []
+
+    def made():
+        for i in range(8):
+            most.append(len(alive))
+            sample = _Tracked(image=np.zeros((8, 8, 3), np.uint8), label=np.zeros((8, 8), np.uint8), name=str(i))
+            alive.add(sample)
+            yield sample
+            del sample
+
+    watch = (lambda *seen: None) if is_watched else None
+    mesh = devices.data_mesh(jax.devices()[:1])
+    Evaluator(graphdef, CLASSES, mesh, batch_size=1, watch=watch)(params, stats, made())
+    assert (max(most) > 2) == is_watched
 
 
 def test_batches_hold_every_sample_once_and_ignored_filling(samples):

@@ -33,6 +33,18 @@ def test_miou_equals_counting_sets(seed):
     assert result.pixel_accuracy == pytest.approx((labels == predictions)[is_labelled].mean())
 
 
+def test_labels_of_no_class_count_in_no_image():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 1, 2, 3, 7, 254, 255, -1], (3, 40)).astype(np.int32)
+    predictions = rng.integers(0, 3, labels.shape).astype(np.int32)
+    expected = np.zeros((3, 3, 3), int)
+    for i, (truths, guesses) in enumerate(zip(labels, predictions, strict=True)):
+        for truth, guess in zip(truths, guesses, strict=True):
+            if truth in (0, 1, 2):
+                expected[i, truth, guess] += 1
+    np.testing.assert_array_equal(metrics.confusion_by_image(labels, predictions, 3), expected)
+
+
 def test_a_class_predicted_but_never_labelled_counts_zero():
     counts = np.array([[6, 2], [0, 0]])
     result = metrics.scores(counts)

@@ -8,6 +8,7 @@ import pytest
 from report.hand_made import CLASSES, SETTINGS, SPEC, config_json, metric_lines, shown_gallery
 
 from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.report.gallery import short_name
 from ddrnet_jax.report.run import Evaluation, Run
 
 
@@ -31,7 +32,7 @@ def run():
 @pytest.fixture
 def other(run):
     """A second run on the same data, seen for the first one's pictures."""
-    also = [seen.name for seen in (*run.gallery.worst, *run.gallery.best)]
+    also = [short_name(seen.name, "/data") for seen in (*run.gallery.worst, *run.gallery.best)]
     gallery, counts = shown_gallery(also=also, seed=1)
     scores = metrics.scores(sum(counts) + np.diag([4000, 0, 0, 0, 0]))
     return dataclasses.replace(

@@ -33,10 +33,10 @@ def _in_squares(array):
     return array.repeat(16, 0).repeat(16, 1).astype(np.uint8)
 
 
-def shown_gallery(count=12, also=(), seed=0):
+def shown_gallery(count=12, also=(), seed=0, root="/data"):
     """(a Gallery that has seen `count` images, their confusions)"""
     rng = np.random.default_rng(seed)
-    gallery, counts = Gallery(also), []
+    gallery, counts = Gallery(also, root), []
     for i in range(count):
         label = rng.choice(LABELS, (3, 5))
         is_right = (rng.random(label.shape) < i / count) & (label != IGNORE)
@@ -44,7 +44,7 @@ def shown_gallery(count=12, also=(), seed=0):
         image = rng.integers(0, 256, (3, 5, 3))
         label, prediction, image = (_in_squares(a) for a in (label, prediction, image))
         counts.append(confusion_of(label, prediction))
-        gallery({"name": f"/data/val/<i>{i}.png", "image": image, "label": label}, counts[-1], prediction)
+        gallery({"name": f"{root}/val/<i>{i}.png", "image": image, "label": label}, counts[-1], prediction)
     return gallery, counts
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ddrnet_jax.report.gallery import Gallery
+from ddrnet_jax.report.gallery import Gallery, short_name
 
 
 def show(gallery, name, hits, misses):
@@ -48,3 +48,29 @@ def test_asked_for_images_are_kept_and_another_evaluation_starts_anew():
     assert not gallery.mious
     show(gallery, "7", 1, 0)
     assert list(gallery.by_name) == ["7"]
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 20])
+def test_images_of_equal_scores_are_at_one_end_only(count):
+    gallery = Gallery()
+    for i in range(count):
+        show(gallery, str(i), 5, 5)
+    worst, best = ([seen.name for seen in chosen] for chosen in (gallery.worst, gallery.best))
+    assert not set(worst) & set(best)
+    assert len(set(worst + best)) == min(8, count)
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "expected"),
+    [
+        ("/data/val/a.png", "/data", "val/a.png"),
+        ("/data/val/a.png", "/data/", "val/a.png"),
+        ("/data//val/a.png", "/x/../data", "val/a.png"),
+        ("here/val/a.png", "./here", "val/a.png"),
+        ("/data2/a.png", "/data", "/data2/a.png"),
+        ("/a.png", "/", "a.png"),
+        ("a.png", "", "a.png"),
+    ],
+)
+def test_names_are_short_below_the_root_only(name, root, expected):
+    assert short_name(name, root) == expected

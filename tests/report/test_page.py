@@ -8,11 +8,11 @@ import re
 import cv2
 import numpy as np
 import pytest
-from report.hand_made import CLASSES, SETTINGS, SPEC, config_json, metric_lines
+from report.hand_made import CLASSES, SETTINGS, SPEC, config_json, metric_lines, shown_gallery
 from report.html_page import Page
 
 from ddrnet_jax.report import page, panels
-from ddrnet_jax.report.gallery import Gallery
+from ddrnet_jax.report.gallery import Gallery, short_name
 from ddrnet_jax.report.run import Evaluation, ReportError
 
 WRITTEN = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -141,6 +141,13 @@ def test_large_images_are_made_small():
         assert found[0] / found[1] == pytest.approx(height / width, rel=0.02)
 
 
+def test_small_pictures_of_classes_have_no_other_colours():
+    ids = np.random.default_rng(0).choice(np.array([*range(len(CLASSES)), 255], np.uint8), (700, 1100))
+    found = decoded(panels.classes(ids, SPEC))
+    assert found.shape == (305, 480, 3)
+    assert set(map(tuple, found.reshape(-1, 3))) == {*SPEC.colors, (0, 0, 0)}
+
+
 def test_curves_say_what_is_no_number_and_draw_the_rest(run):
     found = read(run)
     loss = found.all("svg", **{"aria-label": "loss over steps"})
@@ -188,8 +195,19 @@ def test_compare_shows_differences_of_scores_and_of_configs(run, other):
     assert found.rows[different + 2][:1] != ["seed"]
     assert [a["class"] for a in found.all("polyline")] == ["curve run0", "curve run1"] * 3
     assert len(found.all("img")) == 8 * 6  # image, label, and prediction and errors of both
-    worst = run.gallery.worst[0].name
+    worst = short_name(run.gallery.worst[0].name, "/data")
     assert f"B mIoU {100 * other.gallery.by_name[worst].miou:.2f} %" in found.text
+
+
+def test_compare_finds_the_images_below_another_root(run, other):
+    also = [short_name(seen.name, "/data") for seen in (*run.gallery.worst, *run.gallery.best)]
+    gallery, _ = shown_gallery(also=also[1:], seed=1, root="/elsewhere")
+    text = read(run, dataclasses.replace(other, gallery=gallery)).text
+    for name in also[1:]:
+        assert f"B mIoU {100 * gallery.by_name[name].miou:.2f} %" in text
+    assert text.count("B mIoU no image of this name") == 1
+    text = read(run, dataclasses.replace(other, gallery=Gallery())).text
+    assert text.count("B mIoU not evaluated") == 8
 
 
 def test_compare_says_when_scores_are_of_different_things(run, other):

@@ -1,17 +1,18 @@
 """Reading a workdir: what is damaged or missing is a note, and only where there is no run at all an error."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
-from ddrnet_jax.report import make, run
+from ddrnet_jax.report import make, page, run
 from ddrnet_jax.report.run import ReportError
 
 
 def test_a_workdir_without_checkpoint_is_read_from_its_metrics(workdir):
     said = []
-    found = run.read(workdir, say=said.append)
+    found = run.read(run.find(workdir), say=said.append)
     assert len(said) == 1
     assert said[0].startswith("warning: No weights to evaluate")
     assert found.notes == [said[0].removeprefix("warning: ")]
@@ -29,7 +30,7 @@ def test_broken_lines_are_passed_over(workdir):
     broken = ["", "{", "[]", "1", "null", '{"loss": 1}', '{"step": "7"}', '{"step": true}', '{"step": 1.5}', "\udcff"]
     broken += ['{"step": 9, "loss": "high", "val/miou": null, "learning_rate": Infinity}', '{"step": 10, "loss": 2}']
     (workdir / "metrics.jsonl").write_text("\n".join(broken), errors="surrogateescape")
-    found = run.read(workdir)
+    found = run.read(run.find(workdir))
     assert [line["step"] for line in found.lines] == [9, 10]
     assert run.series(found.lines, "loss") == ([10], [2.0])
     assert found.best_recorded() is None
@@ -41,7 +42,7 @@ def test_broken_lines_are_passed_over(workdir):
 def test_a_config_that_is_none_is_one_error(workdir, text):
     (workdir / "config.json").write_text(text)
     with pytest.raises(ReportError, match=r"config\.json: not a config of a run"):
-        run.read(workdir)
+        run.find(workdir)
 
 
 def test_no_run_is_one_error(tmp_path):
@@ -63,3 +64,27 @@ def test_the_page_goes_into_the_workdir_or_where_it_is_told(workdir, tmp_path):
     assert path == tmp_path / "compared.html"
     assert "12345" in path.read_text()
     assert "12345" not in (workdir / "report.html").read_text()
+
+
+def test_user_errors_come_before_the_evaluation(workdir, tmp_path, monkeypatch):
+    def evaluated(*args, **kwargs):
+        raise AssertionError("long work")
+
+    monkeypatch.setattr(run, "read", evaluated)
+    with pytest.raises(ReportError, match=r"gone.*expected a workdir"):
+        make.make(workdir, compare=tmp_path / "gone")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match=r"x\.html: cannot be written"):
+        make.make(workdir, tmp_path / "file" / "x.html")
+    (tmp_path / "folder" / page.NAME).mkdir(parents=True)
+    with pytest.raises(ReportError, match=r"report\.html: cannot be written \(it is a folder\)"):
+        make.make(workdir, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("made_by", [7, None, ["a"], "text", {"command": ["a"], "devices": {}, "versions": "1.2"}])
+def test_foreign_metadata_is_as_good_as_none(workdir, made_by):
+    found = dataclasses.replace(run.find(workdir), description={"made_by": made_by})
+    assert run.read(found).made_by == {}
+    kept = {"command": "train", "versions": {"jax": "1"}}
+    found = dataclasses.replace(found, description={"made_by": kept | {"devices": 3}})
+    assert run.read(found).made_by == kept
