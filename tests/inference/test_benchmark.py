@@ -326,7 +326,7 @@ def test_what_was_stopped_leaves_the_cases_before(fake, tmp_path, monkeypatch, c
     monkeypatch.setattr(run, "OurNetwork", Stopped)
     code, _, err = command(capsys, "--variants", "39", "--sizes", "64x96", *FAST, "--output", tmp_path)
     assert code == 130
-    assert err.endswith("stopped; the cases measured so far are in --output\n")
+    assert err.endswith("stopped; --output has the cases measured so far, before the first of them what it had\n")
     result = json.loads((tmp_path / "benchmark.json").read_text())
     assert not result["finished"]
     assert [row["protocol"] for row in result["rows"]] == ["paper", "logits"]

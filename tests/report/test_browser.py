@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ddrnet_jax.report import page
-from ddrnet_jax.report.gallery import Gallery
+from ddrnet_jax.report.gallery import Gallery, short_name
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
@@ -89,8 +89,8 @@ def with_many_classes(run):
     config = run.config | {"init_from": "/a/path/" + 300 * "x"}
     settings = run.evaluation.settings | {"data.eval_split": 80 * "e"}
     evaluation = dataclasses.replace(run.evaluation, values=values, confusion=confusion, settings=settings)
-    seen = {s.name: s for s in (*run.gallery.worst, *run.gallery.best)} | run.gallery.by_name
-    gallery = Gallery(also=seen)
+    seen = {s.name: s for s in (*run.gallery.worst, *run.gallery.best, *run.gallery.by_name.values())}
+    gallery = Gallery(also=[short_name(name, "/data") for name in seen], root="/data")
     for s in seen.values():
         gallery({"name": s.name, "image": s.image, "label": s.label}, confusion, s.prediction)
     changed = {"name": f"/runs/{100 * 'y'}", "spec": spec, "config": config, "notes": [90 * "z"]}
