@@ -1,13 +1,19 @@
-"""Seconds of one training step, interleaved: XLA's default options against ours.
+"""Seconds of one training step, engines interleaved in one process: ours, XLA's default options, PyTorch's two layouts.
 
-python benchmarks/train_step.py [--rounds N]
+python benchmarks/train_step.py [--engines ours,xla_defaults,torch_nhwc,torch_nchw] [--variant 23_slim] [--batch 2]
+    [--size 256x512] [--rounds 10] [--json FILE]
 
-23-slim with auxiliary head, batch 8, 240x320, float32, plain cross entropy: the step of configs/camvid_small.py.
+Auxiliary head, u8 images normalised within the step, cross entropy at image size of both heads (0.4 of the auxiliary
+one), SGD with momentum and weight decay, float32. PyTorch (extra "torch"): the twin in eager mode; the better of its
+two layouts is the one to compare with. Losses of the first step are compared before anything is timed.
 """
 
 import argparse
+import json
 import statistics
 import time
+from collections.abc import Callable
+from pathlib import Path
 from unittest import mock
 
 import jax
@@ -15,57 +21,131 @@ import numpy as np
 from flax import nnx
 
 from ddrnet_jax import DDRNet, compilation, devices
+from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
+from ddrnet_jax.models.torch_weights import to_state_dict
+from ddrnet_jax.models.variables import merge
 from ddrnet_jax.training import losses, optimizer, state
 from ddrnet_jax.training.step import make_train_step
 
-BATCH, HEIGHT, WIDTH, CLASSES = 8, 240, 320, 11
+CLASSES, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, AUX_WEIGHT = 19, 0.01, 0.9, 5e-4, 0.4
+Step = Callable[[], float]  # one training step on the same batch -> its loss, once it is done
 
 
-def build(rngs: nnx.Rngs) -> DDRNet:
-    """The network of camvid_small."""
-    return DDRNet("23_slim", num_classes=CLASSES, aux_head=True, rngs=rngs)
-
-
-def compiled_step(options: dict, batch: dict, mesh) -> tuple:
-    """(compiled step, its first state, seconds to compile) with these compiler options."""
-    sgd = optimizer.sgd(lambda step: 0.02, momentum=0.9, nesterov=False, weight_decay=5e-4)
-    graphdef, first = state.create(build, sgd, seed=0)
-    first = jax.device_put(first, devices.replicated(mesh))
+def jax_step(variant: str, batch: dict[str, np.ndarray], options: dict[str, str]) -> tuple[Step, float]:
+    """(our step with these compiler options, seconds to compile)"""
+    mesh = devices.data_mesh()
+    sgd = optimizer.sgd(lambda step: LEARNING_RATE, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY)
+    graphdef, run_state = state.create(_builder(variant), sgd, seed=0)
+    run_state = devices.put_replicated(run_state, mesh)
+    on_device = devices.put_batch(batch, mesh)
     with mock.patch.object(compilation, "options", return_value=options):
-        step = make_train_step(graphdef, sgd, losses.cross_entropy, mesh)
+        step = make_train_step(graphdef, sgd, losses.cross_entropy, mesh, aux_weight=AUX_WEIGHT)
         start = time.perf_counter()
-        return step.lower(first, batch).compile(), first, time.perf_counter() - start
+        compiled = step.lower(run_state, on_device).compile()
+        compile_s = time.perf_counter() - start
+
+    def run() -> float:
+        nonlocal run_state
+        run_state, metrics = compiled(run_state, on_device)
+        return float(metrics["loss"])
+
+    return run, compile_s
+
+
+def torch_step(variant: str, batch: dict[str, np.ndarray], is_channels_last: bool) -> tuple[Step, float]:
+    """(the twin's step from the same weights, 0.0)"""
+    import torch
+    import torch.nn.functional as F
+    from torch_twin import DDRNet as Twin
+
+    sgd = optimizer.sgd(lambda step: LEARNING_RATE, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY)
+    graphdef, first = state.create(_builder(variant), sgd, seed=0)
+    weights = to_state_dict(merge(graphdef, first["params"], first["batch_stats"]))
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    network = Twin(variant, num_classes=CLASSES, aux_head=True)
+    network.load_state_dict({name: torch.tensor(np.asarray(value)) for name, value in weights.items()}, strict=True)
+    network.to(memory_format=layout).train()
+    updates = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    images = torch.from_numpy(batch["images"]).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    labels = torch.from_numpy(batch["labels"]).long()
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def at_image_size(logits):
+        # Contiguous: PyTorch upsamples channels last, and takes its cross entropy, several times as slowly.
+        upsampled = F.interpolate(logits.contiguous(), scale_factor=8, mode="bilinear", align_corners=False)
+        return F.cross_entropy(upsampled, labels)
+
+    def run() -> float:
+        updates.zero_grad(set_to_none=True)
+        logits, aux_logits = network((images.float() / 255 - mean) / std)
+        loss = at_image_size(logits) + AUX_WEIGHT * at_image_size(aux_logits)
+        loss.backward()
+        updates.step()
+        return loss.item()
+
+    return run, 0.0
+
+
+def _builder(variant: str) -> Callable[[nnx.Rngs], DDRNet]:
+    return lambda rngs: DDRNet(variant, num_classes=CLASSES, aux_head=True, rngs=rngs)
+
+
+ENGINES = {
+    "ours": lambda variant, batch: jax_step(variant, batch, dict(compilation.options())),
+    "xla_defaults": lambda variant, batch: jax_step(variant, batch, {}),
+    "torch_nhwc": lambda variant, batch: torch_step(variant, batch, is_channels_last=True),
+    "torch_nchw": lambda variant, batch: torch_step(variant, batch, is_channels_last=False),
+}
+
+
+def interleaved(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each engine's step in each round, after one round that does not count."""
+    seconds = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def main() -> None:
-    """Print medians and the median of the per-round ratios."""
+    """Print medians, and the median over the rounds of ours against each other engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=8)
-    rounds = parser.parse_args().rounds
-    mesh = devices.data_mesh()
+    parser.add_argument("--engines", default="ours,xla_defaults")
+    parser.add_argument("--variant", default="23_slim")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", default="256x512")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    height, width = (int(length) for length in arguments.size.split("x"))
     rng = np.random.default_rng(0)
-    batch = devices.put_batch(
-        {
-            "images": rng.integers(0, 256, (BATCH, HEIGHT, WIDTH, 3), dtype=np.uint8),
-            "labels": rng.integers(0, CLASSES, (BATCH, HEIGHT, WIDTH), dtype=np.uint8),
-        },
-        mesh,
-    )
-    engines = {"default": {}, "ours": dict(compilation.options())}
-    runs = {name: compiled_step(options, batch, mesh) for name, options in engines.items()}
-    states = {name: run[1] for name, run in runs.items()}
-    seconds = {name: [] for name in engines}
-    for _ in range(rounds + 1):
-        for name, (step, _, _) in runs.items():
-            start = time.perf_counter()
-            states[name], metrics = step(states[name], batch)
-            jax.block_until_ready(metrics)
-            seconds[name].append(time.perf_counter() - start)
-    ratios = [a / b for a, b in zip(seconds["ours"][1:], seconds["default"][1:], strict=True)]
-    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {rounds} rounds, medians")
-    for name, (_, _, compile_s) in runs.items():
-        print(f"{name:8} {statistics.median(seconds[name][1:]):6.3f} s a step, compiled in {compile_s:5.1f} s")
-    print(f"ours / default: {statistics.median(ratios):.2f}")
+    batch = {
+        "images": rng.integers(0, 256, (arguments.batch, height, width, 3), dtype=np.uint8),
+        "labels": rng.integers(0, CLASSES, (arguments.batch, height, width), dtype=np.uint8),
+    }
+    made = {name: ENGINES[name](arguments.variant, batch) for name in arguments.engines.split(",")}
+    first_losses = {name: step() for name, (step, _) in made.items()}
+    assert np.ptp(list(first_losses.values())) < 1e-3, f"these are not the same step: {first_losses}"
+    seconds = interleaved({name: step for name, (step, _) in made.items()}, arguments.rounds)
+    figures = {
+        name: {
+            "median_s": statistics.median(seconds[name]),
+            "compile_s": compile_s,
+            "ours_over_this": statistics.median(a / b for a, b in zip(seconds["ours"], seconds[name], strict=True)),
+        }
+        for name, (_, compile_s) in made.items()
+    }
+    what = f"{arguments.variant}, {arguments.batch} x {height}x{width}"
+    print(f"{what}, jax {jax.__version__} on {jax.devices()[0].device_kind}, {arguments.rounds} rounds, medians")
+    for name, figure in figures.items():
+        compiled = f", compiled in {figure['compile_s']:.1f} s" if figure["compile_s"] else ""
+        print(f"{name:13} {figure['median_s']:6.3f} s, ours / this: {figure['ours_over_this']:.2f}{compiled}")
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"case": what, "jax": jax.__version__, "engines": figures}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
