@@ -19,8 +19,8 @@ import jax
 import numpy as np
 
 from ddrnet_jax import compilation, config, devices, factory
-from ddrnet_jax.checkpoints import Checkpoints
 from ddrnet_jax.training import program, state
+from ddrnet_jax.training.run_checkpoints import Checkpoints
 
 
 def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, saves: int) -> dict:

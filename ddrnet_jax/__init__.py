@@ -9,7 +9,7 @@ config_files.py  configs from files, flags and JSON
 factory.py       what a config describes, made: data, model
 compilation.py   XLA options per platform, compilation cache
 provenance.py    the command and the versions that made a run
-checkpoints.py   all of Orbax: save, resume, best, restore anywhere
+checkpoints.py   one checkpoint for use anywhere: found, loaded, written
 checkpoint_files.py  one step on disk, read and verified
 pretrained.py    weights to start from, ours or anyone's, and what of them fits
 models/          the network

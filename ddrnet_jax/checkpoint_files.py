@@ -17,6 +17,10 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+FOLDER = "checkpoints"  # in a workdir
+# What the best of a run is best by.
+METRICS = {"segmentation": "val/miou", "classification": "val/top1"}
+REPLACED = ".replaced"  # a step under this name until its replacement is complete
 _CHECKSUMS = "checksums"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
@@ -105,6 +109,11 @@ def read(folder: Path, like: dict) -> dict:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
     _compare(folder, description, {part: _checksum(tree) for part, tree in state.items()})
     return state
+
+
+def score(metrics) -> float:
+    """Of the steps of one run, which have the same metric."""
+    return max((float(metrics[name]) for name in METRICS.values() if name in (metrics or {})), default=-1.0)
 
 
 def set_aside(folder: Path) -> Path:

@@ -4,12 +4,13 @@
 # NOT RUN ON REAL TPUS BY US: tested with a stand-in for gcloud that preempts, breaks connections and fails.
 #
 #   ZONE=us-central1-a TPU_TYPE=v5litepod-16 SPOT=1 launch/tpu_run.sh [--dry-run] NAME \
-#       --config configs/NAME.py --workdir /mnt/SHARED/RUN [--config.key=value ...]
+#       --config configs/NAME.py --workdir gs://BUCKET/RUN [--config.key=value ...]
 #   launch/tpu_run.sh --stop NAME     the run saves and ends; the TPU stays (and costs) until it is deleted
 #
-# /mnt/SHARED is a file system that all workers see and that outlives the TPU (Filestore, gcsfuse): see MOUNT in
-# tpu_setup.sh. The config's path is relative to the repository, which is copied. Best run from a small VM in tmux: this loop is what
-# brings the TPU back. Ctrl-C leaves the run going; the same command watches it again.
+# gs://BUCKET in any argument is mounted on every worker (gcsfuse) and passed on as /mnt/gs/BUCKET. Or --workdir
+# /mnt/SHARED/RUN, on another file system that all workers see and that outlives the TPU (Filestore): see MOUNT in
+# tpu_setup.sh. The config's path is relative to the repository, which is copied. Best run from a small VM in tmux: this
+# loop is what brings the TPU back. Ctrl-C leaves the run going; the same command watches it again.
 # MAX_CRASHES=3  relaunches in a row while the TPU is ACTIVE. The other variables: see tpu_create.sh, tpu_setup.sh
 # Exit code: the run's; 65: another run is going on there; 130: after --stop; 255: no connection
 set -euo pipefail
@@ -26,9 +27,20 @@ fi
 
 name=${1:?expected the NAME of a TPU}
 shift
-[[ " $* " =~ " --workdir"[=\ ]"/" ]] || die "expected --workdir /mnt/SHARED/RUN: on a file system that all workers see; a TPU's own disk is lost with it"
+# gs://mine/run -> /mnt/gs/mine/run, for which tpu_setup.sh mounts BUCKETS
+arguments=()
+for argument in "$@"; do
+  if [[ $argument =~ ^(--[^=]*=)?gs://([-a-z0-9_.]+)(/.*)?$ ]]; then
+    [[ " ${BUCKETS:-} " == *" ${BASH_REMATCH[2]} "* ]] || BUCKETS="${BUCKETS:+$BUCKETS }${BASH_REMATCH[2]}"
+    argument="${BASH_REMATCH[1]}/mnt/gs/${BASH_REMATCH[2]}${BASH_REMATCH[3]}"
+  fi
+  arguments+=("$argument")
+done
+export BUCKETS=${BUCKETS:-}
+[[ " ${arguments[*]} " =~ " --workdir"[=\ ]"/" ]] ||
+  die "expected --workdir gs://BUCKET/RUN, or /mnt/SHARED/RUN that all workers see: a TPU's own disk is lost with it"
 delete=(gcloud compute tpus queued-resources delete "$name" --force ${ZONE:+"--zone=$ZONE"})
-command="cd ddrnet_jax && bash launch/tpu_worker.sh $(show .venv/bin/python -m ddrnet_jax.main "$@" --distributed auto)"
+command="cd ddrnet_jax && bash launch/tpu_worker.sh $(show .venv/bin/python -m ddrnet_jax.main "${arguments[@]}" --distributed auto)"
 if ((dry_run)); then
   "$here/tpu_create.sh" --dry-run "$name"
   "$here/tpu_setup.sh" --dry-run "$name"

@@ -57,6 +57,6 @@ def several(count, job, **options):
     """What `count` processes give that do the same job, each with what `job(index)` adds."""
     address = free_address()
     jobs = [{"distributed": f"{address},{count},{i}"} | job(i) for i in range(count)]
-    results = ended(start(jobs, **options))
+    results = ended(start(jobs, **options), timeout_s=1500)  # four compile float64 at the same time
     assert [code for code, _, _ in results] == [0] * count, results
     return results

@@ -23,13 +23,13 @@ ALLOWED = {
     "data": {"data"},
     "factory": {"config", "data", "models"},
     "checkpoint_files": set(),
-    "checkpoints": {"checkpoint_files", "config", "config_files", "devices", "factory", "data", "models"},
+    "checkpoints": {"checkpoint_files", "config", "config_files", "factory", "data", "models"},
     "pretrained": {"checkpoints", "models"},
     "evaluation": {"evaluation", "checkpoints", "factory", "data", "models", *_BASE},
     "inference": {"inference", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
     "doctor": {"doctor", "evaluation", "pretrained", "checkpoints", "factory", "data", "models", *_BASE},
     "report": {"report", "evaluation", "checkpoints", "checkpoint_files", "factory", "data", *_BASE},
-    "training": {"training", "report", "evaluation", "pretrained", "checkpoints", "factory", "data", "models"}
+    "training": {"training", "report", "evaluation", "pretrained", "checkpoint_files", "factory", "data", "models"}
     | {"provenance", *_BASE},
     "main": {"training", "evaluation", "inference", "doctor", "pretrained", "checkpoints", "factory", "data", "models"}
     | {"command_line", "report", *_BASE},

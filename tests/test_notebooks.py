@@ -26,9 +26,10 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from ddrnet_jax import checkpoints, compilation, config, devices, factory
+from ddrnet_jax import compilation, config, devices, factory
 from ddrnet_jax.models import variables
 from ddrnet_jax.training import optimizer, state
+from ddrnet_jax.training.run_checkpoints import Checkpoints
 
 compilation.enable_cache()
 workdir, numbers = sys.argv[1:]
@@ -47,7 +48,7 @@ def spread(array):
 fresh = jax.tree.map(spread, fresh)
 kernel = fresh["params"]["stem"]["0"]["conv"]["kernel"]
 assert len(kernel.sharding.device_set) == 8 and not kernel.sharding.is_fully_replicated
-run = checkpoints.Checkpoints(workdir, ours)
+run = Checkpoints(workdir, ours)
 run.save(3, fresh, 0.25)
 run.close()
 leaves = variables.paths(fresh["params"]) | variables.paths(fresh["batch_stats"])

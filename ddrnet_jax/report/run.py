@@ -224,7 +224,7 @@ def workdir_of(path: str | Path) -> Path | None:
 
 
 def _workdir(path: Path) -> Path | None:
-    inside = path.parents[1] if path.parent.name == checkpoints.FOLDER else None
+    inside = path.parents[1] if path.parent.name == checkpoint_files.FOLDER else None
     return next((p for p in (path, inside) if p and any((p / n).exists() for n in ("config.json", METRICS_FILE))), None)
 
 

@@ -14,7 +14,6 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ddrnet_jax import config_files, devices, factory, pretrained, processes, provenance
-from ddrnet_jax.checkpoints import Checkpoints
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import check, pipeline
 from ddrnet_jax.data.errors import DataError
@@ -25,6 +24,7 @@ from ddrnet_jax.report.gallery import Gallery
 from ddrnet_jax.report.run import Run, of_training
 from ddrnet_jax.training import program, state, workdir
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
+from ddrnet_jax.training.run_checkpoints import Checkpoints
 from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
 
 # Steps that may wait for the device: enough to keep it busy, few enough that a save need not wait for many.

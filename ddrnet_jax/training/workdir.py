@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ddrnet_jax import config_files, devices
-from ddrnet_jax.checkpoints import FOLDER
+from ddrnet_jax.checkpoint_files import FOLDER
 from ddrnet_jax.config import ConfigError
 
 

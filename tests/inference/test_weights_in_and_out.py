@@ -16,6 +16,7 @@ from ddrnet_jax.inference.fingerprint import fixed_images
 from ddrnet_jax.models import variables, weight_files
 from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.models.torch_weights import read_checkpoint, to_state_dict
+from ddrnet_jax.training.run_checkpoints import Checkpoints
 
 
 def run(capsys, *arguments):
@@ -267,7 +268,7 @@ def test_a_fine_tuned_network_goes_out_and_comes_back_with_its_heads(tmp_path, c
     ours.data.name, ours.data.classes, ours.init_from, ours.init_head = "folder", ("a", "b"), "w.pth", "fresh"
     ours.model.aux_head = False
     model = factory.model_builder(ours)(nnx.Rngs(0))
-    manager = checkpoints.Checkpoints(tmp_path / "run", ours)
+    manager = Checkpoints(tmp_path / "run", ours)
     _, params, batch_stats = variables.split(model)
     manager.save(3, {"params": params, "batch_stats": batch_stats}, 0.25)
     manager.close()

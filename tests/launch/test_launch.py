@@ -18,7 +18,18 @@ SRUN = "--kill-on-bad-exit=0 --wait=300"
 REMOTE = ["--config", "configs/demo.py", "--workdir", "/mnt/shared/run"]
 # Longer than any test, but no process outlives a test that fails.
 ENDLESS = "for _ in {1..400}; do sleep 0.05; done"
-VARIABLES = ("PROCESSES", "PYTHON", "ZONE", "PROJECT", "TPU_TYPE", "SPOT", "MAX_CRASHES", "HEALTHY_S")
+VARIABLES = (
+    "PROCESSES",
+    "PYTHON",
+    "ZONE",
+    "PROJECT",
+    "TPU_TYPE",
+    "SPOT",
+    "MAX_CRASHES",
+    "HEALTHY_S",
+    "BUCKETS",
+    "MOUNT",
+)
 SCRIPTS = ("local.sh", "gpu_node.sh", "slurm.sbatch", "tpu_create.sh", "tpu_setup.sh", "tpu_run.sh", "gke_xpk.sh")
 
 
@@ -204,7 +215,7 @@ def test_dry_run_of_a_pod_prints_every_step_on_every_worker(repo, bin_folder):
         ("gpu_node.sh", ARGUMENTS, {}, "nvidia-smi finds no GPU"),
         ("tpu_create.sh", ["Pod"], {"TPU_TYPE": "v4-8"}, "'Pod'"),
         ("tpu_create.sh", ["pod"], {}, "TPU_TYPE"),
-        ("tpu_run.sh", ["pod", *ARGUMENTS], {"TPU_TYPE": "v4-8"}, "/mnt/SHARED/RUN"),
+        ("tpu_run.sh", ["pod", *ARGUMENTS], {"TPU_TYPE": "v4-8"}, "expected --workdir gs://BUCKET/RUN, or /mnt/SHARED"),
         ("gke_xpk.sh", ["job", *ARGUMENTS], {"TPU_TYPE": "v4-8", "CLUSTER": "c"}, "/mnt/SHARED/RUN"),
     ],
 )
@@ -409,7 +420,8 @@ def calls(cloud: Path) -> list[str]:
     for line in lines(cloud.parent / "cloud" / "calls.txt"):
         kind = line.split()[3]
         if kind == "ssh":
-            kind = "train" if "tpu_worker.sh" in line else "install" if "uv pip" in line else "ended"
+            marks = {"tpu_worker.sh": "train", "uv pip": "install", "gcsfuse": "mount"}
+            kind = next((name for mark, name in marks.items() if mark in line), "ended")
         if kind not in ("describe", "ended"):
             found.append(kind)
     return found
@@ -439,6 +451,70 @@ def test_a_pod_is_asked_for_set_up_and_trains_on_all_workers(cloud):
     assert "queued-resources delete pod" in result.stderr  # what it costs until
     copied = {p.name for p in (cloud.parent / "cloud/workers/1/ddrnet_jax").iterdir()}
     assert copied == {"kept.txt", "untracked.txt", ".gitignore", "launch", ".venv"}
+
+
+def test_buckets_are_mounted_on_every_worker_once(cloud, bin_folder):
+    training(cloud, "((n > 1)) || exit 75")
+    folder = cloud.parent / "cloud"
+    for program in ("sudo", "gcsfuse"):
+        stand_in(bin_folder / program, f'echo "{program} $*" >>{folder}/mounts$(basename $HOME)')
+    stand_in(bin_folder / "mountpoint", f'grep -q "gcsfuse.* $2$" {folder}/mounts$(basename $HOME)')
+    records = "--config.data.root=gs://data.of-all/records"
+    remote = ["--config", "configs/demo.py", "--workdir", "gs://my_runs/a run", records, "--config.init_from=a=gs://no"]
+    result = launch(cloud, "tpu_run.sh", "pod", *remote)
+    assert result.returncode == 0, result.stderr
+    assert calls(cloud) == ["create", *["scp", "mount", "install", "train"] * 2]
+    options = "--implicit-dirs --rename-dir-limit=100000 --metadata-cache-ttl-secs=0"
+    owner = os.getuid()
+    for worker in (0, 1):
+        assert lines(folder / f"mounts{worker}") == [
+            line
+            for bucket in ("my_runs", "data.of-all")
+            for line in (
+                f"sudo mkdir -p /mnt/gs/{bucket}",
+                f"sudo chown {owner} /mnt/gs/{bucket}",
+                f"gcsfuse {options} {bucket} /mnt/gs/{bucket}",
+            )
+        ]
+        (command, _) = runs(cloud, worker)
+        assert command == (
+            "-m ddrnet_jax.main --config configs/demo.py --workdir /mnt/gs/my_runs/a run "
+            "--config.data.root=/mnt/gs/data.of-all/records --config.init_from=a=gs://no --distributed auto"
+        )
+
+
+def test_a_worker_without_gcsfuse_gets_it(cloud, bin_folder):
+    training(cloud, "exit 0")
+    folder = cloud.parent / "cloud"
+    made = bin_folder / "gcsfuse"  # both workers make it, and may run the other's
+    stand_in(bin_folder / "making", "")
+    stand_in(
+        bin_folder / "sudo",
+        f'echo "$*" >>{folder}/asked; [[ $1 != tee ]] || cat >>{folder}/written\n'
+        f'[[ $* != *"install gcsfuse" ]] || {{ cp -p {bin_folder}/making {made}.$$ && mv {made}.$$ {made}; }}',
+    )
+    stand_in(bin_folder / "curl", "echo the key")
+    stand_in(bin_folder / "lsb_release", "echo jammy")
+    result = launch(cloud, "tpu_run.sh", "pod", *REMOTE[:2], "--workdir=gs://mine/run")
+    assert result.returncode == 0, result.stderr
+    asked = lines(folder / "asked")
+    assert "apt-get -qq -o DPkg::Lock::Timeout=300 install gcsfuse" in asked
+    assert "tee /etc/apt/sources.list.d/gcsfuse.list" in asked
+    assert made.exists()
+    key, repository = sorted(set(lines(folder / "written")), key=len)
+    assert key == "the key"
+    assert repository.endswith("https://packages.cloud.google.com/apt gcsfuse-jammy main")
+
+
+def test_a_bucket_that_cannot_be_mounted_trains_nothing(cloud, bin_folder):
+    training(cloud, "exit 0")
+    stand_in(bin_folder / "sudo", "")
+    stand_in(bin_folder / "gcsfuse", "echo 'bucket mine does not exist' >&2; exit 1")
+    result = launch(cloud, "tpu_run.sh", "pod", *REMOTE[:2], "--workdir=gs://mine/run", MAX_CRASHES="1")
+    assert result.returncode == 255
+    assert "bucket mine does not exist" in result.stderr
+    assert calls(cloud) == ["create", "scp", "mount", "scp", "mount"]
+    assert runs(cloud) == []
 
 
 def test_a_preempted_pod_is_deleted_asked_for_again_and_the_run_goes_on(cloud):

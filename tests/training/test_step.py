@@ -47,20 +47,26 @@ def one_device(batches):
         return run(batches, 1)
 
 
-def test_four_devices_take_the_same_steps_as_one(batches, one_device, monkeypatch):
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
+def test_several_devices_take_the_same_steps_as_one(count, batches, one_device, monkeypatch):
     float64_convolution.use(monkeypatch)
     with jax.enable_x64(True):
-        four = run(batches, 4)
-    assert four[0][-1] < 0.9 * four[0][0]
-    assert difference(four, one_device) <= 0
+        several_devices = run(batches, count)
+    assert several_devices[0][-1] < 0.9 * several_devices[0][0]
+    assert difference(several_devices, one_device) <= 0
 
 
 LONG = pytest.mark.skipif("DDRNET_LONG_TESTS" not in os.environ, reason="many minutes; set DDRNET_LONG_TESTS=1")
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=[pytest.mark.slow, LONG])])
-def test_processes_take_the_same_steps_as_one_device(count, one_device, tmp_path):
-    several(count, lambda i: {"do": "steps", "count": STEPS, "output": str(tmp_path / f"{i}.npz")})
+@pytest.mark.parametrize(
+    ("count", "device_count"),
+    [(2, 1), pytest.param(1, 8, marks=pytest.mark.slow), pytest.param(4, 1, marks=[pytest.mark.slow, LONG])],
+)
+def test_processes_take_the_same_steps_as_one_device(count, device_count, one_device, tmp_path):
+    """Eight devices have one image each."""
+    job = {"do": "steps", "count": STEPS}
+    several(count, lambda i: job | {"output": str(tmp_path / f"{i}.npz")}, devices=device_count)
     for i in range(count):
         with np.load(tmp_path / f"{i}.npz") as arrays:
             final = dict(arrays)
