@@ -12,7 +12,7 @@ from ddrnet_jax import checkpoints, factory, pretrained
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import check, check_report
 from ddrnet_jax.data.check_findings import SEVERITIES, Finding
-from ddrnet_jax.data.samples import Sample
+from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import check_same_classes, view_of
@@ -128,7 +128,7 @@ def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def _some(source) -> list[Sample]:
+def _some(source: Source) -> list[Sample]:
     return [source[i] for i in check.spread(len(source), _IMAGES)]
 
 

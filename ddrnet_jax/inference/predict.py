@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ddrnet_jax import checkpoints, factory
 from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
 from ddrnet_jax.inference import videos
@@ -129,7 +130,7 @@ def predict_held_out(
     return len(source)
 
 
-def _check_unique_stems(source) -> None:
+def _check_unique_stems(source: Source) -> None:
     counts = collections.Counter(Path(name).stem for name in source.names())
     stem, count = counts.most_common(1)[0]
     if count > 1:
@@ -158,7 +159,7 @@ def _onnxruntime_engine(checkpoint: str | Path) -> tuple[OnnxPredictor, ConfigDi
 _ENGINES = {"jax": _jax_engine, "onnxruntime": _onnxruntime_engine}
 
 
-def _each(source) -> Iterator:
+def _each(source: Source) -> Iterator[Sample]:
     return (source[i] for i in range(len(source)))
 
 
