@@ -33,7 +33,7 @@ _LAZY = {
 __all__ = ["DDRNet", "load_checkpoint", "load_pretrained"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """Resolve the public names on first use, so that importing a submodule does not load jax."""
     if name not in _LAZY:
         raise AttributeError(f"module 'ddrnet_jax' has no attribute {name!r}; it offers {', '.join(_LAZY)}")

@@ -53,7 +53,7 @@ def described(state: dict, description: dict) -> dict:
     return description | {_CHECKSUMS: {part: _checksum(tree) for part, tree in state.items()} | _about(description)}
 
 
-def read_metadata(folder: Path):
+def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
     """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours."""
     _ignore_echoes()
     try:

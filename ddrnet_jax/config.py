@@ -219,7 +219,7 @@ def _has_type_of(value, default) -> bool:
     return isinstance(value, type(default))
 
 
-def what_fits(default) -> str:
+def what_fits(default: object) -> str:
     """What values a key of this default takes, in words, with an example."""
     if default is None:
         return "None or (height, width), like (512, 1024)"
@@ -239,7 +239,7 @@ def _is_size_of_8(value) -> bool:
     return len(value) == 2 and all(isinstance(n, int) and n > 0 and n % 8 == 0 for n in value)
 
 
-def suggestion(group, name: str) -> str:
+def suggestion(group: object, name: str) -> str:
     """The key of the group that a misspelt name may have meant, as the end of a message."""
     close = difflib.get_close_matches(name, list(group) if isinstance(group, ConfigDict) else [], 1)
     return f"; did you mean {close[0]!r}?" if close else ""

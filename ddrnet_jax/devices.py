@@ -1,11 +1,14 @@
 """The device mesh: one axis, the batch sharded along it, everything else replicated; and what processes agree on."""
 
 import hashlib
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Tree = Any  # nested dicts of arrays
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -40,7 +43,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
 
-def put_replicated(tree, mesh: Mesh):
+def put_replicated(tree: Tree, mesh: Mesh) -> Tree:
     """The tree on every device of the mesh; each process brings its own copy, all of them equal (see `differing`)."""
     if not mesh.is_multi_process:
         return jax.device_put(tree, replicated(mesh))
@@ -50,7 +53,7 @@ def put_replicated(tree, mesh: Mesh):
     )
 
 
-def local_view(tree, mesh: Mesh):
+def local_view(tree: Tree, mesh: Mesh) -> Tree:
     """Replicated arrays of all processes -> the same on the mesh of this process's devices; nothing is copied."""
 
     def view(array: jax.Array) -> jax.Array:
@@ -93,7 +96,7 @@ def differing(values: dict[str, object]) -> list[str]:
     return [name for i, name in enumerate(values) if (gathered[:, i] != gathered[0, i]).any()]
 
 
-def fingerprint(tree) -> str:
+def fingerprint(tree: Tree) -> str:
     """A hash of every bit of the tree's arrays, which are this process's own."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):

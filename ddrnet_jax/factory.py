@@ -11,6 +11,7 @@ from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import layouts, prepare
 from ddrnet_jax.data.array_records import ArrayRecords
 from ddrnet_jax.data.pipeline import Augment, AugmentImage, CentreCrop
+from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
 from ddrnet_jax.data.specs import SCENE_IMAGES, SPECS, DatasetSpec, folder_spec, imagenet_spec
 from ddrnet_jax.models.ddrnet import DDRNet
@@ -31,17 +32,17 @@ def dataset_spec(config: ConfigDict) -> DatasetSpec:
     return SCENE_IMAGES if d.name == "scenes" and config.task == "classification" else SPECS[d.name]
 
 
-def train_source(config: ConfigDict):
+def train_source(config: ConfigDict) -> Source:
     """Random access to the training samples. Raises ConfigError or DataError if they are not there."""
     return _source(config, config.data.train_split, scenes=_train_scenes)
 
 
-def eval_source(config: ConfigDict):
+def eval_source(config: ConfigDict) -> Source:
     """Random access to the held-out samples. Raises ConfigError or DataError if they are not there."""
     return _source(config, config.data.eval_split, scenes=_eval_scenes)
 
 
-def sources_to_prepare(config: ConfigDict) -> dict:
+def sources_to_prepare(config: ConfigDict) -> dict[str, FolderPairs | Scenes]:
     """{split: source} of every split that the config names, from its folders. Raises DataError if one is not there."""
     d = config.data
     if d.name == "scenes":
@@ -64,7 +65,7 @@ def prepare_data(
     )
 
 
-def _source(config: ConfigDict, split: str, scenes: Callable):
+def _source(config: ConfigDict, split: str, scenes: Callable[[ConfigDict], Scenes]) -> Source:
     _check_root(config)
     if config.data.storage == "array_record":
         return ArrayRecords(config.data.root, split, dataset_spec(config))

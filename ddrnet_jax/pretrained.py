@@ -1,6 +1,7 @@
 """Weights to start from: a checkpoint of ours or a PyTorch file, and what of it fits a model."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ class Transfer:
         ]
 
 
-def count_tensors(leaves) -> int:
+def count_tensors(leaves: Collection[str]) -> int:
     """How many entries the official state dict has for these paths.
 
     Each batch norm there also counts its batches (num_batches_tracked), which nothing here needs.

@@ -17,7 +17,7 @@ from ddrnet_jax.data.check_findings import SEVERITIES, Finding, Tally
 from ddrnet_jax.data.check_jpegs import Overheard
 from ddrnet_jax.data.check_samples import inspect
 from ddrnet_jax.data.errors import DataError, MissingLabels
-from ddrnet_jax.data.samples import Sample
+from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.data.specs import DatasetSpec
 
 QUICK_SAMPLES = 16  # of both splits together
@@ -31,7 +31,7 @@ class Split(NamedTuple):
 
     role: str
     name: str
-    open: Callable[[], object]
+    open: Callable[[], Source]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,9 @@ class Report:
         return self.count("error") > 0
 
 
-def quick(train_source, eval_source, *, crop_hw: tuple[int, int], scale_range: tuple[float, float]) -> list[str]:
+def quick(
+    train_source: Source, eval_source: Source, *, crop_hw: tuple[int, int], scale_range: tuple[float, float]
+) -> list[str]:
     """Read a few samples, spread over both sources, in about two seconds at most, the first of both in any case.
 
     Returns warnings, a line each. Raises DataError naming the first file that cannot be used.
@@ -85,7 +87,7 @@ def quick(train_source, eval_source, *, crop_hw: tuple[int, int], scale_range: t
     return [f"warning: {line}" for line in lines]
 
 
-def lines_about_shared(train_source, eval_source) -> list[str]:
+def lines_about_shared(train_source: Source, eval_source: Source) -> list[str]:
     """A line if evaluation images are trained on."""
     held_out = set(eval_source.places())
     shared = sum(place in held_out for place in train_source.places())
@@ -98,19 +100,25 @@ def lines_about_shared(train_source, eval_source) -> list[str]:
     ]
 
 
-def _lines_about_files(role: str, source) -> list[str]:
+def _lines_about_files(role: str, source: Source) -> list[str]:
     findings = _beside(role, list(getattr(source, "pairs", ())), source.spec)
     return [f"{finding.message}, first {finding.names[0]}" for finding in findings]
 
 
-def _spread_over_both(*sources) -> Iterator[tuple[object, int]]:
+def _spread_over_both(*sources: Source) -> Iterator[tuple[Source, int]]:
     """(source, index): the first of each, then the others in turn."""
     indices = [spread(len(source), QUICK_SAMPLES // 2) for source in sources]
     for row in itertools.zip_longest(*indices):
         yield from ((source, index) for source, index in zip(sources, row, strict=True) if index is not None)
 
 
-def _lines_about_samples(sizes, labelled: int, ignored: int, crop_hw, scale_range) -> list[str]:
+def _lines_about_samples(
+    sizes: collections.Counter,
+    labelled: int,
+    ignored: int,
+    crop_hw: tuple[int, int],
+    scale_range: tuple[float, float],
+) -> list[str]:
     lines = []
     if not labelled:
         lines.append(f"every pixel of the {sum(sizes.values())} labels looked at is ignored")
@@ -122,7 +130,7 @@ def _lines_about_samples(sizes, labelled: int, ignored: int, crop_hw, scale_rang
     return lines
 
 
-def _read(source, index: int) -> Sample:
+def _read(source: Source, index: int) -> Sample:
     try:
         return source[index]
     except DataError as e:
@@ -162,7 +170,7 @@ def check(
     return Report(spec.name, str(root), actual, tuple(tallies), tuple(findings), _some(opened, tallies))
 
 
-def _open(split: Split, root: str | Path, spec: DatasetSpec) -> tuple[object | None, list[Finding]]:
+def _open(split: Split, root: str | Path, spec: DatasetSpec) -> tuple[Source | None, list[Finding]]:
     """The source, as far as it can be read, and what is wrong with which files are there."""
     alone, findings = [], []
     try:
@@ -194,7 +202,7 @@ def _beside(role: str, pairs: list, spec: DatasetSpec) -> list[Finding]:
     return findings
 
 
-def _tallies(opened: list[tuple[Split, object]], num_threads: int) -> list[Tally]:
+def _tallies(opened: list[tuple[Split, Source]], num_threads: int) -> list[Tally]:
     tallies = []
     total = sum(len(source) for _, source in opened)
     with Overheard() as overheard, tqdm(total=total, unit="image", disable=None, ncols=80) as bar:
@@ -211,7 +219,7 @@ def _tallies(opened: list[tuple[Split, object]], num_threads: int) -> list[Tally
     return tallies
 
 
-def _in_chunks(source, num_threads: int, overheard: Overheard) -> Iterator[tuple[int, list, bool]]:
+def _in_chunks(source: Source, num_threads: int, overheard: Overheard) -> Iterator[tuple[int, list, bool]]:
     """Yields (first index, observations, whether a decoder complained meanwhile) in order, a few at a time."""
 
     def look(start: int) -> tuple[int, list, bool]:
@@ -232,7 +240,7 @@ def _in_chunks(source, num_threads: int, overheard: Overheard) -> Iterator[tuple
             pool.shutdown(cancel_futures=True)
 
 
-def _some(opened: list[tuple[Split, object]], tallies: list[Tally]) -> tuple[Sample, ...]:
+def _some(opened: list[tuple[Split, Source]], tallies: list[Tally]) -> tuple[Sample, ...]:
     """Samples to look at, spread over the splits."""
     for read, kind in ((lambda source, index: source[index], "sound"), (_as_stored, "unfit")):
         usable = [(s, getattr(t, kind)) for (_, s), t in zip(opened, tallies, strict=True) if getattr(t, kind)]
@@ -242,7 +250,7 @@ def _some(opened: list[tuple[Split, object]], tallies: list[Tally]) -> tuple[Sam
     return ()
 
 
-def _as_stored(source, index: int) -> Sample:
+def _as_stored(source: Source, index: int) -> Sample:
     """The sample with the colours of its label's file."""
     encoded = source.encoded(index)
     image, label = (decode.decode_image(data, encoded.name) for data in (encoded.image, encoded.label))

@@ -8,8 +8,6 @@ from ddrnet_jax.data import files
 from ddrnet_jax.data.sources import FolderPairs
 from ddrnet_jax.data.specs import DatasetSpec
 
-_NO_DATA = frozenset(("thumbs.db", "desktop.ini"))
-
 
 class KnownPairs(FolderPairs):
     """The pairs given, whether they are all of a split or not."""
@@ -43,17 +41,8 @@ def labels_without_image(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 def unread_files(pairs: Sequence[tuple[str, str | int]]) -> list[str]:
     """What lies beside the images of the pairs and is no image by its name; folders end in "/"."""
-    unread = []
-    for folder in sorted({os.path.dirname(image) for image, _ in pairs}):
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name.startswith(".") or entry.name.lower() in _NO_DATA:
-                    continue
-                if entry.is_dir() and not files.is_image(entry.name):
-                    unread.append(f"{entry.path}/")
-                elif not files.is_image(entry.name):
-                    unread.append(entry.path)
-    return unread
+    folders = sorted({os.path.dirname(image) for image, _ in pairs})
+    return [os.path.join(folder, name) for folder in folders for name in files.unread(folder)]
 
 
 def _without(name: str, endings: set[str]) -> str | None:

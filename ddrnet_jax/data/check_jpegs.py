@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.samples import Source
 
 _OF_DECODERS = ("Corrupt JPEG data", "Premature end of JPEG", "libpng warning")
 
@@ -32,7 +33,7 @@ class Overheard:
         self._undo.callback(os.dup2, terminal, 2)
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         lines = self.text_since(0).splitlines(keepends=True)
         self._undo.close()
         with contextlib.suppress(OSError):
@@ -47,7 +48,7 @@ class Overheard:
         return os.pread(self._heard.fileno(), self.mark() - mark, mark).decode(errors="replace")
 
 
-def complaints(source, indices: Iterable[int], overheard: Overheard) -> Iterator[str]:
+def complaints(source: Source, indices: Iterable[int], overheard: Overheard) -> Iterator[str]:
     """Yields "FILE: what the decoder said" of the JPEGs among these samples that are damaged inside.
 
     One after another and with nothing beside it, or nobody could say whose complaint it is.

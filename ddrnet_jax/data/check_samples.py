@@ -8,6 +8,7 @@ import numpy as np
 
 from ddrnet_jax.data import decode, matlab
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.specs import IGNORE, Color, DatasetSpec
 
 _MOST_COLORS = 64  # of a mask that are told apart; more are no classes but blended edges
@@ -45,7 +46,7 @@ class Observation:
         self.problems.append((kind, text))
 
 
-def inspect(source, index: int) -> Observation:
+def inspect(source: Source, index: int) -> Observation:
     """Sample `index` of a source; damage of any kind is a problem in the answer, never an exception."""
     seen = Observation()
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ddrnet_jax.data.errors import DataError, MissingLabels
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
+_NO_DATA = frozenset(("thumbs.db", "desktop.ini"))
 
 
 def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
@@ -31,6 +32,16 @@ def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
 def is_image(name: str) -> bool:
     """Whether a file of this name is taken for an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def unread(folder: str | Path) -> list[str]:
+    """The names of what lies beside the images of a folder and is no image by its name; folders end in "/"."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            f"{entry.name}/" if entry.is_dir() else entry.name
+            for entry in entries
+            if not (entry.name.startswith(".") or entry.name.lower() in _NO_DATA or is_image(entry.name))
+        )
 
 
 def read_file(path: str | Path) -> bytes:

@@ -44,7 +44,7 @@ class Manifest:
         raise DataError(f"{path}: format {values['format']}, expected {_FORMAT}; prepare the data again elsewhere")
 
     @classmethod
-    def read_or_new(cls, folder: Path, **about) -> "Manifest":
+    def read_or_new(cls, folder: Path, **about: object) -> "Manifest":
         """The manifest of what `about` describes. Raises DataError if the folder holds something else."""
         manifest = cls.read(folder)
         if manifest is None:

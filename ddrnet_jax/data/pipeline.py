@@ -7,7 +7,8 @@ import cv2
 import grain
 import numpy as np
 
-from ddrnet_jax.data.sources import Sample
+from ddrnet_jax.data.samples import Sample, Source
+from ddrnet_jax.data.sources import Images
 from ddrnet_jax.data.transforms import centre_crop, random_resized_crop_flip, random_scale_crop_flip
 
 _PREFETCH_BATCHES = 4  # grain's default of 500 would hold gigabytes
@@ -27,7 +28,7 @@ _WHOLE = Shard()
 class Augment(grain.transforms.RandomMap):
     """Sample -> {"images", "labels"} of crop size; the random numbers come from (seed, position)."""
 
-    def __init__(self, crop_hw, scale_range, flip):
+    def __init__(self, crop_hw: tuple[int, int], scale_range: tuple[float, float], flip: bool):
         self.options = {"crop_hw": tuple(crop_hw), "scale_range": tuple(scale_range), "flip": flip}
 
     def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -38,7 +39,7 @@ class Augment(grain.transforms.RandomMap):
 class AugmentImage(grain.transforms.RandomMap):
     """Sample with a class number -> {"images", "labels"}; the random numbers come from (seed, position)."""
 
-    def __init__(self, crop_hw, area_range, flip):
+    def __init__(self, crop_hw: tuple[int, int], area_range: tuple[float, float], flip: bool):
         self.options = {"crop_hw": tuple(crop_hw), "area_range": tuple(area_range), "flip": flip}
 
     def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -49,7 +50,7 @@ class AugmentImage(grain.transforms.RandomMap):
 class CentreCrop(grain.transforms.Map):
     """Sample -> the sample with the middle of its image alone, at crop size."""
 
-    def __init__(self, crop_hw):
+    def __init__(self, crop_hw: tuple[int, int]):
         self.crop_hw = tuple(crop_hw)
 
     def map(self, sample: Sample) -> Sample:
@@ -57,7 +58,7 @@ class CentreCrop(grain.transforms.Map):
 
 
 def train_batches(
-    source,
+    source: Source,
     augment: grain.transforms.RandomMap,
     *,
     seed: int,
@@ -100,7 +101,11 @@ def _rows_of_groups(groups: Sequence[list[dict]]) -> dict[str, np.ndarray]:
 
 
 def samples_in_order(
-    source, transform: grain.transforms.Map | None = None, *, shard: Shard = _WHOLE, num_threads: int = 2
+    source: Source | Images,
+    transform: grain.transforms.Map | None = None,
+    *,
+    shard: Shard = _WHOLE,
+    num_threads: int = 2,
 ) -> Iterator[Sample]:
     """Every sample of this process's part, once, in order; whole unless transformed. Close it when done."""
     cv2.setNumThreads(0)

@@ -18,6 +18,7 @@ from ddrnet_jax.data import check_jpegs, decode, matlab
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.manifest import Manifest, Shard
 from ddrnet_jax.data.samples import EncodedSample, decode_sample
+from ddrnet_jax.data.sources import FolderPairs, Scenes
 from ddrnet_jax.data.specs import DatasetSpec
 
 SHARD_BYTES = 256 * 2**20
@@ -31,7 +32,7 @@ class _Stopped(Exception):
 
 
 def prepare(
-    sources: Mapping[str, object],
+    sources: Mapping[str, FolderPairs | Scenes],
     output: str | Path,
     *,
     name: str,

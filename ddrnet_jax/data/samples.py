@@ -1,6 +1,7 @@
-"""What a source gives: a sample as encoded bytes, and the same sample decoded."""
+"""What a source is, and what it gives: a sample as encoded bytes, and the same sample decoded."""
 
-from typing import NamedTuple, TypedDict
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
@@ -34,6 +35,26 @@ class EncodedSample(NamedTuple):
     label: bytes | int
     name: str
     label_name: str
+
+
+class Source(Protocol):
+    """Random access to the samples of a data set: files in folders, drawn scenes, ArrayRecords."""
+
+    spec: DatasetSpec
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """The sample, decoded on the caller's thread; raises DataError naming the file that cannot be read."""
+
+    def encoded(self, index: int) -> EncodedSample:
+        """The sample as it is stored; raises DataError likewise."""
+
+    def names(self) -> list[str]:
+        """What the images are called, below the data set's root."""
+
+    def places(self) -> Iterator[Hashable]:
+        """Where each image is; two sources share those that are equal."""
 
 
 def decode_sample(encoded: EncodedSample, spec: DatasetSpec) -> Sample:

@@ -1,17 +1,19 @@
 """Drawn street scenes: the built-in data set, so that a first run needs no download.
 
 A scene is a small world in metres: x to the right, y up, z ahead of the camera. Everything in it is a convex
-polygon with a colour and a class, painted from far to near; street_objects.py knows how each thing looks.
+polygon with a colour and a class, painted from far to near: street.py paints, street_objects.py knows how each thing
+looks.
 """
 
 import functools
-import itertools
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 from ddrnet_jax.data import street_objects as things
-from ddrnet_jax.data.street_objects import MARK, PAVEMENT, ROAD, SKY, hexes, ribbon
+from ddrnet_jax.data.street import SAMPLES, Street, hexes
+from ddrnet_jax.data.street_objects import MARK, PAVEMENT, ROAD, SKY, ribbon
 
 CLASSES = ("road", "lane mark", "pavement", "building", "sky", "tree", "pole", "car", "person")
 # The class of a whole scene: which of these objects take more room than usual.
@@ -23,92 +25,18 @@ IMAGE_CLASSES = tuple(
 COLORS = tuple(tuple(map(int, c)) for c in hexes("804080 ffffff f423e8 464646 4682b4 6b8e23 faaa1e 00008e dc143c"))
 IGNORE = 255
 
-_SAMPLES = 2  # to a pixel, each way: `cv2.pyrDown` centres its pixels on the even samples, and so does the label
+Thing = tuple[float, Callable, tuple]  # its distance in metres, what draws it, where
+
 _FAR_M = 40.0
 _SHIFT = 64  # pixels by which a scene may move the textures
 # The roughness of each class, in grey levels.
 _GRAIN = np.zeros((1, 256), np.float32)
 _GRAIN[0, :9] = 4, 3, 2, 2.5, 0.7, 0, 2, 1.5, 2
 
-# Zenith and horizon, the light on everything below, the haze in metres, the share of lit windows.
-_MOODS = (
-    (hexes("5494de c6dcf0"), (1.08, 1.05, 1.0), 300, 0.0),  # noon
-    (hexes("7c8690 b4babe"), (0.92, 0.94, 0.96), 220, 0.1),  # overcast
-    (hexes("7c90b8 e8b47c"), (1.10, 0.98, 0.84), 240, 0.1),  # late afternoon
-    (hexes("50548a d0867a"), (0.90, 0.82, 0.86), 220, 0.4),  # dusk
-    (hexes("c4cacc dee0de"), (0.98, 0.99, 0.99), 150, 0.2),  # mist
-    (hexes("e2aab0 f8e2c4"), (1.04, 0.98, 0.95), 220, 0.1),  # dawn
-)
 _STRIPES = np.array([(1, 1, 1), (1, 1, 1), (1, 0.7, -0.1)])  # how white and yellow marks outshine the road
 
 
-class _Street:
-    """A street, the camera in it, and the polygons to paint, in order."""
-
-    def __init__(self, rng, h, w):
-        self.rng, self.polygons = rng, []
-        sky, light, self.haze_m, self.lit = _MOODS[rng.integers(len(_MOODS))]
-        exposure = rng.uniform(0.92, 1.12) * rng.uniform(0.96, 1.04, 3)
-        self.light, (self.zenith, self.haze) = light * exposure, np.minimum(sky * exposure, 255)
-        self.height, self.width = h * _SAMPLES, w * _SAMPLES
-        self.focal = rng.uniform(0.84, 0.96) * (self.height * self.width) ** 0.5
-        self.vanishing_x = self.width * rng.uniform(0.44, 0.56)
-        self.horizon = self.height * rng.uniform(0.38, 0.46)
-        self.kerb = rng.uniform(3.5, 4.4)
-        self.wall = self.kerb + rng.uniform(3, 4.5)
-        self.eye_x, self.eye_y = self.kerb * rng.uniform(-0.1, 0.4), rng.uniform(1.9, 2.6)
-        self.curve = rng.uniform(-0.003, 0.003)
-        grey, contrast = rng.uniform(70, 135), rng.uniform(-1, 1, 2)
-        self.road = grey + rng.uniform(-10, 10, 3)
-        self.paving = grey + 22 + 42 * contrast[0] + contrast[1] * np.array([20, 4, -18])
-        self.sun_right = rng.random() < 0.5
-        # Drawn at once, and gone round if need be: a hundred small draws cost more than the scene.
-        tints = rng.random(96).tolist(), rng.uniform(0.8, 1.12, 96).tolist(), rng.uniform(-1, 1, (96, 3))
-        self.tints = itertools.cycle(zip(*tints, strict=True))
-
-    def pick(self, palette, spread=18):
-        """One colour of a palette, a little off. Returns f64[3]."""
-        which, tone, shift = next(self.tints)
-        return palette[int(which * len(palette))] * tone + shift * spread
-
-    def fill(self, polygons, colors, label):
-        """Adds convex polygons f64[N,K,3] in metres, in colours f64[3] or f64[N,3]."""
-        self.polygons.append((polygons, colors, label))
-
-    def project(self, x, y, z):
-        """Metres -> samples (u, v). The street bends with the square of the distance."""
-        u = self.vanishing_x + self.focal * ((x - self.eye_x) / z + self.curve * z)
-        return u, self.horizon + self.focal * (self.eye_y - y) / z
-
-    def paint(self, canvas):
-        """Paints all polygons, through the haze, on a canvas u8[H,W,4]: red, green, blue and the class."""
-        x, y, z = np.concatenate([p.reshape(-1, 3) for p, _, _ in self.polygons]).T.copy()
-        ends = np.cumsum(np.repeat(*zip(*((p.shape[1], len(p)) for p, _, _ in self.polygons), strict=True)))
-        starts = np.concatenate([[0], ends[:-1]])
-        colors = self._colors(z[starts])
-        seen, samples = True, []
-        for position, size in zip(self.project(x, y, z), (self.width, self.height), strict=True):
-            low, high = np.minimum.reduceat(position, starts), np.maximum.reduceat(position, starts)
-            seen &= (high > 0) & (low < size) & (high - low > 3)
-            samples.append(np.rint(position).astype(np.int32))
-        samples = np.stack(samples, -1)
-        spans = (a[seen].tolist() for a in (starts, ends, colors))
-        for start, end, color in zip(*spans, strict=True):
-            cv2.fillConvexPoly(canvas, samples[start:end], color)
-
-    def _colors(self, z):
-        """Lit colours and class of all polygons, seen from their distances f64[N]. Returns f64[N,4]."""
-        colors, row = np.empty((len(z), 4)), 0
-        for polygons, color, label in self.polygons:
-            rows = colors[row : row + len(polygons)]
-            rows[:, :3], rows[:, 3] = color, label
-            row += len(polygons)
-        clear = np.exp(z[:, None] / -self.haze_m)
-        colors[:, :3] = np.clip(self.haze + (colors[:, :3] * self.light - self.haze) * clear, 0, 255)
-        return colors
-
-
-def _sky(street):
+def _sky(street: Street) -> np.ndarray:
     """A canvas u8[H,W,4] of smooth sky, with clouds and perhaps the sun."""
     rng, horizon = street.rng, street.horizon
     rows = np.full((street.height, 1, 4), SKY, np.uint8)
@@ -122,7 +50,7 @@ def _sky(street):
     return canvas
 
 
-def _puffs(street, canvas, count, size, white):
+def _puffs(street: Street, canvas: np.ndarray, count: int, size: tuple[float, float], white: float) -> None:
     """A cloud of ellipses; the size in horizons, the colour between the haze (0) and white (1)."""
     rng, size = street.rng, np.array(size) * street.horizon
     color = street.haze * (1 - white) + np.minimum(245 * street.light, 255) * white
@@ -134,7 +62,7 @@ def _puffs(street, canvas, count, size, white):
         cv2.ellipse(canvas, middle, axis, 0, 0, 360, (*color, SKY), -1)
 
 
-def _ground(street):
+def _ground(street: Street) -> None:
     """Paving with its tiles, the kerb, the gutter, the road."""
     kerb, paving = street.kerb, street.paving
     z = np.array([0.3, *np.geomspace(2, 3 * _FAR_M, 11)])
@@ -150,7 +78,7 @@ def _ground(street):
     street.fill(ribbon(-kerb + 0.25, kerb - 0.25, near, far), street.road, ROAD)
 
 
-def _marks(street):
+def _marks(street: Street) -> float | None:
     """Dashes and perhaps a zebra crossing. Returns the z at which the crossing begins, or None."""
     rng, kerb = street.rng, street.kerb
     color = street.road + rng.uniform(62, 105) * street.pick(_STRIPES, 0.05)
@@ -170,10 +98,10 @@ def _marks(street):
 class _Places:
     """What stands where; nothing hides much of what was put there before."""
 
-    def __init__(self, street):
+    def __init__(self, street: Street):
         self.street, self.taken, self.things = street, [], []
 
-    def put(self, draw, x, z, half, *more):
+    def put(self, draw: Callable, x: float, z: float, half: float, *more: float) -> None:
         """Puts a thing half a width of `half` metres there, if it is in view and not in the way."""
         street = self.street
         u, half = street.project(x, 0, z)[0], street.focal * half / z
@@ -183,7 +111,7 @@ class _Places:
             self.things.append((z, draw, (x, z, *more)))
 
 
-def _houses(street):
+def _houses(street: Street) -> list[Thing]:
     """Houses along both sides, at times a tree between. Returns (distance, draw function, its arguments) each."""
     rng, placed = street.rng, []
     for side in (-1, 1):
@@ -202,7 +130,7 @@ def _houses(street):
     return placed
 
 
-def _furnish(street, zebra_z):
+def _furnish(street: Street, zebra_z: float | None) -> list[Thing]:
     """What stands and moves in the street. Returns (distance, draw function, its arguments), far to near."""
     rng, kerb, places = street.rng, street.kerb, _Places(street)
     for x in rng.uniform(-kerb, kerb, rng.integers(0, 3)) if zebra_z else ():
@@ -225,13 +153,13 @@ def _furnish(street, zebra_z):
 
 
 @functools.lru_cache(maxsize=4)
-def _textures(h, w):
+def _textures(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     """Grain of deviation 1 and the speckle of leaves, wider than a scene: f32[h+_SHIFT,w+_SHIFT] each."""
     noise = np.random.default_rng(0).standard_normal((2, h + _SHIFT, w + _SHIFT), np.float32)
     return noise[0], np.clip(cv2.GaussianBlur(noise[1], (0, 0), 0.8) * 60, -30, 30)
 
 
-def _develop(rng, canvas, label):
+def _develop(rng: np.random.Generator, canvas: np.ndarray, label: np.ndarray) -> np.ndarray:
     """What a camera with a soft lens sees, and the fine pattern of each class on it. Returns u8[H,W,3]."""
     (h, w), (down, across) = label.shape, rng.integers(0, _SHIFT, 2)
     grain, leaves = (a[down : down + h, across : across + w] for a in _textures(h, w))
@@ -248,7 +176,7 @@ def draw_scene(seed: int, index: int, size_hw: tuple[int, int]) -> tuple[np.ndar
     Returns  image u8[H,W,3] RGB (0..255), label u8[H,W] (0..8, or 255 on our own bonnet)
     """
     rng = np.random.default_rng((seed, index))
-    street = _Street(rng, *size_hw)
+    street = Street(rng, *size_hw)
     canvas = _sky(street)
     _ground(street)
     zebra_z = _marks(street)
@@ -259,7 +187,7 @@ def draw_scene(seed: int, index: int, size_hw: tuple[int, int]) -> tuple[np.ndar
         middle, axes = (street.width // 2, street.height), (int(street.width * 0.62), int(street.height * 0.06))
         color = np.clip(street.pick(things.PAINTS) * street.light, 0, 255)
         cv2.ellipse(canvas, middle, axes, 0, 0, 360, (*color, IGNORE), -1)
-    label = np.ascontiguousarray(canvas[::_SAMPLES, ::_SAMPLES, 3])
+    label = np.ascontiguousarray(canvas[::SAMPLES, ::SAMPLES, 3])
     return _develop(rng, canvas, label), label
 
 

@@ -1,7 +1,7 @@
 """Random access to samples: files in folders, drawn scenes. `array_records` has the third kind.
 
-Every source has `spec`, `len()`, `names()`, `places()`, `encoded(index)` and `[index]`, which decodes on the caller's
-thread; those that ArrayRecords are made of have `stamp(index)`. `Images` has no labels: the images of a hidden test.
+All are a `samples.Source`; those that ArrayRecords are made of have `stamp(index)` too. `Images` has no labels: the
+images of a hidden test.
 """
 
 import functools
@@ -13,11 +13,9 @@ import cv2
 
 from ddrnet_jax.data import decode, layouts, scenes
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.files import IMAGE_SUFFIXES, files_by_stem, read_file
+from ddrnet_jax.data.files import read_file
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
 from ddrnet_jax.data.specs import SCENE_IMAGES, SCENES, DatasetSpec
-
-__all__ = ["IMAGE_SUFFIXES", "FolderPairs", "Images", "Sample", "SceneImages", "Scenes", "files_by_stem", "read_file"]
 
 _REMEMBERED_BYTES = 64 * 2**20
 

@@ -2,19 +2,18 @@
 
 A thing is convex polygons in metres (x to the right, y up, z ahead), given to `street.fill` in the order of painting.
 A class is told by silhouette and pattern, hardly by colour, on purpose: a network has to look at shapes and at what
-is around them. Thin things are stout: predictions come at stride 8. `street` is the `_Street` of scenes.py.
+is around them. Thin things are stout: predictions come at stride 8.
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
+
+from ddrnet_jax.data.street import Metres, Street, hexes
 
 ROAD, MARK, PAVEMENT, BUILDING, SKY, TREE, POLE, CAR, PERSON = range(9)
-
-
-def hexes(colors: str) -> np.ndarray:
-    """Colours as in "ff8000 0080ff". Returns f64[N,3]."""
-    return np.array([list(bytes.fromhex(color)) for color in colors.split()], np.float64)
 
 
 _WALLS = hexes("d6c4a4 b05c48 a6a6a8 e8e2d8 7e848c c07a40 8cb0dc 889a5a 587246 e6bc90 c6d4e2 dcb0ae")
@@ -60,18 +59,18 @@ _FACES, _PART_COLORS = _CAR_PARTS[:, 0].astype(int), _CAR_PARTS[:, 5].astype(int
 _CORNERS = np.array([[0, 1, 5, 4], [1, 2, 6, 5], [2, 3, 7, 6], [3, 0, 4, 7], [4, 5, 6, 7]])
 
 
-def _circle(corners, turn=0.0):
+def _circle(corners: int, turn: float = 0.0) -> np.ndarray:
     """A regular polygon of radius 1. Returns f64[corners,2]."""
     angle = turn + np.arange(corners) * 2 * np.pi / corners
     return np.stack([np.cos(angle), np.sin(angle)], -1)
 
 
-def _inside(s, t):
+def _inside(s: np.ndarray, t: np.ndarray) -> np.ndarray:
     """Weights of a face's corners, anticlockwise, at its points (s, t) f64[N,K]; `@` them with faces: f64[N,K,4]."""
     return np.stack([(1 - s) * (1 - t), s * (1 - t), s * t, (1 - s) * t], -1)
 
 
-def _rects(rects):
+def _rects(rects: np.ndarray) -> np.ndarray:
     """Rectangles (s0, s1, t0, t1) f64[N,4] as weights of a face's corners. Returns f64[N,4,4]."""
     return _inside(rects[:, [0, 1, 1, 0]], rects[:, [2, 2, 3, 3]])
 
@@ -90,12 +89,12 @@ _BOARDS = _ROUND, _circle(4), _circle(4, np.pi / 4), _circle(3, np.pi / 2)
 _LAMP_ARM = np.array([0.9, 1, -0.2, 0.9, 1, 0.15, 1.5, 0.7, -0.45, 1.5, 0.6, 0.2]).reshape(2, 6)
 
 
-def upright(x, z, rows):
-    """Trapezoids facing us; rows (middle, half width, height) of the lower and upper end: f64[N,4,3]."""
+def upright(x: float, z: float, rows: npt.ArrayLike) -> np.ndarray:
+    """Trapezoids f64[N,4,3] facing us; rows f64[N,6]: (middle, half width, height) of the lower and upper end."""
     return (np.asarray(rows, np.float64) @ _UPRIGHT).reshape(-1, 4, 3) + (x, 0, z)
 
 
-def discs(x, y, z, radius, shape=_ROUND):
+def discs(x: Metres, y: np.ndarray, z: float, radius: Metres, shape: np.ndarray = _ROUND) -> np.ndarray:
     """Round things facing us; y an f64[N], x and radius a number or an f64[N]. Returns f64[N,K,3]."""
     out = np.full((len(y), len(shape), 3), z, np.float64)
     out[..., 0] = np.reshape(x, (-1, 1)) + np.reshape(radius, (-1, 1)) * shape[:, 0]
@@ -103,7 +102,7 @@ def discs(x, y, z, radius, shape=_ROUND):
     return out
 
 
-def ribbon(x0, x1, z0, z1):
+def ribbon(x0: Metres, x1: Metres, z0: Metres, z1: Metres) -> np.ndarray:
     """Rectangles on the ground, a number or an f64[N] each. Returns f64[N,4,3]."""
     out = np.zeros((max(np.size(x0), np.size(z0)), 4, 3))
     out[:, 0, 0] = out[:, 3, 0] = x0
@@ -113,14 +112,14 @@ def ribbon(x0, x1, z0, z1):
     return out
 
 
-def _shade(street, x, z, radius):
+def _shade(street: Street, x: float, z: float, radius: float) -> None:
     """The shade of something that stands there."""
     on_road = abs(x) < street.kerb
     color = (street.road if on_road else street.paving) * 0.66
     street.fill(_SPOT * radius + (x, 0, z), color, ROAD if on_road else PAVEMENT)
 
 
-def _facade(columns, storeys, shop):
+def _facade(columns: int, storeys: int, shop: int) -> tuple[np.ndarray, np.ndarray]:
     """A wall, its grid of windows, perhaps a shop below: weights f64[N,4,4], and what each rectangle is."""
     cells = np.arange(shop * columns, columns * storeys)[:, None]
     column, storey, half = cells % columns, cells // columns, np.arange(2 * columns * shop)[:, None] / 2
@@ -133,14 +132,14 @@ def _facade(columns, storeys, shop):
 
 
 @functools.cache
-def _facades(*shapes):
+def _facades(*shapes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The facades of walls (columns, storeys, shop): which wall i64[N], weights f64[N,4,4] and kind i64[N]."""
     weights, kinds = zip(*(_facade(*shape) for shape in shapes), strict=True)
     which = np.repeat(np.arange(len(shapes)), [len(k) for k in kinds])
     return which, np.concatenate(weights), np.concatenate(kinds)
 
 
-def _walls(street, faces, shapes, wall, tones):
+def _walls(street: Street, faces: np.ndarray, shapes: Sequence, wall: np.ndarray, tones: npt.ArrayLike) -> None:
     """Walls f64[N,4,3] with the facades of their shapes, in a colour times a tone each."""
     which, weights, kinds = _facades(*shapes)
     kinds = np.where((kinds == _PANE) & (street.rng.random(len(kinds)) < street.lit), _LIT, kinds)
@@ -149,7 +148,7 @@ def _walls(street, faces, shapes, wall, tones):
     street.fill(weights @ faces[which], colors, BUILDING)
 
 
-def _roof(street, x, inner, z, far, high, wall):
+def _roof(street: Street, x: float, inner: float, z: float, far: float, high: float, wall: np.ndarray) -> None:
     """A gable roof over the walls at x and inner."""
     ridge, top, eaves = (x + inner) / 2, high + street.rng.uniform(2, 3.5), x - np.sign(x) * 0.3
     slope = [(ridge, top, z), (ridge, top, far), (eaves, high - 0.2, far), (eaves, high - 0.2, z)]
@@ -157,7 +156,7 @@ def _roof(street, x, inner, z, far, high, wall):
     street.fill(np.array([[(x, high, z), (inner, high, z), (ridge, top, z)]]), wall * 0.85, BUILDING)
 
 
-def building(street, x, z, length):
+def building(street: Street, x: float, z: float, length: float) -> None:
     """A house along the street, its front at x, its near end at z."""
     rng, far, storeys = street.rng, z + length, int(street.rng.integers(2, 6))
     if abs(street.project(x, 0, far)[0] * 2 - street.width) > street.width:
@@ -173,20 +172,20 @@ def building(street, x, z, length):
     _walls(street, np.array([front, end]), shapes, wall, tones)
 
 
-def block(street, x, z):
+def block(street: Street, x: float, z: float) -> None:
     """A tower far away that closes the street."""
     half, storeys = street.rng.uniform(8, 15), int(street.rng.integers(2, 5))
     face = upright(x, z, [(0, half, 0, 0, half, storeys * 4.5)])
     _walls(street, face, [(int(half / 2.2), storeys, 0)], street.pick(_WALLS), 1)
 
 
-def wood(street, x, z):
+def wood(street: Street, x: float, z: float) -> None:
     """Trees far away."""
     crowns = discs(x + 5.0 * np.arange(-2, 3), street.rng.uniform(2, 5, 5), z, street.rng.uniform(5, 7, 5))
     street.fill(crowns, street.pick(_LEAVES), TREE)
 
 
-def tree(street, x, z):
+def tree(street: Street, x: float, z: float) -> None:
     """A broad-leaved tree or a fir."""
     rng, leaf, high = street.rng, street.pick(_LEAVES, 10), street.rng.uniform(4.4, 6.2)
     _shade(street, x, z, 1.4)
@@ -195,14 +194,15 @@ def tree(street, x, z):
         tier = np.arange(4.0)
         base = high * (0.18 + 0.2 * tier)
         rows = np.stack([0 * tier, 2 - 0.36 * tier, base, 0 * tier, 0 * tier, base + high * 0.34], -1)
-        return street.fill(upright(x, z, rows), leaf * (0.72 + 0.16 * tier[:, None]), TREE)
+        street.fill(upright(x, z, rows), leaf * (0.72 + 0.16 * tier[:, None]), TREE)
+        return
     angle, radius = rng.uniform(0, 2 * np.pi) + np.arange(7) * 2.4, high * rng.uniform(0.15, 0.21, 7)
     up = np.sort(np.sin(angle))
     crown = discs(x + high * 0.16 * np.cos(angle), high * (0.7 + 0.12 * up), z, radius)
-    return street.fill(crown, leaf * (0.92 + 0.2 * up[:, None]), TREE)
+    street.fill(crown, leaf * (0.92 + 0.2 * up[:, None]), TREE)
 
 
-def pole(street, x, z):
+def pole(street: Street, x: float, z: float) -> None:
     """A street lamp, a sign or a traffic light, on a straight post with two bands."""
     rng, color, top = street.rng, street.pick(_POSTS, 6), (_lamp, _sign, _traffic_light)[street.rng.integers(3)]
     half, high = rng.uniform(0.26, 0.33), rng.uniform(3.3, 4.3)
@@ -214,24 +214,24 @@ def pole(street, x, z):
     top(street, x, z, high, color)
 
 
-def _lamp(street, x, z, high, color):
+def _lamp(street: Street, x: float, z: float, high: float, color: np.ndarray) -> None:
     towards, up = [-np.sign(x), 1, 1, -np.sign(x), 1, 1], [0, 0, high, 0, 0, high]
     street.fill(upright(x, z, _LAMP_ARM * towards + up), [color * 0.9, _GLOW], POLE)
 
 
-def _sign(street, x, z, high, color):
+def _sign(street: Street, x: float, z: float, high: float, color: np.ndarray) -> None:
     sizes = street.rng.uniform(0.7, 0.85) * np.array([1, 0.72, 0.3])
     board = discs(x, np.full(3, min(high, 3.4)), z, sizes, _BOARDS[street.rng.integers(4)])
     street.fill(board, [street.pick(_SIGNS, 12), street.pick(_SIGNS, 12), color * 0.6], POLE)
 
 
-def _traffic_light(street, x, z, high, color):
+def _traffic_light(street: Street, x: float, z: float, high: float, color: np.ndarray) -> None:
     street.fill(upright(x, z, [(0, 0.5, high - 1.5, 0, 0.5, high + 0.2)]), _TYRES, POLE)
     hues = _LIGHTS * np.where(np.arange(3) == street.rng.integers(3), 1, 0.35)[:, None]
     street.fill(discs(x, high - np.array([0.1, 0.62, 1.14]), z, 0.23), hues, POLE)
 
 
-def person(street, x, z):
+def person(street: Street, x: float, z: float) -> None:
     """Someone who walks, stands or waits."""
     rng, high = street.rng, street.rng.uniform(1.55, 2.0)
     shirt, trousers, hair = street.pick(_CLOTHES), street.pick(_CLOTHES), street.pick(_HAIRS, 8)
@@ -244,7 +244,7 @@ def person(street, x, z):
     street.fill(heads, [hair, street.pick(_SKINS, 8)], PERSON)
 
 
-def _car_points(street, x, z, yaw, half):
+def _car_points(street: Street, x: float, z: float, yaw: float, half: float) -> tuple[np.ndarray, np.ndarray]:
     """Corners of the body, the cabin and the shade: f64[20,3]; and which of the ten faces we see."""
     rng, w, waist = street.rng, street.rng.uniform(0.9, 1), street.rng.uniform(0.92, 1.02)
     bonnet, boot, roof = ((0.95, 0.0, 1.6), (1.0, 0.6, 1.55), (0.5, 0.0, 2.1))[rng.integers(3)]
@@ -264,7 +264,7 @@ def _car_points(street, x, z, yaw, half):
     return points @ turn + (x, 0, z), np.array([eye_z < -half, eye_x > w, eye_z > half, eye_x < -w, True] * 2)
 
 
-def car(street, x, z, yaw):
+def car(street: Street, x: float, z: float, yaw: float) -> None:
     """A hatchback, a saloon or a van. yaw 0: we see its rear; pi: its front; pi / 2: its side."""
     paint, half = street.pick(PAINTS), street.rng.uniform(1.8, 2.2)
     points, seen = _car_points(street, x, z, yaw, half)

@@ -12,11 +12,10 @@ from ddrnet_jax import checkpoints, factory, pretrained
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import check, check_report
 from ddrnet_jax.data.check_findings import SEVERITIES, Finding
-from ddrnet_jax.data.samples import Sample
+from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
 from ddrnet_jax.evaluation import metrics
-from ddrnet_jax.evaluation.evaluate import check_same_classes
-from ddrnet_jax.evaluation.views import View
+from ddrnet_jax.evaluation.evaluate import check_same_classes, view_of
 from ddrnet_jax.models.weight_files import WeightsFileError
 
 _IMAGES = 8  # of each split; every one is seen by the network about eight times
@@ -96,7 +95,7 @@ def examine(
         loaded,
         raw,
         eval_source.spec.classes,
-        View(size_hw=config.eval.size_hw, tile_hw=config.eval.tile_hw),
+        view_of(config),
         held_out,
         prediction_causes.of_one_size(trained_on, held_out[0]["label"].shape),
     )
@@ -129,7 +128,7 @@ def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
-def _some(source) -> list[Sample]:
+def _some(source: Source) -> list[Sample]:
     return [source[i] for i in check.spread(len(source), _IMAGES)]
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ddrnet_jax import checkpoints, devices, factory
 from ddrnet_jax.data import pipeline
-from ddrnet_jax.data.sources import Sample
+from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.evaluation import batches, metrics
 from ddrnet_jax.evaluation.classification import ClassEvaluator
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
@@ -144,7 +144,7 @@ def make_evaluator(
 
 
 @contextlib.contextmanager
-def samples_to_evaluate(config: ConfigDict, source) -> Iterator[Iterator[Sample]]:
+def samples_to_evaluate(config: ConfigDict, source: Source) -> Iterator[Iterator[Sample]]:
     """This process's part of the source's samples in order, each as the config's evaluator takes it."""
     view = factory.evaluation_view(config)
     shard = pipeline.Shard(jax.process_index(), jax.process_count())

@@ -3,13 +3,14 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.export
 
 
-def load(path):
+def load(path: str | Path) -> Callable[[jax.Array], jax.Array]:
     """A function u8[B,H,W,3] RGB -> u8[B,H,W] train ids, compiled for this machine once per size."""
     options = json.loads(Path(f"{path}.json").read_text())["compiler_options"].get(jax.default_backend(), {})
     try:

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from ddrnet_jax import checkpoints, factory
-from ddrnet_jax.data import decode, pictures
+from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.sources import IMAGE_SUFFIXES, files_by_stem, read_file
+from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
 from ddrnet_jax.inference import videos
@@ -86,17 +86,17 @@ def predict_files(
     if is_video:
         videos.check(source)
     predictor, config = _ENGINES[engine](checkpoint)
-    files = PredictionFiles(output, factory.dataset_spec(config), side_by_side=side_by_side)
+    results = PredictionFiles(output, factory.dataset_spec(config), side_by_side=side_by_side)
     if is_video:
-        return videos.predict_video(predictor, source, files)
+        return videos.predict_video(predictor, source, results)
     broken = []
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
-            image = decode.decode_image(read_file(path), str(path))
+            image = decode.decode_image(files.read_file(path), str(path))
         except DataError as e:
             broken.append(str(e))
             continue
-        files.write(stem, image, predictor(image))
+        results.write(stem, image, predictor(image))
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
     return len(paths)
@@ -119,18 +119,18 @@ def predict_held_out(
     source = factory.eval_source(config or trained)
     _check_unique_stems(source)
     spec = factory.dataset_spec(trained)
-    files = PredictionFiles(output, spec, side_by_side=side_by_side)
+    results = PredictionFiles(output, spec, side_by_side=side_by_side)
     rows = []
     for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
         mask = predictor(sample["image"])
-        files.write(Path(sample["name"]).stem, sample["image"], mask)
+        results.write(Path(sample["name"]).stem, sample["image"], mask)
         if len(rows) < _SHEET_ROWS:
             rows.append((sample["image"], sample["label"], mask))
     pictures.write_png(Path(output) / "samples.png", pictures.contact_sheet(rows, spec))
     return len(source)
 
 
-def _check_unique_stems(source) -> None:
+def _check_unique_stems(source: Source) -> None:
     counts = collections.Counter(Path(name).stem for name in source.names())
     stem, count = counts.most_common(1)[0]
     if count > 1:
@@ -159,24 +159,35 @@ def _onnxruntime_engine(checkpoint: str | Path) -> tuple[OnnxPredictor, ConfigDi
 _ENGINES = {"jax": _jax_engine, "onnxruntime": _onnxruntime_engine}
 
 
-def _each(source) -> Iterator:
+def _each(source: Source) -> Iterator[Sample]:
     return (source[i] for i in range(len(source)))
 
 
 def _input_files(source: Path) -> dict[str, Path]:
     if source.is_dir():
-        left_out = sorted(path.name for path in source.iterdir() if path.suffix.lower() in videos.SUFFIXES)
-        if left_out:
-            _say(f"warning: {len(left_out)} video(s) here are left out, first {left_out[0]}; give each as --input")
-        return files_by_stem(source, "images to predict")
+        _warn_of_others(source)
+        return files.files_by_stem(source, "images to predict")
     if not source.is_file():
         raise DataError(f"--input {source}: no such file or folder")
-    if source.suffix.lower() not in IMAGE_SUFFIXES:
+    if source.suffix.lower() not in files.IMAGE_SUFFIXES:
         raise DataError(
             f"--input {source}: not an image or video; expected one of "
-            f"{', '.join(sorted(IMAGE_SUFFIXES | videos.SUFFIXES))}"
+            f"{', '.join(sorted(files.IMAGE_SUFFIXES | videos.SUFFIXES))}"
         )
     return {source.stem: source}
+
+
+def _warn_of_others(folder: Path) -> None:
+    others = files.unread(folder)
+    films = [name for name in others if Path(name).suffix.lower() in videos.SUFFIXES]
+    rest = [name for name in others if name not in films]
+    if films:
+        _say(f"warning: {len(films)} video(s) here are left out, first {films[0]}; give each as --input")
+    if rest:
+        _say(
+            f"warning: {len(rest)} file(s) or folder(s) here are no images and left out, first {rest[0]}; "
+            "convert them to PNG or JPEG, give a folder as --input"
+        )
 
 
 def _say(message: str) -> None:

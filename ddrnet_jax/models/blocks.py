@@ -10,14 +10,14 @@ from jax.typing import DTypeLike
 from ddrnet_jax.models.strided_conv import strided_conv
 
 
-def conv_kernel_init(key, shape, dtype=jnp.float32) -> jax.Array:
+def conv_kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
     """f32[height,width,cin,cout], Kaiming normal, fan_out, ReLU gain, untruncated: as the reference's convolutions"""
     height, width, _, cout = shape
     std = (2 / (height * width * cout)) ** 0.5
     return _draw(key, shape, dtype, lambda rng: std * rng.standard_normal(shape))
 
 
-def uniform_init(fan_in: int):
+def uniform_init(fan_in: int) -> nnx.Initializer:
     """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for biases and linear layers."""
     bound = fan_in**-0.5
 
@@ -43,7 +43,16 @@ def _draw(key, shape, dtype, draw) -> jax.Array:
     return jnp.asarray(from_key_data(data))
 
 
-def conv(cin: int, cout: int, size: int, stride: int = 1, *, use_bias: bool = False, dtype, rngs) -> nnx.Conv:
+def conv(
+    cin: int,
+    cout: int,
+    size: int,
+    stride: int = 1,
+    *,
+    use_bias: bool = False,
+    dtype: DTypeLike | None,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
     """`size` x `size` convolution, padded by size // 2 on all four sides.
 
     Source: XLA's "SAME" pads even inputs of a stride-2 convolution by (0, 1); the reference pads (1, 1).
@@ -109,7 +118,7 @@ class BatchNorm(nnx.Module):
 
 
 @jax.custom_vjp
-def normalise_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array):
+def normalise_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(y, mean, var): x [B,h,w,C] normalised over (B,h,w), and its biased statistics f32[C].
 
     Statistics are reported, not differentiated: gradients reach x only through y.
@@ -147,66 +156,84 @@ def _wide(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 class ConvBN(nnx.Module):
-    """Convolution, then batch norm; no activation."""
+    """Convolution, then batch norm; no activation: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]."""
 
-    def __init__(self, cin, cout, size, stride=1, *, use_bias=False, dtype, rngs):
+    def __init__(
+        self,
+        cin: int,
+        cout: int,
+        size: int,
+        stride: int = 1,
+        *,
+        use_bias: bool = False,
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
         self.conv = conv(cin, cout, size, stride, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(cout, dtype=dtype)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.bn(self.conv(x))
 
 
 class PreActConv(nnx.Module):
-    """Batch norm, ReLU, convolution: the order of DAPPM and of the heads."""
+    """Batch norm, ReLU, convolution, the order of DAPPM and of the heads: [B,h,w,cin] -> [B,h,w,cout]."""
 
-    def __init__(self, cin, cout, size, *, use_bias=False, dtype, rngs):
+    def __init__(
+        self, cin: int, cout: int, size: int, *, use_bias: bool = False, dtype: DTypeLike | None, rngs: nnx.Rngs
+    ):
         self.bn = BatchNorm(cin, dtype=dtype)
         self.conv = conv(cin, cout, size, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.conv(relu(self.bn(x)))
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 ConvBN and a residual; the output is not activated."""
+    """Two 3x3 ConvBN and a residual, not activated: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]."""
 
-    def __init__(self, cin, cout, stride=1, *, dtype, rngs):
+    def __init__(self, cin: int, cout: int, stride: int = 1, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         self.conv_bn1 = ConvBN(cin, cout, 3, stride, dtype=dtype, rngs=rngs)
         self.conv_bn2 = ConvBN(cout, cout, 3, dtype=dtype, rngs=rngs)
         needs_projection = stride != 1 or cin != cout
         self.shortcut = nnx.data(ConvBN(cin, cout, 1, stride, dtype=dtype, rngs=rngs) if needs_projection else None)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = self.conv_bn2(relu(self.conv_bn1(x)))
         return y + (x if self.shortcut is None else self.shortcut(x))
 
 
 class Bottleneck(nnx.Module):
-    """1x1, 3x3 (strided), 1x1 ConvBN with expansion 2 and a projected residual; not activated."""
+    """1x1, 3x3 (strided), 1x1 ConvBN with expansion 2 and a projected residual; not activated.
 
-    def __init__(self, cin, width, stride=1, *, dtype, rngs):
+    [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),2*width]
+    """
+
+    def __init__(self, cin: int, width: int, stride: int = 1, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         self.conv_bn1 = ConvBN(cin, width, 1, dtype=dtype, rngs=rngs)
         self.conv_bn2 = ConvBN(width, width, 3, stride, dtype=dtype, rngs=rngs)
         self.conv_bn3 = ConvBN(width, 2 * width, 1, dtype=dtype, rngs=rngs)
         self.shortcut = ConvBN(cin, 2 * width, 1, stride, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = relu(self.conv_bn1(x))
         y = relu(self.conv_bn2(y))
         return self.conv_bn3(y) + self.shortcut(x)
 
 
 class Stage(nnx.Module):
-    """`depth` BasicBlocks with ReLU between them; the last one's output is not activated."""
+    """`depth` BasicBlocks with ReLU between them; the last one's output is not activated.
 
-    def __init__(self, cin, cout, depth, stride=1, *, dtype, rngs):
+    [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]
+    """
+
+    def __init__(self, cin: int, cout: int, depth: int, stride: int = 1, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         self.blocks = nnx.List(
             BasicBlock(cin if i == 0 else cout, cout, stride if i == 0 else 1, dtype=dtype, rngs=rngs)
             for i in range(depth)
         )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         for i, block in enumerate(self.blocks):
             x = block(x if i == 0 else relu(x))
         return x

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from ddrnet_jax.models.blocks import PreActConv, average_pool, resize
 
@@ -16,7 +17,7 @@ class DAPPM(nnx.Module):
     compression(concat(y0..y4)) + shortcut(x). Every convolution is pre-activated.
     """
 
-    def __init__(self, cin: int, width: int, cout: int, *, dtype, rngs):
+    def __init__(self, cin: int, width: int, cout: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         def pre_act(a, b, size):
             return PreActConv(a, b, size, dtype=dtype, rngs=rngs)
 

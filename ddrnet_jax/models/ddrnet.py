@@ -59,13 +59,25 @@ def normalise(images: jax.Array) -> jax.Array:
 class DualStage(nnx.Module):
     """One stage of both branches, ending in a bilateral fusion (paper figure 3)."""
 
-    def __init__(self, low_in, low_out, high_in, high_width, depth, low_stride, down_widths, *, dtype, rngs):
+    def __init__(
+        self,
+        low_in: int,
+        low_out: int,
+        high_in: int,
+        high_width: int,
+        depth: int,
+        low_stride: int,
+        down_widths: tuple[int, ...],
+        *,
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
         self.low = Stage(low_in, low_out, depth, low_stride, dtype=dtype, rngs=rngs)
         self.high = Stage(high_in, high_width, depth, dtype=dtype, rngs=rngs)
         self.compression = ConvBN(low_out, high_width, 1, dtype=dtype, rngs=rngs)
         self.down = DownSampling(high_width, down_widths, dtype=dtype, rngs=rngs)
 
-    def __call__(self, low, high):
+    def __call__(self, low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
         """low [B,h/2,w/2,low_in], high [B,h,w,high_in], both activated -> the same, fused, not activated."""
         low, high = self.low(low), self.high(high)
         high_to_low = self.down(relu(high))
@@ -74,39 +86,52 @@ class DualStage(nnx.Module):
 
 
 class DownSampling(nnx.Module):
-    """Strided 3x3 ConvBNs with ReLU between them, from the high branch's size to the low branch's."""
+    """Strided 3x3 ConvBNs with ReLU between them, from the high branch's size to the low branch's.
 
-    def __init__(self, cin, widths, *, dtype, rngs):
+    [B,h,w,cin] -> [B,h/2**n,w/2**n,widths[-1]], rounded up, for n widths
+    """
+
+    def __init__(self, cin: int, widths: tuple[int, ...], *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         pairs = zip((cin, *widths[:-1]), widths, strict=True)
         self.convs = nnx.List(ConvBN(a, b, 3, 2, dtype=dtype, rngs=rngs) for a, b in pairs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         for i, conv_bn in enumerate(self.convs):
             x = conv_bn(x if i == 0 else relu(x))
         return x
 
 
 class SegmentationHead(nnx.Module):
-    """BN, ReLU, 3x3, BN, ReLU, 1x1 with bias: features to stride-8 logits."""
+    """BN, ReLU, 3x3, BN, ReLU, 1x1 with bias: features to stride-8 logits, [B,h,w,cin] -> [B,h,w,num_classes]."""
 
-    def __init__(self, cin, width, num_classes, *, dtype, rngs):
+    def __init__(self, cin: int, width: int, num_classes: int, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         self.hidden = PreActConv(cin, width, 3, dtype=dtype, rngs=rngs)
         self.classifier = PreActConv(width, num_classes, 1, use_bias=True, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.classifier(self.hidden(x))
 
 
 class ClassificationHead(nnx.Module):
     """High-to-low fusion, 1x1 ConvBN, global average, linear (paper section 3.2)."""
 
-    def __init__(self, high_width, low_width, last_width, num_classes, *, dtype, rngs):
+    def __init__(
+        self,
+        high_width: int,
+        low_width: int,
+        last_width: int,
+        num_classes: int,
+        *,
+        dtype: DTypeLike | None,
+        rngs: nnx.Rngs,
+    ):
         self.down = DownSampling(high_width, (low_width // 2, low_width), dtype=dtype, rngs=rngs)
         self.last = ConvBN(low_width, last_width, 1, dtype=dtype, rngs=rngs)
         init = uniform_init(last_width)
         self.linear = nnx.Linear(last_width, num_classes, kernel_init=init, bias_init=init, dtype=dtype, rngs=rngs)
 
-    def __call__(self, low, high):
+    def __call__(self, low: jax.Array, high: jax.Array) -> jax.Array:
+        """low [B,h/4,w/4,low_width], high [B,h,w,high_width], both activated -> logits [B,num_classes]"""
         x = relu(self.last(relu(low + self.down(high))))
         return self.linear(x.mean((1, 2)))
 

@@ -1,12 +1,16 @@
 """3x3 convolution of stride 2 that XLA:CPU differentiates quickly too."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 _TAPS = ((1,), (2, 0))  # rows of the kernel that meet an even, and an odd, row of the input
 
 
-def strided_conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
+def strided_conv(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[Sequence[int]], **options: object
+) -> jax.Array:
     """jax.lax.conv_general_dilated for nnx.Conv, of stride 2 and padding 1.
 
     x [B,H,W,C], kernel [3,3,C,D] -> [B,ceil(H/2),ceil(W/2),D]

@@ -38,7 +38,7 @@ class Interruption:
             self._previous = {number: signal.signal(number, self._handle) for number in taken}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._previous = {}

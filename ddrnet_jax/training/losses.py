@@ -1,6 +1,7 @@
 """Cross entropy, OHEM, Dice and cross entropy at edges, over the pixels of the global batch."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -215,7 +216,7 @@ def make_loss(
     dice_weight: float = 1.0,
     edge_weight: float = 0.5,
     edge_size: int = 5,
-):
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The named loss as a function of logits f32[B,H,W,C] and labels i32[B,H,W] (0..C-1 or 255).
 
     class_weights  f32[C]

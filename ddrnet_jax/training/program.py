@@ -66,7 +66,9 @@ def schedule_and_optimizer(config: ConfigDict) -> tuple[optax.Schedule, optax.Gr
     )
 
 
-def train_step(config: ConfigDict, graphdef: nnx.GraphDef, sgd: optax.GradientTransformation, mesh: Mesh):
+def train_step(
+    config: ConfigDict, graphdef: nnx.GraphDef, sgd: optax.GradientTransformation, mesh: Mesh
+) -> jax.stages.Wrapped:
     """The compiled step of the config (see `step.make_train_step`)."""
     return make_train_step(
         graphdef,

@@ -26,7 +26,7 @@ def make_train_step(
     aux_weight: float = 0.4,
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
-):
+) -> jax.stages.Wrapped:
     """The compiled step (state, batch) -> (state, metrics); the given state is consumed.
 
     loss     of logits and labels: of a segmenter f32[B,H,W,C] and i32[B,H,W], of a classifier f32[B,C] and i32[B]

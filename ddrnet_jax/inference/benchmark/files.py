@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ddrnet_jax.data import decode, pictures, scenes
-from ddrnet_jax.data.sources import read_file
+from ddrnet_jax.data.files import read_file
 from ddrnet_jax.inference.benchmark.timing import Program
 
 
