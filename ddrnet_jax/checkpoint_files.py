@@ -111,7 +111,7 @@ def read(folder: Path, like: dict) -> dict:
     return state
 
 
-def score(metrics) -> float:
+def score(metrics: dict | None) -> float:
     """Of the steps of one run, which have the same metric."""
     return max((float(metrics[name]) for name in METRICS.values() if name in (metrics or {})), default=-1.0)
 

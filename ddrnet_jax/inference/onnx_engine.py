@@ -5,12 +5,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
 from ddrnet_jax import config_files
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 IMAGES, MASKS = "images", "masks"  # what a file of ours calls its input and its output
 CARD = "card"  # of its metadata
@@ -28,10 +32,9 @@ def installed(name: str) -> ModuleType:
         raise EngineError(f"{name} is not installed: pip install 'ddrnet-jax[onnx]'") from e
 
 
-def session(model: bytes | str):
-    """An onnxruntime.InferenceSession on the CPU with as many threads as cores, of a file's bytes or its path."""
-    onnxruntime = installed("onnxruntime")
-    return onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+def session(model: bytes | str) -> "onnxruntime.InferenceSession":
+    """An ONNX Runtime session on the CPU with as many threads as cores, of a file's bytes or its path."""
+    return installed("onnxruntime").InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
 class OnnxPredictor:
