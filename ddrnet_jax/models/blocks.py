@@ -7,7 +7,7 @@ from flax import nnx
 from jax.nn import relu
 from jax.typing import DTypeLike
 
-from ddrnet_jax.models.strided_conv import strided_conv
+from ddrnet_jax.models.conv3x3 import conv3x3
 
 
 def conv_kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -68,7 +68,7 @@ def conv(
         kernel_init=conv_kernel_init,
         bias_init=uniform_init(cin * size * size),
         dtype=dtype,
-        conv_general_dilated=strided_conv if (size, stride) == (3, 2) else jax.lax.conv_general_dilated,
+        conv_general_dilated=conv3x3 if size == 3 else jax.lax.conv_general_dilated,
         rngs=rngs,
     )
 

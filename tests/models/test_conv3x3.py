@@ -1,0 +1,72 @@
+"""The 3x3 convolution equals XLA's own, its gradients too, for even and odd sizes and on every platform's path."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from ddrnet_jax.models.blocks import conv
+from ddrnet_jax.models.conv3x3 import conv3x3
+
+PADDING = ((1, 1), (1, 1))
+OPTIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size_hw", [(8, 12), (7, 12), (8, 11), (9, 5), (1, 2)])
+def test_outputs_and_gradients_are_those_of_the_plain_convolution(size_hw, stride):
+    ours, plain = (vjp(f, size_hw, stride, jnp.float32) for f in (conv3x3, jax.lax.conv_general_dilated))
+    for a, b in zip(ours, plain, strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_gradients_are_summed_in_float32(stride):
+    exact = vjp(jax.lax.conv_general_dilated, (16, 24), stride, jnp.float32)[2]
+    ours = vjp(conv3x3, (16, 24), stride, jnp.bfloat16)[2]
+    assert ours.dtype == jnp.bfloat16
+    assert np.abs(ours.astype(jnp.float32) - exact).max() < 0.01 * np.abs(exact).max()
+
+
+def vjp(convolve, size_hw, stride, dtype):
+    """The output, and the gradients of x and of the kernel, for the same random numbers of few bits."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape), jnp.bfloat16).astype(dtype)
+
+    x, kernel = draw(2, *size_hw, 3), draw(3, 3, 3, 5)
+    dy = draw(2, *(-(-n // stride) for n in size_hw), 5)
+    y, gradients = jax.vjp(lambda x, kernel: convolve(x, kernel, (stride, stride), PADDING, **OPTIONS), x, kernel)
+    return y, *gradients(dy)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_only_cpus_take_the_gradients_apart(stride):
+    def gradients(x, kernel):
+        return jax.grad(lambda *a: (conv3x3(*a, (stride, stride), PADDING, **OPTIONS) ** 2).sum(), (0, 1))(x, kernel)
+
+    lowered = jax.jit(gradients).trace(jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 5)))
+    text = {platform: lowered.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "tpu")}
+    assert ("dot_general" in text["cpu"], "dot_general" in text["tpu"]) == (True, False)
+    assert text["tpu"].count("stablehlo.convolution") == 3  # the output and both gradients
+    assert "lhs_dilate = [2, 2]" not in text["cpu"]
+
+
+def test_the_network_uses_it_where_it_fits():
+    def function(size, stride):
+        return conv(4, 8, size, stride, dtype=None, rngs=nnx.Rngs(0)).conv_general_dilated
+
+    assert function(3, 2) is function(3, 1) is conv3x3
+    assert function(1, 1) is function(1, 2) is jax.lax.conv_general_dilated
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "options"),
+    [(3, PADDING, {}), (1, ((0, 0), (0, 0)), {}), (2, PADDING, {"rhs_dilation": (2, 2)})],
+)
+def test_other_convolutions_are_refused(stride, padding, options):
+    with pytest.raises(ValueError, match="expected a 3x3 convolution of stride 1 or 2 and padding 1"):
+        conv3x3(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 5)), (stride, stride), padding, **OPTIONS, **options)
