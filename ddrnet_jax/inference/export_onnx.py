@@ -229,7 +229,9 @@ def _conv_bn(g: _Nodes, m: ConvBN, x: _Map, input_scale: np.ndarray | None = Non
     return _conv(g, m.conv, x, input_scale)
 
 
-def _batch_norm(g: _Nodes, bn: BatchNorm, x: _Map) -> _Map:
+def _batch_norm(g: _Nodes, bn: BatchNorm | Folded, x: _Map) -> _Map:
+    if isinstance(bn, Folded):
+        return x
     constants = (np.asarray(v[...], np.float32) for v in (bn.scale, bn.bias, bn.mean, bn.var))
     return _Map(g.add("BatchNormalization", x.name, *constants, epsilon=EPSILON), x.size_hw)
 

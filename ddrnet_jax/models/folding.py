@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ddrnet_jax.models.blocks import EPSILON, ConvBN
-from ddrnet_jax.models.ddrnet import DDRNet
+from ddrnet_jax.models.blocks import EPSILON, BatchNorm, ConvBN
+from ddrnet_jax.models.ddrnet import DDRNet, SegmentationHead
 
 
 class Folded(nnx.Module):
@@ -22,13 +22,17 @@ def fold(model: DDRNet, dtype: DTypeLike | None = None) -> DDRNet:
     """A copy of the model for inference, equal to it in eval mode within 1e-5 of the largest logit.
 
     dtype  to compute in; None: the model's own
-    Where no convolution comes before a batch norm (DAPPM and the heads activate first) it stays.
+    Where no convolution comes right before a batch norm (in DAPPM and at the head's input) it stays.
     Source: the paper times a network without batch norm; here the numbers are those of the trained one.
     """
     folded = nnx.clone(model)
     for _, module in nnx.iter_modules(folded):
         if isinstance(module, ConvBN):
-            _fold(module)
+            _fold(module.conv, module.bn)
+            module.bn = Folded()
+        if isinstance(module, SegmentationHead):
+            _fold(module.hidden.conv, module.classifier.bn)
+            module.classifier.bn = Folded()
         if dtype is not None and hasattr(module, "dtype"):
             module.dtype = dtype
     folded.aux_head = nnx.data(None)
@@ -36,8 +40,8 @@ def fold(model: DDRNet, dtype: DTypeLike | None = None) -> DDRNet:
     return folded
 
 
-def _fold(conv_bn: ConvBN) -> None:
-    conv, bn = conv_bn.conv, conv_bn.bn
+def _fold(conv: nnx.Conv, bn: BatchNorm) -> None:
+    """Into the convolution's kernel and bias what the batch norm after it does."""
     scale, shift, mean, var = (np.asarray(v[...], np.float64) for v in (bn.scale, bn.bias, bn.mean, bn.var))
     factor = scale / np.sqrt(var + EPSILON)
     bias = 0.0 if conv.bias is None else np.asarray(conv.bias[...], np.float64)
@@ -45,4 +49,3 @@ def _fold(conv_bn: ConvBN) -> None:
     conv.kernel[...] = jnp.asarray(np.asarray(conv.kernel[...], np.float64) * factor, dtype)
     conv.bias = nnx.Param(jnp.asarray((bias - mean) * factor + shift, dtype))
     conv.use_bias = True
-    conv_bn.bn = Folded()

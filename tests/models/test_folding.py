@@ -39,7 +39,7 @@ def test_folded_gives_the_same_logits(trained):
 def test_what_follows_a_convolution_is_gone_and_the_model_given_is_untouched(trained):
     folded = fold(trained)
     assert {str(path[0]) for path in batch_norms(folded)} == {"dappm", "head"}
-    assert len(batch_norms(folded)) == 11 + 2  # 5 scales, 4 processes, compression, shortcut; the head's two
+    assert len(batch_norms(folded)) == 11 + 1  # 5 scales, 4 processes, compression, shortcut; the head's first
     assert folded.aux_head is None
     assert trained.aux_head is not None
     assert len(batch_norms(trained)) == 57
