@@ -45,7 +45,7 @@ def _predict(arguments, overrides) -> None:
     else:
         count = predict.predict_held_out(checkpoint, output, config, **options)
         print(f"image, label and prediction side by side: {Path(output) / 'samples.png'}")
-    print(f"masks and overlays of {count} image(s) or frame(s) are in {output}, legend.png explains the colours")
+    print(f"{count} masks and overlays are in {output}\nlegend.png there explains the colours")
 
 
 def _import_weights(arguments, overrides) -> None:
