@@ -59,6 +59,7 @@ svg text { fill: var(--ink); font-size: 12px; }
 .point { stroke: var(--paper); } .point.run0 { fill: var(--run0); } .point.run1 { fill: var(--run1); }
 .halves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 8px 32px; }
 .halves > div { min-width: 0; }
+.heat.small { max-width: 100%; height: auto; }
 .heat .frame { fill: var(--soft); stroke: var(--line); }
 .heat .right { fill: var(--run0); } .heat .wrong { fill: var(--wrong); }
 .heat .count { font-size: 10.5px; } .heat .strong { fill: var(--strong); }
