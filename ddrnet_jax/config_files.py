@@ -50,7 +50,7 @@ def from_json(values: dict) -> ConfigDict:
             if isinstance(target[key], ConfigDict):
                 fill(target[key], value)
             else:
-                target[key] = _tuples(value)
+                target[key] = tuples(value)
 
     try:
         fill(config, values)
@@ -124,15 +124,16 @@ def _parse(text: str, like):
         raise ValueError(text[:100]) from e
     if isinstance(like, int) and isinstance(value, float) and value.is_integer():
         return int(value)
-    return _tuples(value)
+    return tuples(value)
 
 
 def _bad(text):
     raise ValueError(text)
 
 
-def _tuples(value):
-    return tuple(_tuples(v) for v in value) if isinstance(value, list | tuple) else value
+def tuples(value: object) -> object:
+    """A value of plain JSON as a config has it: lists become tuples, those inside too."""
+    return tuple(tuples(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

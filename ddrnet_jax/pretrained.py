@@ -25,7 +25,7 @@ class PretrainedError(ValueError):
 class Weights:
     """The weights of a file or checkpoint by our paths, and what network they are of.
 
-    origin    OUR_CHECKPOINT or one of weight_origins.ORIGINS
+    origin    OUR_CHECKPOINT or one of weight_names.ORIGINS
     leaves    {our dotted path: array} of every parameter and running statistic
     left_out  what else the file holds, with the reason it is not used
     """

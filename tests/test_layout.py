@@ -31,8 +31,11 @@ ALLOWED = {
     "report": {"report", "evaluation", "checkpoints", "checkpoint_files", "factory", "data", *_BASE},
     "training": {"training", "report", "evaluation", "pretrained", "checkpoint_files", "factory", "data", "models"}
     | {"provenance", *_BASE},
-    "main": {"training", "evaluation", "inference", "doctor", "pretrained", "checkpoints", "factory", "data", "models"}
+    "commands": {"training", "evaluation", "inference", "doctor", "checkpoints", "factory", "data", "models"}
     | {"command_line", "report", *_BASE},
+    # For the exceptions that end in one line.
+    "main": {"training", "evaluation", "inference", "pretrained", "checkpoints", "data", "models"}
+    | {"commands", "command_line", "report", *_BASE},
 }
 
 

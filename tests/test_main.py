@@ -8,7 +8,7 @@ import filelock
 import numpy as np
 import pytest
 
-from ddrnet_jax import checkpoints, config_files
+from ddrnet_jax import checkpoints, commands, config_files
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data import check
 
@@ -299,7 +299,7 @@ def test_ctrl_c_says_what_is_left_of_the_mode(mode, said, config_file, capsys, m
     def stop(arguments, overrides):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(main_lib._COMMANDS, mode, stop)
+    monkeypatch.setitem(commands.RUN, mode, stop)
     code, _, err = run(capsys, "--mode", mode, "--config", config_file)
     assert code == 130
     assert err.strip() == said

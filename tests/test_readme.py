@@ -1,7 +1,10 @@
 """What the README says can be typed, can be typed: every command parses, and runs unless it needs what is not here."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -10,10 +13,17 @@ import pytest
 from ddrnet_jax import command_line, config_files
 from ddrnet_jax import main as main_lib
 
-PAGES = ("README.md", "docs/weights.md", "docs/architecture.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "docs/answers.md", "docs/weights.md", "docs/architecture.md", "CONTRIBUTING.md")
 OURS = "python -m ddrnet_jax.main "
 # Commands that are parsed only, by a word of theirs, and why.
 NEEDS = {"cityscapes": "the data set", "best_val_smaller": "a published file", "--mode plan": "libtpu, and minutes"}
+# What else the README's shell blocks hold, and who runs it.
+OTHERS = {
+    "make demo": "its commands are run below",
+    "make test": "CI runs it",
+    "cp configs/folder.py mine.py": "the fixture first_hour makes the copy",
+    "PROCESSES=2 launch/local.sh": "run below",
+}
 # What makes a command of a mode small enough for a test.
 SMALL_CONFIG = (
     "--config.total_steps=2",
@@ -29,10 +39,29 @@ SMALL_SCENES = ("--config.data.scenes_hw=(64, 96)", "--config.data.scenes_train=
 
 def commands(repo, page="README.md"):
     """The arguments of every `python -m ddrnet_jax.main` in the page's shell blocks."""
+    for line in shell_lines(repo, page):
+        if line.startswith(OURS):
+            yield shlex.split(line.removeprefix(OURS), comments=True)
+
+
+def shell_lines(repo, page="README.md"):
+    """What the page says to type, a command each."""
     for block in re.findall(r"```bash\n(.*?)```", (repo / page).read_text(), re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith(OURS):
-                yield shlex.split(line.removeprefix(OURS), comments=True)
+        yield from filter(None, block.replace("\\\n", " ").splitlines())
+
+
+def commands_of_make_demo(repo):
+    """The arguments of every `python -m ddrnet_jax.main` that `make demo` runs."""
+    done = subprocess.run(["make", "-n", "demo"], cwd=repo, capture_output=True, text=True, check=True)
+    for line in done.stdout.replace("\\\n", " ").splitlines():
+        if OURS in line:
+            yield shlex.split(line.partition(OURS)[2])
+
+
+def test_every_command_of_the_readme_is_run_somewhere(repo):
+    for line in shell_lines(repo):
+        assert line.startswith((OURS, *OTHERS)), f"who runs {line!r}?"
+    assert len(list(commands_of_make_demo(repo))) == 2
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -92,19 +121,54 @@ def first_hour(repo, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(text)
 
 
+@pytest.fixture
+def environment(repo):
+    """For programs of their own: this Python, this package."""
+    found = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(repo), "BACKOFF_S": "1"}
+    return {name: value for name, value in found.items() if name != "XLA_FLAGS"}
+
+
 @pytest.mark.slow
 def test_every_command_that_needs_nothing_more_runs(first_hour, repo, capsys):
     ran = {}
-    for page in PAGES:
-        for arguments in commands(repo, page):
-            line = " ".join(arguments)
-            if line in ran or "--help" in arguments or any(word in line for word in NEEDS):
-                continue
-            parsed, _ = command_line.parse(arguments)
-            small = (*SMALL_CONFIG, *(SMALL_SCENES if "demo.py" in line else ())) if parsed.config else ()
-            code = main_lib.main([*arguments, *small, *SMALL_FLAGS.get(parsed.mode, ())])
-            out, err = capsys.readouterr()
-            assert code in (0, int(parsed.mode == "doctor")), f"{line}\n{out}{err}"
-            assert "Traceback" not in err, line
-            ran[line] = parsed.mode
+    for arguments in (*commands_of_make_demo(repo), *(a for page in PAGES for a in commands(repo, page))):
+        line = " ".join(arguments)
+        if line in ran or "--help" in arguments or any(word in line for word in NEEDS):
+            continue
+        parsed, _ = command_line.parse(arguments)
+        small = (*SMALL_CONFIG, *(SMALL_SCENES if "demo.py" in line else ())) if parsed.config else ()
+        code = main_lib.main([*arguments, *small, *SMALL_FLAGS.get(parsed.mode, ())])
+        out, err = capsys.readouterr()
+        assert code in (0, int(parsed.mode == "doctor")), f"{line}\n{out}{err}"
+        assert "Traceback" not in err, line
+        ran[line] = parsed.mode
     assert {"train", "evaluate", "predict", "check_data", "doctor", "report", "export", "benchmark"} <= {*ran.values()}
+    run_the_python_of_the_readme(repo)
+
+
+def run_the_python_of_the_readme(repo):
+    """In a folder with the demo's run; the shape is that of the comment beside it."""
+    (text,) = re.findall(r"```python\n(.*?)```", (repo / "README.md").read_text(), re.DOTALL)
+    names = {}
+    exec(text, names)
+    (shape,) = re.findall(r"^out\.logits +# f32(\[[\d,]+\])", text, re.MULTILINE)
+    assert list(names["out"].logits.shape) == eval(shape)
+    assert names["model"].num_classes == 9
+    assert names["config"].data.name == "scenes"
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_demo_by_the_launcher(first_hour, repo, environment):
+    (line,) = (line.partition("#")[0] for line in shell_lines(repo) if "launch/" in line)
+    command = line.replace("launch/", f"{shlex.quote(str(repo))}/launch/")
+    done = subprocess.run(
+        ["bash", "-c", f"{command} {shlex.join((*SMALL_CONFIG, *SMALL_SCENES))}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mIoU") == 1  # the first of the two says it
+    assert "2 processes" in done.stderr

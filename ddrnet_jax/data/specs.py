@@ -244,6 +244,9 @@ def _check_folder(classes, colors, label_values, ignore_values, image_folder, la
     for name, pattern in (("images", image_folder), ("labels", label_folder)):
         if pattern.replace("{split}", "").count("{") or pattern.replace("{split}", "").count("}"):
             raise DataError(f"data.{name} is {pattern!r}; the only placeholder is {{split}}")
+    if len(classes) == 1:  # a softmax over one class is certain from the start: loss 0, mIoU 100 %
+        given = repr(classes[0])
+        raise DataError(f"data.classes has only {given}: name what is left of the image too, ('background', {given})")
 
 
 def _is_index(value) -> bool:

@@ -35,7 +35,7 @@ def export(
     """Write OUTPUT (its suffix is the format) and its card, OUTPUT.json; returns the card.
 
     file_format  one of WEIGHTS or PROGRAMS; beside a StableHLO file comes its loader, load_stablehlo.py
-    naming       of weights, one of weight_origins.ORIGINS; None: official
+    naming       of weights, one of weight_names.ORIGINS; None: official
     size_hw      of the images that a program takes. None: stablehlo any, onnx the checkpoint's eval.size_hw
     Raises       ExportError, EngineError, CheckpointError or WeightsFileError with one line.
     """

@@ -17,52 +17,8 @@ from flax import nnx
 from ddrnet_jax.models.ddrnet import TASKS, VARIANTS, DDRNet
 from ddrnet_jax.models.torch_weights import official_shapes
 from ddrnet_jax.models.weight_files.safetensors import shown
+from ddrnet_jax.models.weight_names import ORIGINS, official_to
 
-ORIGINS = ("official", "mmsegmentation", "super-gradients")
-
-_CONV_BN = ((0, "conv"), (1, "bn"))
-_BN_CONV = ((0, "bn"), (2, "conv"))
-# Official module -> theirs: the longest entry that a name begins with is replaced; without one it stays.
-_MMSEGMENTATION = {
-    **{f"conv1.{3 * i + j}": f"backbone.stem.{i}.{part}" for i in (0, 1) for j, part in _CONV_BN},
-    **{f"layer{n}": f"backbone.stem.{2 * n}" for n in (1, 2)},
-    **{f"layer{n}": f"backbone.context_branch_layers.{n - 3}" for n in (3, 4, 5)},
-    **{f"layer{n}_": f"backbone.spatial_branch_layers.{n - 3}" for n in (3, 4, 5)},
-    **{f"compression{n}.{j}": f"backbone.compression_{n - 2}.{part}" for n in (3, 4) for j, part in _CONV_BN},
-    **{f"down3.{j}": f"backbone.down_1.{part}" for j, part in _CONV_BN},
-    **{f"down4.{3 * i + j}": f"backbone.down_2.{i}.{part}" for i in (0, 1) for j, part in _CONV_BN},
-    **{f"spp.scale0.{j}": f"backbone.spp.scales.0.{part}" for j, part in _BN_CONV},
-    **{f"spp.scale{n}.{j + 1}": f"backbone.spp.scales.{n}.1.{part}" for n in (1, 2, 3, 4) for j, part in _BN_CONV},
-    **{f"spp.process{n}.{j}": f"backbone.spp.processes.{n - 1}.{part}" for n in (1, 2, 3, 4) for j, part in _BN_CONV},
-    **{f"spp.{at}.{j}": f"backbone.spp.{at}.{part}" for at in ("compression", "shortcut") for j, part in _BN_CONV},
-    "final_layer.bn1": "decode_head.head.0.bn",
-    "final_layer.conv1": "decode_head.head.0.conv",
-    "final_layer.bn2": "decode_head.head.1",
-    "final_layer.conv2": "decode_head.conv_seg",
-    "seghead_extra.bn1": "decode_head.aux_head.0.bn",
-    "seghead_extra.conv1": "decode_head.aux_head.0.conv",
-    "seghead_extra.bn2": "decode_head.aux_head.1",
-    "seghead_extra.conv2": "decode_head.aux_cls_seg",
-}
-_REPEATS = (("", 0), ("_1", 0), ("_2", 1))  # the official suffix, there only in 39, and their index
-_SUPER_GRADIENTS = {
-    **{f"conv1.{3 * i + j}": f"_backbone.stem.{i}.{j}" for i in (0, 1) for j in (0, 1)},
-    **{f"layer{n}": f"_backbone.layer{n}" for n in (1, 2, 4)},
-    **{f"layer3{repeat}": f"_backbone.layer3.{i}" for repeat, i in _REPEATS},
-    **{f"layer3{repeat}_": f"layer3_skip.{i}" for repeat, i in _REPEATS},
-    **{f"{part}3{repeat}": f"{part}3.{i}" for part in ("compression", "down") for repeat, i in _REPEATS},
-    **{f"layer{n}_": f"layer{n}_skip" for n in (4, 5)},
-    **{f"down4.{3 * i + j}": f"down4.{i}.{j}" for i in (0, 1) for j in (0, 1)},
-    **{f"spp.scale{n}": f"spp.branches.{n}.down_scale" for n in range(5)},
-    **{f"spp.process{n}": f"spp.branches.{n}.process" for n in (1, 2, 3, 4)},
-}
-_MODULES = {"official": {}, "mmsegmentation": _MMSEGMENTATION, "super-gradients": _SUPER_GRADIENTS}
-# Then, inside residual blocks: (pattern, replacement).
-_IN_BLOCKS = {
-    "official": ("^", ""),
-    "mmsegmentation": (r"\.(conv|bn)(\d)\.", r".conv\2.\1."),
-    "super-gradients": (r"\.downsample\.", ".shortcut."),
-}
 # The biases that mmsegmentation does not have, and the running means that can hold them.
 _STEM_BIASES = {"conv1.0.bias": "conv1.1.running_mean", "conv1.3.bias": "conv1.4.running_mean"}
 _PREFIX = re.compile(r"(?:(?:module|model)\.)*")  # of DataParallel, of the official training code; or of both
@@ -177,20 +133,13 @@ def to_origin(state_dict: dict[str, np.ndarray], origin: str, variant: str) -> d
         why = f" ({_OTHER_CLASSIFIER})" if origin == "super-gradients" else ""
         raise ValueError(f"{origin} has no {target}{why}; it has: {', '.join(str(k) for k in _kinds(origin))}")
     state = found.state_dict if origin != "mmsegmentation" else without_stem_bias(found.state_dict)
-    renamed = {_name(origin, official): array for official, array in state.items()}
+    renamed = {official_to(origin, official): array for official, array in state.items()}
     return renamed | {_counter(name): np.zeros((), np.int64) for name in renamed if name.endswith("running_var")}
 
 
 def _kinds(*origins: str) -> list[_Kind]:
     kinds = (_Kind(origin, variant, task) for task in TASKS for variant in VARIANTS for origin in origins)
     return [kind for kind in kinds if kind.exists]
-
-
-def _name(origin: str, official: str) -> str:
-    parts = official.split(".")
-    modules = (".".join(parts[:length]) for length in (3, 2, 1))
-    module = next((module for module in modules if module in _MODULES[origin]), "")
-    return re.sub(*_IN_BLOCKS[origin], _MODULES[origin].get(module, "") + official.removeprefix(module))
 
 
 def _counter(running_var: str) -> str:
@@ -210,7 +159,7 @@ def _slots(kind: _Kind, aux_head: bool = True, num_classes: int | None = None) -
     absent = (*_STEM_BIASES,) * (kind.origin == "mmsegmentation") + ("seghead_extra.",) * (not aux_head)
     shapes = sorted(_shapes(kind.variant, kind.task).items(), key=lambda item: (_STAGES.index(_stage(item[0])), item))
     return {
-        _name(kind.origin, name): _Slot(name, (num_classes, *shape[1:]) if _OF_CLASSES.match(name) else shape)
+        official_to(kind.origin, name): _Slot(name, (num_classes, *shape[1:]) if _OF_CLASSES.match(name) else shape)
         for name, shape in shapes
         if not name.startswith(absent)
     }
@@ -285,7 +234,7 @@ def _some(texts: list[str], count: int) -> str:
 
 def _not_recognised(own: dict[str, np.ndarray]) -> str:
     found = _some([shown(name) for name in own], 3) if own else ": it is empty"
-    expected = ", ".join(f"{_name(origin, 'conv1.0.weight')}, ... ({origin})" for origin in ORIGINS)
+    expected = ", ".join(f"{official_to(origin, 'conv1.0.weight')}, ... ({origin})" for origin in ORIGINS)
     return f"not the tensors of a DDRNet{found}; expected names: {expected}"
 
 

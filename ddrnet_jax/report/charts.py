@@ -144,8 +144,10 @@ def heat_map(confusion: np.ndarray, classes: Sequence[str], row_totals: np.ndarr
             parts.append(_cell(row, column, share, about, margin, side))
     frame = element("rect", x=f"{margin:.1f}", y=f"{margin:.1f}", width=size, height=size, class_="frame")
     whole = f"{margin + size + 2:.0f}"
+    is_small = size <= _MAP  # enough of it can be read on a telephone to be made smaller there; others scroll
     return element(
-        "svg", frame, parts, viewBox=f"0 0 {whole} {whole}", width=whole, height=whole, class_="heat", role="img",
+        "svg", frame, parts, viewBox=f"0 0 {whole} {whole}", width=whole, height=whole,
+        class_="heat small" if is_small else "heat", role="img",
         aria_label="confusion matrix: rows are labels, columns predictions",
     )  # fmt: skip
 

@@ -1,6 +1,5 @@
 """The parts of the page that are no scores: pictures, the config, how the run was made."""
 
-import json
 from collections.abc import Mapping, Sequence
 
 from ddrnet_jax import config, config_files
@@ -101,7 +100,8 @@ def _config_table(keys: Sequence[str], columns: Mapping[str, Mapping]) -> Markup
 
 
 def _value(values: Mapping, key: str) -> str:
-    return json.dumps(values[key], ensure_ascii=False) if key in values else sections.DASH
+    """As it is typed in a config file."""
+    return repr(config_files.tuples(values[key])) if key in values else sections.DASH
 
 
 def provenance(runs: Sequence[Run]) -> Markup:

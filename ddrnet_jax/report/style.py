@@ -59,6 +59,7 @@ svg text { fill: var(--ink); font-size: 12px; }
 .point { stroke: var(--paper); } .point.run0 { fill: var(--run0); } .point.run1 { fill: var(--run1); }
 .halves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 8px 32px; }
 .halves > div { min-width: 0; }
+.heat.small { max-width: 100%; height: auto; }
 .heat .frame { fill: var(--soft); stroke: var(--line); }
 .heat .right { fill: var(--run0); } .heat .wrong { fill: var(--wrong); }
 .heat .count { font-size: 10.5px; } .heat .strong { fill: var(--strong); }
@@ -76,6 +77,7 @@ pre { background: var(--soft); padding: 8px 12px; white-space: pre-wrap; overflo
 summary { cursor: pointer; margin: 14px 0 6px; }
 @media (max-width: 480px) { body { padding: 14px 12px 40px; font-size: 14px; } th, td { padding-right: 8px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 6px; }
+  .config code { font-size: 11px; } .config tr > :first-child { width: 46%; }
   .card { flex: 1; padding: 8px 12px; min-width: 130px; } .card b { font-size: 1.5rem; } }
 @media print { body { max-width: none; padding: 0; } nav { display: none; } .scroll { overflow: visible; }
   svg, .card, pre { print-color-adjust: exact; }

@@ -107,6 +107,7 @@ def _train(
                 batch = devices.put_batch(next(batches), mesh)
                 if step == first_step + 1:
                     train_step = _compile(train_step, run_state, batch, log)
+                    log.restart_clock()
                     meter.restart_clock()
                 run_state, step_metrics = train_step(run_state, batch)
                 meter.add(step_metrics)

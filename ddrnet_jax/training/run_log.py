@@ -53,6 +53,11 @@ class RunLog:
             minutes, seconds = divmod(round(seconds_left), 60)
             self.say(f"step {step}/{self._total_steps}  {text}, {minutes}:{seconds:02d} left")
 
+    def restart_clock(self) -> None:
+        """The steps begin now: what came before them says nothing about the time that is left."""
+        if self._bar is not None:
+            self._bar.unpause()
+
     def advance(self) -> None:
         """One more step was dispatched."""
         if self._bar is not None:
@@ -158,6 +163,9 @@ class SilentLog:
     last_evaluation = 0
 
     def train(self, step: int, values: dict[str, float], seconds_left: float) -> None:
+        """See RunLog."""
+
+    def restart_clock(self) -> None:
         """See RunLog."""
 
     def advance(self) -> None:

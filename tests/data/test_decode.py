@@ -137,7 +137,7 @@ def test_as_many_classes_as_a_byte_holds():
 
 
 def test_unknown_colour_is_named():
-    spec = folder_spec(["a"], ((1, 2, 3),))
+    spec = folder_spec(["a", "b"], ((1, 2, 3), (4, 5, 6)))
     bgr = np.full((4, 4, 3), (3, 2, 1), np.uint8)
     bgr[0, 0] = (30, 20, 10)
     with pytest.raises(DataError, match=r"m.png: colour \(10, 20, 30\) on 6.2% of the label"):

@@ -72,6 +72,7 @@ def test_what_is_missing_is_named(tmp_path):
     ("arguments", "message"),
     [
         ({"classes": ()}, "data.classes is empty"),
+        ({"classes": ("a",)}, "only 'a': name what is left of the image too"),
         ({"classes": ("a", "a")}, "data.classes has the same entry twice"),
         ({"classes": ("a", "b"), "colors": ((1, 2, 3),)}, "data.colors has 1 entries for 2 classes"),
         ({"classes": ("a", "b"), "label_values": (1, 1)}, "data.label_values has the same entry twice"),

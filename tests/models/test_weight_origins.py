@@ -14,7 +14,8 @@ from flax import nnx
 from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables, weight_files
 from ddrnet_jax.models.torch_weights import load_state_dict, read_checkpoint
-from ddrnet_jax.models.weight_origins import ORIGINS, WeightsMismatch, recognise, to_origin
+from ddrnet_jax.models.weight_names import ORIGINS
+from ddrnet_jax.models.weight_origins import WeightsMismatch, recognise, to_origin
 
 VARIANTS = {
     "slim_seg": "23_slim",

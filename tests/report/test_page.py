@@ -167,6 +167,7 @@ def test_config_says_first_what_differs_from_the_defaults(run):
     headings = found.rows.index(["key", "value", "default"])
     first = {row[0]: row[1:] for row in found.rows[headings + 1 : headings + 6]}
     assert first["batch_size"] == ["4", "12"]
+    assert found.row("data.crop_hw")[-1] == "(1024, 1024)"  # as it is typed, not JSON
     assert "seed" not in first
     assert found.row("seed") == ["0"]
     assert "python -m ddrnet_jax.main --config '<mine>.py'" in found.text

@@ -47,6 +47,20 @@ def test_samples_are_pictures_beside_their_scores(tmp_path):
         assert np.abs(pixels[:64, left : left + 96] - panel.astype(float)).mean() < 8
 
 
+def test_the_time_that_is_left_is_that_of_steps_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    clock = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: clock[0])
+    log = RunLog(tmp_path, resumed_step=0, total_steps=10, eval_every_steps=5)
+    clock[0] += 80  # of compilation
+    log.restart_clock()
+    clock[0] += 2
+    log.advance()
+    bar = log._bar.format_dict
+    log.close()
+    assert (bar["n"], bar["elapsed"], bar["rate"]) == (1, 2, pytest.approx(1 / 2))
+
+
 SCORES = metrics.scores(np.eye(SCENES.num_classes, dtype=int))
 
 
