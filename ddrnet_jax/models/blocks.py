@@ -248,13 +248,20 @@ def upsample_x8(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
     """Stride-8 maps at image size: x8 bilinear with half-pixel centres, cropped to `size_hw`.
 
     x f32[B,ceil(H/8),ceil(W/8),C] -> f32[B,H,W,C]
-    Source: equal to the reference's resize for multiples of 8. Between two neighbours lie eight pixels,
-    everywhere with the same eight weights: no matrices, no gathers. upsampling.argmax_x8 takes the same steps.
+    Source: equal to the reference's resize for multiples of 8, and to the last bit what upsampling.argmax_x8 does. The
+    eight pixels of a cell lie four by four between it and its neighbours: element by element, so that XLA for TPUs
+    computes a loss from it without storing it (benchmarks/tpu_bytes.py), and for CPUs in two thirds of the time.
     """
     for axis, length in ((2, size_hw[1]), (1, size_hw[0])):
-        y = eighths_between(*neighbours(repeat_edges(x, axis), axis), axis)
-        y = y.reshape(*x.shape[:axis], 8 * (x.shape[axis] + 1), *x.shape[axis + 1 :])
-        x = jax.lax.slice_in_dim(y, 4, 4 + length, axis=axis)
+        cells, shape = x.shape[axis], (8, *[1] * (x.ndim - axis - 1))
+        around = jnp.expand_dims(repeat_edges(x, axis), axis + 1)
+        before, own, after = (jax.lax.slice_in_dim(around, i, i + cells, axis=axis) for i in range(3))
+        is_first_half = (np.arange(8) < 4).reshape(shape)
+        left, right = jnp.where(is_first_half, before, own), jnp.where(is_first_half, own, after)
+        weight = np.array([9, 11, 13, 15, 1, 3, 5, 7], x.dtype) / 16
+        y = left + (right - left) * weight.reshape(shape)
+        y = y.reshape(*x.shape[:axis], 8 * cells, *x.shape[axis + 1 :])
+        x = jax.lax.slice_in_dim(y, 0, length, axis=axis)
     return x
 
 
