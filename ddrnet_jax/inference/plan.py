@@ -115,7 +115,7 @@ def _image_hw(config: ConfigDict) -> tuple[int, int]:
 
 
 def _lower_inference(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    folded = fold(factory.model_builder(config)(nnx.Rngs(0)))
+    folded = fold(factory.model_builder(config)(nnx.Rngs(0)), platform=devices.platform(mesh))
     graphdef, *weights = variables.split(folded)
 
     def placed(leaf, sharding):

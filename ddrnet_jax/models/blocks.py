@@ -8,39 +8,8 @@ from jax.nn import relu
 from jax.typing import DTypeLike
 
 from ddrnet_jax.models.conv3x3 import conv3x3
-
-
-def conv_kernel_init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-    """f32[height,width,cin,cout], Kaiming normal, fan_out, ReLU gain, untruncated: as the reference's convolutions"""
-    height, width, _, cout = shape
-    std = (2 / (height * width * cout)) ** 0.5
-    return _draw(key, shape, dtype, lambda rng: std * rng.standard_normal(shape))
-
-
-def uniform_init(fan_in: int) -> nnx.Initializer:
-    """Initialiser U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for biases and linear layers."""
-    bound = fan_in**-0.5
-
-    def init(key, shape, dtype=jnp.float32) -> jax.Array:
-        return _draw(key, shape, dtype, lambda rng: rng.uniform(-bound, bound, shape))
-
-    return init
-
-
-def _draw(key, shape, dtype, draw) -> jax.Array:
-    """Random numbers from NumPy, seeded with the key.
-
-    Source: the same weights on every platform and version of JAX, without compiling a program per shape
-    (minutes of XLA:CPU for the whole network under jit).
-    """
-
-    def from_key_data(data):
-        return np.asarray(draw(np.random.default_rng(np.asarray(data))), dtype)
-
-    data = jax.random.key_data(key)
-    if isinstance(data, jax.core.Tracer):
-        return jax.pure_callback(from_key_data, jax.ShapeDtypeStruct(shape, dtype), data)
-    return jnp.asarray(from_key_data(data))
+from ddrnet_jax.models.initial_weights import conv_kernel_init, uniform_init
+from ddrnet_jax.models.pixel_blocks import channel_sums, convolve, spread
 
 
 def conv(
@@ -95,14 +64,14 @@ class BatchNorm(nnx.Module):
         self.var = nnx.BatchStat(jnp.ones(channels))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B,h,w,C] -> [B,h,w,C]; in train mode the running statistics move."""
+        """x [B,h,w,C], or in blocks [B,h,w,k*C], -> the same shape; in train mode the running statistics move."""
         scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
             factor = scale * jax.lax.rsqrt(self.var[...] + EPSILON)
-            y = (_wide(x, scale) - self.mean[...]) * factor + bias
+            y = (_wide(x, scale) - spread(self.mean[...], x)) * spread(factor, x) + spread(bias, x)
         else:
             y, mean, var = normalise_by_batch(x, scale, bias)
-            self._move_statistics(mean, var, count=x.size // x.shape[-1])
+            self._move_statistics(mean, var, count=x.size // scale.size)
         return y.astype(self.dtype or y.dtype)
 
     def _move_statistics(self, mean: jax.Array, var: jax.Array, count: int) -> None:
@@ -121,6 +90,7 @@ class BatchNorm(nnx.Module):
 def normalise_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(y, mean, var): x [B,h,w,C] normalised over (B,h,w), and its biased statistics f32[C].
 
+    x may be in blocks, [B,h,w,k*C]; then so is y.
     Statistics are reported, not differentiated: gradients reach x only through y.
     Source: the derivative is written out because automatic differentiation of the two passes keeps
     more of x and sums over it twice as often (11 % of a training step on 2 CPU cores).
@@ -130,21 +100,23 @@ def normalise_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple
 
 def _normalise_forward(x, scale, bias):
     wide = _wide(x, scale)
-    mean = wide.mean((0, 1, 2))
-    var = jnp.square(wide - mean).mean((0, 1, 2))
+    channels, count = scale.size, x.size // scale.size
+    mean = channel_sums(wide, channels) / count
+    centred = wide - spread(mean, x)
+    var = channel_sums(jnp.square(centred), channels) / count
     inverse_std = jax.lax.rsqrt(var + EPSILON)
-    y = (wide - mean) * (scale * inverse_std) + bias
+    y = centred * spread(scale * inverse_std, x) + spread(bias, x)
     return (y, mean, var), (x, mean, inverse_std, scale)
 
 
 def _normalise_backward(kept, cotangents):
     x, mean, inverse_std, scale = kept
     dy = cotangents[0]
-    count = x.size // x.shape[-1]
-    x_hat = (_wide(x, scale) - mean) * inverse_std
-    d_bias = dy.sum((0, 1, 2))
-    d_scale = (dy * x_hat).sum((0, 1, 2))
-    dx = (scale * inverse_std) * (dy - (d_bias + x_hat * d_scale) / count)
+    channels, count = scale.size, x.size // scale.size
+    x_hat = (_wide(x, scale) - spread(mean, x)) * spread(inverse_std, x)
+    d_bias = channel_sums(dy, channels)
+    d_scale = channel_sums(dy * x_hat, channels)
+    dx = spread(scale * inverse_std, x) * (dy - (spread(d_bias, x) + x_hat * spread(d_scale, x)) / count)
     return dx.astype(x.dtype), d_scale, d_bias
 
 
@@ -156,7 +128,10 @@ def _wide(x: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 class ConvBN(nnx.Module):
-    """Convolution, then batch norm; no activation: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]."""
+    """Convolution, then batch norm; no activation: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout].
+
+    sides  of the blocks that input and output are in (see pixel_blocks)
+    """
 
     def __init__(
         self,
@@ -172,8 +147,8 @@ class ConvBN(nnx.Module):
         self.conv = conv(cin, cout, size, stride, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(cout, dtype=dtype)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.bn(self.conv(x))
+    def __call__(self, x: jax.Array, sides: tuple[int, int] = (1, 1)) -> jax.Array:
+        return self.bn(convolve(self.conv, x, sides))
 
 
 class PreActConv(nnx.Module):
@@ -190,17 +165,22 @@ class PreActConv(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 ConvBN and a residual, not activated: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]."""
+    """Two 3x3 ConvBN and a residual, not activated: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout].
+
+    side  of the blocks that the input is in; the output is in those of side / stride
+    """
 
     def __init__(self, cin: int, cout: int, stride: int = 1, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         self.conv_bn1 = ConvBN(cin, cout, 3, stride, dtype=dtype, rngs=rngs)
         self.conv_bn2 = ConvBN(cout, cout, 3, dtype=dtype, rngs=rngs)
+        self.stride = stride
         needs_projection = stride != 1 or cin != cout
         self.shortcut = nnx.data(ConvBN(cin, cout, 1, stride, dtype=dtype, rngs=rngs) if needs_projection else None)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv_bn2(relu(self.conv_bn1(x)))
-        return y + (x if self.shortcut is None else self.shortcut(x))
+    def __call__(self, x: jax.Array, side: int = 1) -> jax.Array:
+        out = max(1, side // self.stride)
+        y = self.conv_bn2(relu(self.conv_bn1(x, (side, out))), (out, out))
+        return y + (x if self.shortcut is None else self.shortcut(x, (side, out)))
 
 
 class Bottleneck(nnx.Module):
@@ -225,17 +205,19 @@ class Stage(nnx.Module):
     """`depth` BasicBlocks with ReLU between them; the last one's output is not activated.
 
     [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]
+    side  of the blocks that the input is in; the output is in those of side / stride
     """
 
     def __init__(self, cin: int, cout: int, depth: int, stride: int = 1, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
+        self.stride = stride
         self.blocks = nnx.List(
             BasicBlock(cin if i == 0 else cout, cout, stride if i == 0 else 1, dtype=dtype, rngs=rngs)
             for i in range(depth)
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, side: int = 1) -> jax.Array:
         for i, block in enumerate(self.blocks):
-            x = block(x if i == 0 else relu(x))
+            x = block(x, side) if i == 0 else block(relu(x), max(1, side // self.stride))
         return x
 
 
@@ -266,13 +248,20 @@ def upsample_x8(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
     """Stride-8 maps at image size: x8 bilinear with half-pixel centres, cropped to `size_hw`.
 
     x f32[B,ceil(H/8),ceil(W/8),C] -> f32[B,H,W,C]
-    Source: equal to the reference's resize for multiples of 8. Between two neighbours lie eight pixels,
-    everywhere with the same eight weights: no matrices, no gathers. upsampling.argmax_x8 takes the same steps.
+    Source: equal to the reference's resize for multiples of 8, and to the last bit what upsampling.argmax_x8 does. The
+    eight pixels of a cell lie four by four between it and its neighbours: element by element, so that XLA for TPUs
+    computes a loss from it without storing it (benchmarks/tpu_bytes.py), and for CPUs in two thirds of the time.
     """
     for axis, length in ((2, size_hw[1]), (1, size_hw[0])):
-        y = eighths_between(*neighbours(repeat_edges(x, axis), axis), axis)
-        y = y.reshape(*x.shape[:axis], 8 * (x.shape[axis] + 1), *x.shape[axis + 1 :])
-        x = jax.lax.slice_in_dim(y, 4, 4 + length, axis=axis)
+        cells, shape = x.shape[axis], (8, *[1] * (x.ndim - axis - 1))
+        around = jnp.expand_dims(repeat_edges(x, axis), axis + 1)
+        before, own, after = (jax.lax.slice_in_dim(around, i, i + cells, axis=axis) for i in range(3))
+        is_first_half = (np.arange(8) < 4).reshape(shape)
+        left, right = jnp.where(is_first_half, before, own), jnp.where(is_first_half, own, after)
+        weight = np.array([9, 11, 13, 15, 1, 3, 5, 7], x.dtype) / 16
+        y = left + (right - left) * weight.reshape(shape)
+        y = y.reshape(*x.shape[:axis], 8 * cells, *x.shape[axis + 1 :])
+        x = jax.lax.slice_in_dim(y, 0, length, axis=axis)
     return x
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ddrnet_jax import compilation, devices
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import upsample_x8
-from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.models.ddrnet import DDRNet, normalise
 from ddrnet_jax.training.state import State
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -41,6 +41,8 @@ def make_train_step(
 
     def losses(params, batch_stats, batch):
         model = variables.merge(graphdef, params, batch_stats)
+        if isinstance(model, DDRNet):
+            model.on(devices.platform(mesh))
         model.train()
         out = model(normalise(batch["images"]))
         labels = batch["labels"].astype(jnp.int32)
