@@ -1,6 +1,5 @@
 """Faults, one of each kind, hit the processes of one run: it ends as the run that nobody touched."""
 
-import os
 import random
 import sys
 from pathlib import Path
@@ -57,7 +56,6 @@ def test_a_refused_start_and_an_unfinished_evaluation_change_nothing(tmp_path, r
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("DDRNET_LONG_TESTS" not in os.environ, reason="many minutes; set DDRNET_LONG_TESTS=1")
 def test_a_lost_process_of_two_and_damage_seen_by_both_change_nothing(tmp_path):
     rng = random.Random(1)
     reference = faults.untouched(tmp_path / "untouched", processes=2)

@@ -1,7 +1,6 @@
 """The training step: the same mathematics on any number of devices; see float64_steps.py."""
 
 import contextlib
-import os
 
 import float64_convolution
 import jax
@@ -56,12 +55,9 @@ def test_several_devices_take_the_same_steps_as_one(count, batches, one_device, 
     assert difference(several_devices, one_device) <= 0
 
 
-LONG = pytest.mark.skipif("DDRNET_LONG_TESTS" not in os.environ, reason="many minutes; set DDRNET_LONG_TESTS=1")
-
-
 @pytest.mark.parametrize(
     ("count", "device_count"),
-    [(2, 1), pytest.param(1, 8, marks=pytest.mark.slow), pytest.param(4, 1, marks=[pytest.mark.slow, LONG])],
+    [(2, 1), pytest.param(1, 8, marks=pytest.mark.slow), pytest.param(4, 1, marks=pytest.mark.slow)],
 )
 def test_processes_take_the_same_steps_as_one_device(count, device_count, one_device, tmp_path):
     """Eight devices have one image each."""
