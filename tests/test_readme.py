@@ -13,7 +13,15 @@ import pytest
 from ddrnet_jax import command_line, config_files
 from ddrnet_jax import main as main_lib
 
-PAGES = ("README.md", "docs/answers.md", "docs/scale.md", "docs/speed.md", "docs/weights.md", "docs/architecture.md", "CONTRIBUTING.md")
+PAGES = (
+    "README.md",
+    "docs/answers.md",
+    "docs/scale.md",
+    "docs/speed.md",
+    "docs/weights.md",
+    "docs/architecture.md",
+    "CONTRIBUTING.md",
+)
 OURS = "python -m ddrnet_jax.main "
 # Commands that are parsed only, by a word of theirs, and why.
 NEEDS = {"cityscapes": "the data set", "best_val_smaller": "a published file", "--mode plan": "libtpu, and minutes"}
