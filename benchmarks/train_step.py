@@ -9,6 +9,7 @@ two layouts is the one to compare with. Losses of the first step are compared be
 """
 
 import argparse
+import importlib.util
 import json
 import statistics
 import time
@@ -119,6 +120,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if "torch" in arguments.engines and not importlib.util.find_spec("torch"):
+        parser.error("--engines: torch is not installed: pip install -e '.[torch]'")
     height, width = (int(length) for length in arguments.size.split("x"))
     rng = np.random.default_rng(0)
     batch = {

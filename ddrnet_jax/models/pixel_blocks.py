@@ -30,9 +30,9 @@ def convolve(conv: nnx.Conv, x: jax.Array, sides: tuple[int, int]) -> jax.Array:
     """
     if sides == (1, 1):
         return conv(x)
-    dtype = conv.dtype or x.dtype
+    dtype = conv.dtype or jnp.promote_types(x.dtype, conv.kernel.dtype)
     stride = conv.strides if isinstance(conv.strides, int) else conv.strides[0]
-    y = blocked_conv(x, conv.kernel[...].astype(dtype), stride=stride, sides=sides)
+    y = blocked_conv(x.astype(dtype), conv.kernel[...].astype(dtype), stride=stride, sides=sides)
     return y if conv.bias is None else y + spread(conv.bias[...].astype(dtype), y)
 
 

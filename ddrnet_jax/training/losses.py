@@ -191,14 +191,16 @@ def _true_class_probability(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _cross_entropies(logits: jax.Array, classes: jax.Array) -> jax.Array:
-    """logits f32[B,H,W,C], classes i32[B,H,W] (0..C-1) -> f32[B,H,W]
+    """logits f32[B,H,W,C], classes i32[B,H,W] (0..C-1) -> f32[B,H,W]; NaN for any other class
 
     Source: the class is selected, where optax gathers it. A gather makes XLA for TPUs keep the classes innermost,
     19 of them in rows of 128 numbers: 6.7 times the bytes of the logits (benchmarks/tpu_bytes.py).
     """
     shifted = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    is_class = classes[..., None] == jnp.arange(logits.shape[-1])
-    return jnp.log(jnp.exp(shifted).sum(-1)) - jnp.where(is_class, shifted, 0).sum(-1)
+    num_classes = logits.shape[-1]
+    is_class = classes[..., None] == jnp.arange(num_classes)
+    losses = jnp.log(jnp.exp(shifted).sum(-1)) - jnp.where(is_class, shifted, 0).sum(-1)
+    return jnp.where((classes >= 0) & (classes < num_classes), losses, jnp.nan)
 
 
 def _pixel_weights(labels: jax.Array, class_weights: jax.Array | None, dtype) -> jax.Array:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from ddrnet_jax import devices
 from ddrnet_jax.models.blocks import conv
 from ddrnet_jax.models.conv3x3 import conv3x3
 
@@ -20,6 +21,21 @@ def test_outputs_and_gradients_are_those_of_the_plain_convolution(size_hw, strid
     for a, b in zip(ours, plain, strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_a_batch_on_four_devices_are_those_on_one(stride):
+    rng = np.random.default_rng(0)
+    x, kernel = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((4, 6, 8, 3), (3, 3, 3, 5)))
+
+    def total(x, kernel):
+        return jnp.sin(conv3x3(x, kernel, (stride, stride), PADDING, **OPTIONS)).sum()
+
+    gradients = jax.jit(jax.grad(total, (0, 1)))
+    mesh = devices.data_mesh(jax.devices()[:4])
+    spread = jax.device_put(x, devices.by_batch(mesh)), jax.device_put(kernel, devices.replicated(mesh))
+    for one, four in zip(gradients(x, kernel), gradients(*spread), strict=True):
+        np.testing.assert_allclose(four, one, atol=2e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

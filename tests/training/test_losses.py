@@ -308,3 +308,15 @@ def test_hardness_limit_equals_sorting_bit_for_bit(count):
         ordered = np.sort(p[is_labelled])
         expected = max(np.float32(0.01), ordered[min(min_kept, count - 1)])
         assert losses.hardness_limit(jnp.asarray(p), is_labelled, 0.01, min_kept) == expected
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_label_that_no_class_has_is_not_finite(name):
+    """The backstop where labels were not checked: such a loss stops training."""
+    loss = losses.make_loss(
+        name, ohem_threshold=0.9, ohem_min_kept_fraction=0.1, class_weights=None, label_smoothing=0.0
+    )
+    labels = jnp.array([[[1, 3, 255, 0]]])  # three classes
+    logits = jax.random.normal(jax.random.key(0), (1, 1, 4, 3))
+    assert not jnp.isfinite(loss(logits, labels))
+    assert jnp.isfinite(loss(logits, labels.at[0, 0, 1].set(2)))
