@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddrnet_jax import compilation
+from ddrnet_jax import command_line, compilation
 from ddrnet_jax.models.conv3x3 import conv3x3
 
 # {where in the network: (image size / input size, channels of the input, of the output, stride)}
@@ -61,9 +61,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", default="256x512")
+    parser.add_argument("--size", type=command_line.size_hw, default="256x512")
     arguments = parser.parse_args()
-    height, width = map(int, arguments.size.split("x"))
+    height, width = arguments.size
     rng = np.random.default_rng(0)
     print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}, {arguments.rounds} rounds, medians")
     for name, (part, cin, cout, stride) in LAYERS.items():

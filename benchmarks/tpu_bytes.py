@@ -5,65 +5,36 @@ JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/tpu_bytes.py [--form NA
 Needs libtpu (see pyproject.toml, extra "plan"). Every form takes one to ten minutes of CPU to compile and is written
 to the results at once: run again, it compiles what is missing. --top also prints the instructions that access most.
 The results also hold "earlier", of code that is gone and of parts of the programs, written by hand from the same tools.
-Forms of the product's past and experiments are patched in here; the product has no switches for them.
 """
 
 import argparse
-import contextlib
 import json
 import re
 import sys
 import time
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 from ddrnet_jax import config_files, devices
 from ddrnet_jax.inference import accelerators, plan
-from ddrnet_jax.models import ddrnet, pixel_blocks, variables
+from ddrnet_jax.models import ddrnet, variables
 from ddrnet_jax.models.folding import fold
-from ddrnet_jax.training import losses, program
+from ddrnet_jax.training import program
 
 REPO = Path(__file__).resolve().parent.parent
 RESULTS = REPO / "benchmarks" / "results" / "tpu_bytes.json"
 MIB = 2**20
 
 
-def one_at_a_time() -> contextlib.AbstractContextManager:
-    """No blocks of pixels, as on other platforms."""
-    return mock.patch.object(ddrnet.DDRNet, "on")
-
-
-def gathered() -> contextlib.AbstractContextManager:
-    """The true class's logit gathered, as optax does it."""
-    return mock.patch.object(losses, "_cross_entropies", optax.softmax_cross_entropy_with_integer_labels)
-
-
-def transposed() -> contextlib.AbstractContextManager:
-    """Blocks of pixels made by a transpose instead of slices."""
-
-    def in_blocks(x, side):
-        batch, height, width, channels = x.shape
-        split = x.reshape(batch, height // side, side, width // side, side, channels).transpose(0, 1, 3, 2, 4, 5)
-        return split.reshape(batch, height // side, width // side, side * side * channels)
-
-    return mock.patch.object(pixel_blocks, "in_blocks", in_blocks)
-
-
-# name: (program, compute dtype, what is patched)
+# name: (program, compute dtype)
 FORMS = {
-    "inference": ("inference", "bfloat16", ()),
-    "inference, no blocks": ("inference", "bfloat16", (one_at_a_time,)),
-    "inference, blocks by transpose": ("inference", "bfloat16", (transposed,)),
-    "training": ("training", "float32", ()),
-    "training, no blocks": ("training", "float32", (one_at_a_time,)),
-    "training, gathering loss": ("training", "float32", (gathered,)),
-    "training, bfloat16": ("training", "bfloat16", ()),
+    "inference": ("inference", "bfloat16"),
+    "training": ("training", "float32"),
+    "training, bfloat16": ("training", "bfloat16"),
 }
 
 
@@ -92,14 +63,11 @@ def lowered_training(dtype: str) -> jax.stages.Lowered:
 
 def measure(name: str, top: int) -> dict:
     """The figures of one form, per chip."""
-    what, dtype, patches = FORMS[name]
-    with contextlib.ExitStack() as stack:
-        for patch in patches:
-            stack.enter_context(patch())
-        lowered = {"inference": lowered_inference, "training": lowered_training}[what](dtype)
-    start = time.perf_counter()
+    what, dtype = FORMS[name]
+    lowered = {"inference": lowered_inference, "training": lowered_training}[what](dtype)
+    start = time.process_time()
     compiled = lowered.compile()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
     for line in largest(text, top):
         print(line)
@@ -113,7 +81,7 @@ def measure(name: str, top: int) -> dict:
         "compile_cpu_s": round(seconds, 1),
         "dtype": dtype,
         "measured": False,
-        "versions": plan._versions(),
+        "versions": plan.versions_used(),
     }
 
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ddrnet_jax import DDRNet, compilation, devices
+from ddrnet_jax import DDRNet, command_line, compilation, devices
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
 from ddrnet_jax.models.torch_weights import to_state_dict
 from ddrnet_jax.models.variables import merge
@@ -116,13 +116,15 @@ def main() -> None:
     parser.add_argument("--engines", default="ours,xla_defaults")
     parser.add_argument("--variant", default="23_slim")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", default="256x512")
+    parser.add_argument("--size", type=command_line.size_hw, default="256x512")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if unknown := set(arguments.engines.split(",")) - ENGINES.keys():
+        parser.error(f"--engines: {', '.join(sorted(unknown))}: expected {', '.join(ENGINES)}")
     if "torch" in arguments.engines and not importlib.util.find_spec("torch"):
         parser.error("--engines: torch is not installed: pip install -e '.[torch]'")
-    height, width = (int(length) for length in arguments.size.split("x"))
+    height, width = arguments.size
     rng = np.random.default_rng(0)
     batch = {
         "images": rng.integers(0, 256, (arguments.batch, height, width, 3), dtype=np.uint8),

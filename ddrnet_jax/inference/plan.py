@@ -84,7 +84,7 @@ def assembled(config: ConfigDict, target: accelerators.Topology, programs: dict)
         "config": _what_is_planned(config),
         "programs": programs,
         "run": _run_estimate(config, programs["train"], chips),
-        "versions": _versions(),
+        "versions": versions_used(),
         "measured": False,
     }
 
@@ -195,7 +195,8 @@ def _run_estimate(config: ConfigDict, train: dict, chips: int | None) -> dict | 
     return {"step_s": step_s, "images_per_s": config.batch_size / step_s, "hours": hours, "chip_hours": hours * chips}
 
 
-def _versions() -> dict:
+def versions_used() -> dict[str, str]:
+    """Versions of jax, jaxlib and libtpu, of those that are installed."""
     versions = {}
     for package in ("jax", "jaxlib", "libtpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
