@@ -24,7 +24,12 @@ PAGES = (
 )
 OURS = "python -m ddrnet_jax.main "
 # Commands that are parsed only, by a word of theirs, and why.
-NEEDS = {"cityscapes": "the data set", "best_val_smaller": "a published file", "--mode plan": "libtpu, and minutes"}
+NEEDS = {
+    "cityscapes": "the data set",
+    "best_val_smaller": "a published file",
+    "--mode plan": "libtpu, and minutes",
+    "onnxruntime,torch": "torch, which the tests do without; tests/pytorch runs that engine",
+}
 # What else the README's shell blocks hold, and who runs it.
 OTHERS = {
     "make demo": "its commands are run below",
