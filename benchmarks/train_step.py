@@ -1,7 +1,7 @@
-"""Seconds of one training step, engines interleaved in one process: ours, XLA's default options, PyTorch's two layouts.
+"""Seconds of one training step, engines interleaved in one process: ours and its options, PyTorch's two layouts.
 
-python benchmarks/train_step.py [--engines ours,xla_defaults,torch_nhwc,torch_nchw] [--variant 23_slim] [--batch 2]
-    [--size 256x512] [--rounds 10] [--json FILE]
+python benchmarks/train_step.py [--engines ours,no_remat,scheduled_by_default,xla_defaults,torch_nhwc,torch_nchw]
+    [--variant 23_slim] [--batch 2] [--size 256x512] [--rounds 10] [--json FILE]
 
 Auxiliary head, u8 images normalised within the step, cross entropy at image size of both heads (0.4 of the auxiliary
 one), SGD with momentum and weight decay, float32. PyTorch (extra "torch"): the twin in eager mode; the better of its
@@ -32,29 +32,30 @@ CLASSES, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, AUX_WEIGHT = 19, 0.01, 0.9, 5e-4
 Step = Callable[[], float]  # one training step on the same batch -> its loss, once it is done
 
 
-def jax_step(variant: str, batch: dict[str, np.ndarray], options: dict[str, str]) -> tuple[Step, float]:
-    """(our step with these compiler options, seconds to compile)"""
+def jax_step(variant: str, batch: dict[str, np.ndarray], options: dict[str, str], remat: bool) -> tuple[Step, dict]:
+    """(our step with these compiler options, what compiling it cost and says)"""
     mesh = devices.data_mesh()
     sgd = optimizer.sgd(lambda step: LEARNING_RATE, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY)
     graphdef, run_state = state.create(_builder(variant), sgd, seed=0)
     run_state = devices.put_replicated(run_state, mesh)
     on_device = devices.put_batch(batch, mesh)
     with mock.patch.object(compilation, "options", return_value=options):
-        step = make_train_step(graphdef, sgd, losses.cross_entropy, mesh, aux_weight=AUX_WEIGHT)
+        step = make_train_step(graphdef, sgd, losses.cross_entropy, mesh, aux_weight=AUX_WEIGHT, remat=remat)
         start = time.perf_counter()
         compiled = step.lower(run_state, on_device).compile()
-        compile_s = time.perf_counter() - start
+        about = {"compile_s": time.perf_counter() - start}
+    about["temporary_mib"] = compiled.memory_analysis().temp_size_in_bytes / 2**20
 
     def run() -> float:
         nonlocal run_state
         run_state, metrics = compiled(run_state, on_device)
         return float(metrics["loss"])
 
-    return run, compile_s
+    return run, about
 
 
-def torch_step(variant: str, batch: dict[str, np.ndarray], is_channels_last: bool) -> tuple[Step, float]:
-    """(the twin's step from the same weights, 0.0)"""
+def torch_step(variant: str, batch: dict[str, np.ndarray], is_channels_last: bool) -> tuple[Step, dict]:
+    """(the twin's step from the same weights, nothing)"""
     import torch
     import torch.nn.functional as F
     from torch_twin import DDRNet as Twin
@@ -84,7 +85,7 @@ def torch_step(variant: str, batch: dict[str, np.ndarray], is_channels_last: boo
         updates.step()
         return loss.item()
 
-    return run, 0.0
+    return run, {}
 
 
 def _builder(variant: str) -> Callable[[nnx.Rngs], DDRNet]:
@@ -92,8 +93,10 @@ def _builder(variant: str) -> Callable[[nnx.Rngs], DDRNet]:
 
 
 ENGINES = {
-    "ours": lambda variant, batch: jax_step(variant, batch, dict(compilation.options())),
-    "xla_defaults": lambda variant, batch: jax_step(variant, batch, {}),
+    "ours": lambda variant, batch: jax_step(variant, batch, compilation.options(is_training=True), remat=True),
+    "no_remat": lambda variant, batch: jax_step(variant, batch, compilation.options(is_training=True), remat=False),
+    "scheduled_by_default": lambda variant, batch: jax_step(variant, batch, compilation.options(), remat=False),
+    "xla_defaults": lambda variant, batch: jax_step(variant, batch, {}, remat=False),
     "torch_nhwc": lambda variant, batch: torch_step(variant, batch, is_channels_last=True),
     "torch_nchw": lambda variant, batch: torch_step(variant, batch, is_channels_last=False),
 }
@@ -137,16 +140,18 @@ def main() -> None:
     figures = {
         name: {
             "median_s": statistics.median(seconds[name]),
-            "compile_s": compile_s,
             "ours_over_this": statistics.median(a / b for a, b in zip(seconds["ours"], seconds[name], strict=True)),
         }
-        for name, (_, compile_s) in made.items()
+        | about
+        for name, (_, about) in made.items()
     }
     what = f"{arguments.variant}, {arguments.batch} x {height}x{width}"
     print(f"{what}, jax {jax.__version__} on {jax.devices()[0].device_kind}, {arguments.rounds} rounds, medians")
     for name, figure in figures.items():
-        compiled = f", compiled in {figure['compile_s']:.1f} s" if figure["compile_s"] else ""
-        print(f"{name:13} {figure['median_s']:6.3f} s, ours / this: {figure['ours_over_this']:.2f}{compiled}")
+        compiled = ""
+        if "compile_s" in figure:
+            compiled = f", {figure['temporary_mib']:.0f} MiB, compiled in {figure['compile_s']:.1f} s"
+        print(f"{name:20} {figure['median_s']:6.3f} s, ours / this: {figure['ours_over_this']:.2f}{compiled}")
     if arguments.json:
         arguments.json.write_text(
             json.dumps({"case": what, "jax": jax.__version__, "engines": figures}, indent=1) + "\n"

@@ -30,6 +30,7 @@ def base() -> ConfigDict:
     config.model.variant = "23_slim"  # "23_slim", "23", "39"
     config.model.aux_head = True  # a second head on the high branch, for training only
     config.model.dtype = "float32"  # of the computation: "float32", "bfloat16"; parameters stay float32
+    config.model.remat = True  # gradients compute batch norm and ReLU again instead of keeping them: less memory
 
     config.data = ConfigDict()
     config.data.name = "scenes"  # one of DATA_SETS; "folder" = your own

@@ -104,6 +104,8 @@ def test_what_was_never_finished_is_removed(tmp_path, monkeypatch):
 def test_options_are_those_that_this_jaxlib_knows(monkeypatch):
     assert compilation.options("tpu") == {}
     compilation.options.cache_clear()
-    monkeypatch.setattr(compilation, "OPTIONS", {"cpu": {"xla_no_such_option": "1"}})
-    assert compilation.options("cpu") == {}
+    known, training = compilation.OPTIONS["cpu"], compilation.TRAINING_OPTIONS["cpu"]
+    monkeypatch.setattr(compilation, "OPTIONS", {"cpu": {"xla_no_such_option": "1"} | known})
+    assert compilation.options("cpu") == known
+    assert compilation.options("cpu", is_training=True) == known | training
     compilation.options.cache_clear()

@@ -1,5 +1,8 @@
 """Building blocks: ConvBN, PreActConv, BasicBlock, Bottleneck, BatchNorm, pooling, resizing."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,6 @@ from flax import nnx
 from jax.nn import relu
 from jax.typing import DTypeLike
 
-from ddrnet_jax.models.conv3x3 import conv3x3
 from ddrnet_jax.models.initial_weights import conv_kernel_init, uniform_init
 from ddrnet_jax.models.pixel_blocks import channel_sums, convolve, spread
 
@@ -37,7 +39,6 @@ def conv(
         kernel_init=conv_kernel_init,
         bias_init=uniform_init(cin * size * size),
         dtype=dtype,
-        conv_general_dilated=conv3x3 if size == 3 else jax.lax.conv_general_dilated,
         rngs=rngs,
     )
 
@@ -58,6 +59,7 @@ class BatchNorm(nnx.Module):
     def __init__(self, channels: int, *, dtype: DTypeLike | None = None):
         self.dtype = dtype
         self.use_running_average = False
+        self.channel_sums = channel_sums  # or another way to the same
         self.scale = nnx.Param(jnp.ones(channels))
         self.bias = nnx.Param(jnp.zeros(channels))
         self.mean = nnx.BatchStat(jnp.zeros(channels))
@@ -70,7 +72,7 @@ class BatchNorm(nnx.Module):
             factor = scale * jax.lax.rsqrt(self.var[...] + EPSILON)
             y = (_wide(x, scale) - spread(self.mean[...], x)) * spread(factor, x) + spread(bias, x)
         else:
-            y, mean, var = normalise_by_batch(x, scale, bias)
+            y, mean, var = normalise_by_batch(x, scale, bias, self.channel_sums)
             self._move_statistics(mean, var, count=x.size // scale.size)
         return y.astype(self.dtype or y.dtype)
 
@@ -86,36 +88,39 @@ class BatchNorm(nnx.Module):
         self.var[...] = old_var + self.MOMENTUM * (unbiased - old_var)
 
 
-@jax.custom_vjp
-def normalise_by_batch(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalise_by_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, sums: Callable = channel_sums
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(y, mean, var): x [B,h,w,C] normalised over (B,h,w), and its biased statistics f32[C].
 
-    x may be in blocks, [B,h,w,k*C]; then so is y.
+    x     may be in blocks, [B,h,w,k*C]; then so is y
+    sums  computes what `channel_sums` does
     Statistics are reported, not differentiated: gradients reach x only through y.
     Source: the derivative is written out because automatic differentiation of the two passes keeps
     more of x and sums over it twice as often (11 % of a training step on 2 CPU cores).
     """
-    return _normalise_forward(x, scale, bias)[0]
+    return _normalise_forward(x, scale, bias, sums)[0]
 
 
-def _normalise_forward(x, scale, bias):
+def _normalise_forward(x, scale, bias, sums):
     wide = _wide(x, scale)
     channels, count = scale.size, x.size // scale.size
-    mean = channel_sums(wide, channels) / count
+    mean = sums(wide, channels) / count
     centred = wide - spread(mean, x)
-    var = channel_sums(jnp.square(centred), channels) / count
+    var = sums(jnp.square(centred), channels) / count
     inverse_std = jax.lax.rsqrt(var + EPSILON)
     y = centred * spread(scale * inverse_std, x) + spread(bias, x)
     return (y, mean, var), (x, mean, inverse_std, scale)
 
 
-def _normalise_backward(kept, cotangents):
+def _normalise_backward(sums, kept, cotangents):
     x, mean, inverse_std, scale = kept
     dy = cotangents[0]
     channels, count = scale.size, x.size // scale.size
     x_hat = (_wide(x, scale) - spread(mean, x)) * spread(inverse_std, x)
-    d_bias = channel_sums(dy, channels)
-    d_scale = channel_sums(dy * x_hat, channels)
+    d_bias = sums(dy, channels)
+    d_scale = sums(dy * x_hat, channels)
     dx = spread(scale * inverse_std, x) * (dy - (spread(d_bias, x) + x_hat * spread(d_scale, x)) / count)
     return dx.astype(x.dtype), d_scale, d_bias
 

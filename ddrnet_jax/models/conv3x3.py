@@ -1,4 +1,4 @@
-"""3x3 convolutions of stride 1 and 2 that XLA:CPU differentiates quickly too."""
+"""3x3 convolutions of stride 1 and 2 that CPUs differentiate quickly too."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ def conv3x3(
 
     x [B,H,W,C], kernel [3,3,C,D] -> [B,ceil(H/stride),ceil(W/stride),D]
     Raises ValueError for any other convolution.
-    Source: on CPUs the gradient of the kernel is matrix products over the pixels, and that of the input of a
-    strided convolution is computed in four parts, by whether its row and column are even or odd. XLA convolves
-    with kernels as large as the image, or with zeros put between pixels (benchmarks/conv_gradients.py).
+    Source: the gradient of the kernel is matrix products over the pixels, and that of the input of a strided
+    convolution is computed in four parts, by whether its row and column are even or odd. XLA convolves with kernels as
+    large as the image, or with zeros put between pixels, both slow on CPUs (benchmarks/conv_gradients.py).
     """
 
     dilation = {options.get(name, 1) for name in ("lhs_dilation", "rhs_dilation")} - {1, (1, 1), None}
@@ -31,13 +31,10 @@ def conv3x3(
 
     def backward(kept, dy):
         x, kernel = kept
-        _, plain = jax.vjp(convolve, x, kernel)
-
-        def on_cpus(x, kernel, dy):
-            dx = plain(dy)[0] if stride == 1 else _input_gradient_by_parity(dy, kernel, x.shape)
-            return dx, _kernel_gradient(x, dy) if stride == 1 else _strided_kernel_gradient(x, dy)
-
-        return jax.lax.platform_dependent(x, kernel, dy, cpu=on_cpus, default=lambda x, kernel, dy: plain(dy))
+        if stride == 2:
+            return _input_gradient_by_parity(dy, kernel, x.shape), _strided_kernel_gradient(x, dy)
+        _, of_input = jax.vjp(lambda x: convolve(x, kernel), x)
+        return *of_input(dy), _kernel_gradient(x, dy)
 
     with_fast_gradients = jax.custom_vjp(convolve)
     with_fast_gradients.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)

@@ -10,7 +10,8 @@ from jax.nn import relu
 from jax.typing import DTypeLike
 
 from ddrnet_jax.models import pixel_blocks
-from ddrnet_jax.models.blocks import Bottleneck, ConvBN, PreActConv, Stage, resize
+from ddrnet_jax.models.blocks import BatchNorm, Bottleneck, ConvBN, PreActConv, Stage, resize
+from ddrnet_jax.models.conv3x3 import conv3x3
 from ddrnet_jax.models.dappm import DAPPM
 from ddrnet_jax.models.initial_weights import uniform_init
 
@@ -225,10 +226,17 @@ class DDRNet(nnx.Module):
         """From now on in the form for "cpu", "gpu" or "tpu": the same numbers, up to rounding.
 
         Source: on TPUs blocks of pixels save half of the bytes that inference accesses (benchmarks/tpu_bytes.py). Where
-        a block of four has more channels than a row takes, they would cost more arithmetic than they save.
+        a block of four has more channels than a row takes, they would cost more arithmetic than they save. On CPUs
+        matrix products are quicker ways to gradients of kernels and to batch norm's sums (benchmarks/train_step.py).
         """
         channels = pixel_blocks.SIDE**2 * VARIANTS[self.variant].width
         self.is_in_blocks = platform == "tpu" and channels <= pixel_blocks.ROW
+        is_cpu = platform == "cpu"
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, BatchNorm):
+                module.channel_sums = pixel_blocks.channel_sums_by_product if is_cpu else pixel_blocks.channel_sums
+            elif isinstance(module, nnx.Conv) and module.kernel_size == (3, 3):
+                module.conv_general_dilated = conv3x3 if is_cpu else jax.lax.conv_general_dilated
 
 
 def _wide(logits: jax.Array) -> jax.Array:

@@ -72,5 +72,18 @@ def spread(values: jax.Array, x: jax.Array) -> jax.Array:
 
 def channel_sums(x: jax.Array, channels: int) -> jax.Array:
     """The sums over batch and pixels, also those of a block: [B,h,w,k*C] -> [C]"""
-    sums = x.sum((0, 1, 2))
+    return _over_block(x.sum((0, 1, 2)), channels)
+
+
+def channel_sums_by_product(x: jax.Array, channels: int) -> jax.Array:
+    """`channel_sums`, in half to three quarters of the time on CPUs (benchmarks/batch_norm_sums.py).
+
+    Source: a product with ones adds up the columns, XLA the rest. In one product too many numbers would be added one
+    after another: 20 times the rounding error.
+    """
+    columns = jax.lax.dot_general(jnp.ones(x.shape[:2], x.dtype), x, (((0, 1), (0, 1)), ((), ())))
+    return _over_block(columns.sum(0), channels)
+
+
+def _over_block(sums: jax.Array, channels: int) -> jax.Array:
     return sums if sums.size == channels else sums.reshape(-1, channels).sum(0)

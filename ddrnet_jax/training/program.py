@@ -78,6 +78,7 @@ def train_step(
         aux_weight=config.loss.aux_weight,
         ema_decay=config.ema_decay,
         accumulate_steps=config.optimizer.accumulate_steps,
+        remat=config.model.remat,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ddrnet_jax import DDRNet
-from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.models import blocks, pixel_blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
 
 RNG = np.random.default_rng(0)
@@ -66,13 +66,17 @@ def plain_normalise(x, scale, bias):
     return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
 
 
-def test_batch_norm_gradients_equal_automatic_differentiation():
+SUMS = pytest.mark.parametrize("sums", [pixel_blocks.channel_sums, pixel_blocks.channel_sums_by_product])
+
+
+@SUMS
+def test_batch_norm_gradients_equal_automatic_differentiation(sums):
     x = jnp.asarray(RNG.standard_normal((3, 4, 5, 6)) * 3 + 100, jnp.float32)
     scale, bias = (jnp.asarray(RNG.standard_normal(6), jnp.float32) for _ in range(2))
     weight = jnp.asarray(RNG.standard_normal(x.shape), jnp.float32)
 
     def written_out(*arguments):
-        return (weight * blocks.normalise_by_batch(*arguments)[0]).sum()
+        return (weight * blocks.normalise_by_batch(*arguments, sums)[0]).sum()
 
     def automatic(*arguments):
         return (weight * plain_normalise(*arguments)).sum()
@@ -96,8 +100,16 @@ def test_batch_norm_keeps_pytorchs_statistics():
     assert y[0, 0, 0, 0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_variance_does_not_cancel_and_bfloat16_keeps_float32_statistics():
+@SUMS
+def test_sums_keep_the_digits_of_float32(sums):
+    x = RNG.standard_normal((2, 128, 128, 3)).astype(np.float32) + 1
+    np.testing.assert_allclose(jax.jit(sums, static_argnums=1)(x, 3), x.sum((0, 1, 2), np.float64), rtol=2e-6)
+
+
+@SUMS
+def test_variance_does_not_cancel_and_bfloat16_keeps_float32_statistics(sums):
     layer = blocks.BatchNorm(1, dtype=jnp.bfloat16)
+    layer.channel_sums = sums
     layer.train()
     x = jnp.asarray(RNG.standard_normal((4, 8, 8, 1)) + 1e4, jnp.float32)
     layer(x)

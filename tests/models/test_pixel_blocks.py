@@ -40,14 +40,15 @@ def test_the_convolution_of_blocks_is_the_convolution(size, stride, sides):
     np.testing.assert_allclose(out_of_blocks(ours, out), expected, atol=2e-5)
 
 
-def test_batch_norm_of_blocks_is_batch_norm_with_its_gradients():
+@pytest.mark.parametrize("sums", [pixel_blocks.channel_sums, pixel_blocks.channel_sums_by_product])
+def test_batch_norm_of_blocks_is_batch_norm_with_its_gradients(sums):
     x = jnp.asarray(RNG.standard_normal((3, 4, 6, 5)) * 3 + 10, jnp.float32)
     scale, bias = (jnp.asarray(RNG.standard_normal(5), jnp.float32) for _ in range(2))
     weight = jnp.asarray(RNG.standard_normal(x.shape), jnp.float32)
 
     def result(into, out_of):
         def loss(x, scale, bias):
-            y, mean, var = blocks.normalise_by_batch(into(x), scale, bias)
+            y, mean, var = blocks.normalise_by_batch(into(x), scale, bias, sums)
             return (weight * out_of(y)).sum(), (out_of(y), mean, var)
 
         return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(x, scale, bias)

@@ -81,9 +81,9 @@ def test_the_comparisons_convolution_is_the_networks(size, stride, use_bias):
 def test_the_comparison_would_catch_batch_norm_per_device(batches, monkeypatch):
     """Statistics over a quarter of the batch each, as unsynchronised devices would compute them."""
 
-    def per_quarter(x, scale, bias):
+    def per_quarter(x, scale, bias, sums):
         quarters = x.reshape(4, -1, *x.shape[1:])
-        y, mean, var = jax.vmap(blocks._normalise_forward, in_axes=(0, None, None))(quarters, scale, bias)[0]
+        y, mean, var = jax.vmap(lambda quarter: blocks._normalise_forward(quarter, scale, bias, sums)[0])(quarters)
         return y.reshape(x.shape), mean.mean(0), var.mean(0)
 
     with jax.enable_x64(True):
