@@ -45,8 +45,9 @@ def complete(case: str, done: dict) -> None:
     if "train" not in programs:
         programs["train"] = plan.training_program(config, target, program.lower_train_step, _say)
         _write(case, done, plan.assembled(config, target, programs))
-    programs["inference"] = plan.inference_program(config, target, _say)
-    _write(case, done, plan.assembled(config, target, programs))
+    if "inference" not in programs:
+        programs["inference"] = plan.inference_program(config, target, _say)
+        _write(case, done, plan.assembled(config, target, programs))
 
 
 def _write(case: str, done: dict, planned: dict) -> None:

@@ -93,7 +93,7 @@ def training_forward(graphdef: nnx.GraphDef, platform: str, *, remat: bool) -> C
 
     remat    as of `make_train_step`
     Source: computing again from what the convolutions returned costs no convolution. As compiled for a TPU v5e the step
-    needs half of the memory and accesses a fifth fewer bytes (benchmarks/tpu_bytes.py); on CPUs it takes 0.98 of the
+    needs half of the memory and accesses a fifth fewer bytes (benchmarks/tpu_bytes.py); on CPUs it takes 0.99 of the
     time (benchmarks/train_step.py).
     """
 
