@@ -78,8 +78,8 @@ def channel_sums(x: jax.Array, channels: int) -> jax.Array:
 def channel_sums_by_product(x: jax.Array, channels: int) -> jax.Array:
     """`channel_sums`, on CPUs in half of the time and with less rounding: [B,h,w,k*C] -> [C]
 
-    Source: benchmarks/batch_norm_sums.py. A product with ones adds up the columns, XLA the rest: in one product too many numbers would be
-    added one after another.
+    Source: benchmarks/batch_norm_sums.py. A product with ones adds up the columns, XLA the rest: in one product
+    too many numbers would be added one after another.
     """
     columns = jax.lax.dot_general(jnp.ones(x.shape[:2], x.dtype), x, (((0, 1), (0, 1)), ((), ())))
     return _over_block(columns.sum(0), channels)
