@@ -91,7 +91,7 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "loss" in line]
     assert steps == [1, 2, 3, 4]
-    assert {"loss", "learning_rate", "images_per_s"} <= lines[0].keys()
+    assert {"loss", "learning_rate", "images_per_s", "input_wait"} <= lines[0].keys()
     evaluation = lines[-1]
     assert evaluation["step"] == 4
     assert 0 <= evaluation["val/miou"] <= 1

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -104,7 +104,9 @@ def _train(
                 checkpoints.check()
                 if interruption.requested(done):
                     raise interruption.error()
-                batch = devices.put_batch(next(batches), mesh)
+                with meter.waiting_for_input():
+                    rows = next(batches)
+                batch = devices.put_batch(rows, mesh)
                 if step == first_step + 1:
                     train_step = _compile(train_step, run_state, batch, log)
                     log.restart_clock()
@@ -156,7 +158,14 @@ class _Meter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        self._start = time.perf_counter()
+        self._start, self._waited_s = time.perf_counter(), 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_input(self) -> Iterator[None]:
+        """Around what takes the next batch from those that were read ahead: time in it is time the device may lack."""
+        start = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - start
 
     def add(self, step_metrics: dict) -> None:
         self._pending.append(step_metrics)
@@ -169,9 +178,11 @@ class _Meter:
         if not self._pending:
             return
         values = _mean_metrics(self._pending, last_step=step)  # waits for the device, so it comes before the clock
-        seconds = (time.perf_counter() - self._start) / len(self._pending)
+        elapsed = time.perf_counter() - self._start
+        seconds = elapsed / len(self._pending)
         values["learning_rate"] = float(self._schedule(step - 1))
         values["images_per_s"] = self._config.batch_size / seconds
+        values["input_wait"] = self._waited_s / elapsed
         self._log.train(step, values, seconds_left=seconds * (self._config.total_steps - step))
         self._pending.clear()
         self.restart_clock()

@@ -19,6 +19,7 @@ from ddrnet_jax.report.gallery import Seen
 from ddrnet_jax.report.run import METRICS_FILE
 
 _SAMPLES = "image, label, prediction"
+_INPUT_BOUND = 0.1  # share of the time waited for batches: more, and a faster device would gain little
 _MOST_PICTURED = 50  # evaluations of a run
 
 
@@ -44,14 +45,19 @@ class RunLog:
         self._has_warned = False
 
     def train(self, step: int, values: dict[str, float], seconds_left: float) -> None:
-        """One training line: loss, learning_rate, images_per_s, ..."""
+        """One training line: loss, learning_rate, images_per_s, input_wait, ...
+
+        input_wait  share (0..1) of the time in which the next batch was waited for
+        """
         self._write(step, values)
         text = f"loss {values['loss']:.4f}, {values['images_per_s']:.1f} images/s"
+        is_input_bound = values["input_wait"] > _INPUT_BOUND
+        limit = f"input-bound {values['input_wait']:.0%}" if is_input_bound else "device-bound"
         if self._bar is not None:
-            self._bar.set_postfix_str(text)
+            self._bar.set_postfix_str(f"{text}, {limit}" if is_input_bound else text)
         else:
             minutes, seconds = divmod(round(seconds_left), 60)
-            self.say(f"step {step}/{self._total_steps}  {text}, {minutes}:{seconds:02d} left")
+            self.say(f"step {step}/{self._total_steps}  {text}, {minutes}:{seconds:02d} left, {limit}")
 
     def restart_clock(self) -> None:
         """The steps begin now: what came before them says nothing about the time that is left."""

@@ -28,7 +28,7 @@ def test_samples_are_pictures_beside_their_scores(tmp_path):
     image, label = (a.repeat(16, 0).repeat(16, 1).astype(np.uint8) for a in squares)  # which JPEG keeps
     samples = [Seen(f"val/{name}.png", 0.5, np.zeros(SCENES.num_classes), image, label, label) for name in ("a", "b/a")]
     log = RunLog(tmp_path, resumed_step=0, total_steps=10, eval_every_steps=5)
-    log.train(5, {"loss": 1.0, "images_per_s": 2.0}, seconds_left=1)
+    log.train(5, {"loss": 1.0, "images_per_s": 2.0, "input_wait": 0.0}, seconds_left=1)
     log.evaluation(10, metrics.scores(np.eye(SCENES.num_classes, dtype=int)), SCENES, samples)
     log.close()
 
