@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import os
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -111,4 +112,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except accelerators.TopologyError as error:
+        sys.exit(f"error: {error}")

@@ -154,4 +154,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except accelerators.TopologyError as error:
+        sys.exit(f"error: {error}")
