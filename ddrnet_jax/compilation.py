@@ -21,7 +21,7 @@ _BEING_WRITTEN_S = 60  # entries younger than this may be another process's that
 #   models that do not fit one device. Not measured by us.
 OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}}
 # cpu: by default XLA lays out the operands of the kernels' gradients, three times the map that they come from, as soon
-#   as it has the map, in the forward pass, and keeps them. Half of the temporary memory of a step of 23-slim
+#   as it has the map, in the forward pass, and keeps them. A third of the temporary memory of a step of 23-slim
 #   (benchmarks/train_step.py); inference gains nothing.
 TRAINING_OPTIONS = {"cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}}
 

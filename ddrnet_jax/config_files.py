@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ddrnet_jax.config import ConfigError, base, suggestion, validate, what_fits
 
 # The keys that may change when a run is resumed: they do not touch what is learned.
-FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads")
+FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads", "model.remat")
 
 
 def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:

@@ -40,6 +40,7 @@ def test_only_free_keys_may_change():
     new.log_every_steps = 3
     new.data.root = "elsewhere"
     new.data.num_threads = 9
+    new.model.remat = False
     assert config_files.changed_keys(config_files.to_json(old), config_files.to_json(new)) == []
     new.seed = 5
     new.data.flip = False

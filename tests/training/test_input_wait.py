@@ -31,7 +31,7 @@ def line(workdir, input_s, device_s, capsys):
 
 @pytest.mark.parametrize(
     ("input_s", "device_s", "low", "high", "said"),
-    [(0.2, 0.05, 0.5, 0.9, "left, input-bound "), (0.0, 0.2, 0.0, 0.1, "left, device-bound\n")],
+    [(0.2, 0.05, 0.3, 0.9, "left, input-bound "), (0.0, 0.2, 0.0, 0.1, "left, device-bound\n")],
 )
 def test_what_is_waited_for_is_the_limit(input_s, device_s, low, high, said, tmp_path, capsys):
     values, text = line(tmp_path, input_s, device_s, capsys)

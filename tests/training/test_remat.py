@@ -30,6 +30,17 @@ def test_half_or_less_is_kept(parts):
     assert kept_bytes(True) < 0.5 * kept_bytes(False)
 
 
+def test_no_convolution_is_computed_again(parts):
+    graphdef, params, batch_stats = parts
+
+    def convolutions(remat):
+        forward = training_forward(graphdef, "cpu", remat=remat)
+        gradient = jax.grad(lambda p: sum(x.sum() for x in forward(p, batch_stats, IMAGES)[0]))
+        return jax.jit(gradient).lower(params).as_text().count("stablehlo.convolution")
+
+    assert convolutions(True) == convolutions(False) > 100
+
+
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 def test_outputs_statistics_and_gradients_are_the_same(parts, platform):
     """In float64, where only a difference in mathematics would show."""
