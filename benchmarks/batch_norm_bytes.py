@@ -20,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddrnet_jax import devices
-from ddrnet_jax.inference import accelerators
 from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.plan import accelerators
+from ddrnet_jax.runtime import devices
 
 CHANNELS, DEPTH, SHAPE = 64, 2, (8, 64, 128, 64)
 PIXELS = (0, 1, 2)

@@ -20,10 +20,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from ddrnet_jax import devices
-from ddrnet_jax.inference import accelerators
-from ddrnet_jax.inference.collectives import collective_totals
 from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.plan import accelerators
+from ddrnet_jax.plan.collectives import collective_totals
+from ddrnet_jax.runtime import devices
 
 DEPTH, CHANNELS, ROWS_A_DEVICE, SIZE = 2, 32, 2, 64
 RESULTS = Path(__file__).parent / "results" / "batch_norm_collectives.json"

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddrnet_jax import compilation
 from ddrnet_jax.models import blocks, pixel_blocks
+from ddrnet_jax.runtime import compilation
 
 SHAPES = ((2, 128, 256, 32), (2, 64, 128, 32), (2, 32, 64, 64), (2, 16, 32, 128), (2, 8, 16, 256))
 WAYS = {"sums": pixel_blocks.channel_sums, "products": pixel_blocks.channel_sums_by_product}

@@ -9,7 +9,7 @@ data sets are the control. Prints a table kind x count x outcome; the exit code 
 minute on 2 CPU cores.
 
 JPEG images with a wrong byte in the middle are not among the kinds: most decode to a picture with a blemish. What the
-decoder says of them, check_data and prepare_data repeat as a warning (tests/data/test_check_jpegs.py).
+decoder says of them, check_data and prepare_data repeat as a warning (tests/data/check/test_jpegs.py).
 """
 
 import argparse
@@ -26,10 +26,11 @@ import cv2
 import numpy as np
 
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.data import check, pipeline
+from ddrnet_jax.data import pipeline
+from ddrnet_jax.data.check import check
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.sets.specs import folder_spec
 from ddrnet_jax.data.sources import FolderPairs
-from ddrnet_jax.data.specs import folder_spec
 
 HEIGHT, WIDTH, COUNTS = 48, 64, {"train": 6, "val": 4}
 CLASSES = ("background", "road", "car")

@@ -18,9 +18,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ddrnet_jax import compilation, config, devices, factory
+from ddrnet_jax import build, config
+from ddrnet_jax.runs.save import Checkpoints
+from ddrnet_jax.runtime import compilation, devices
 from ddrnet_jax.training import program, state
-from ddrnet_jax.training.run_checkpoints import Checkpoints
 
 
 def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, saves: int) -> dict:
@@ -29,10 +30,10 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
     settings.model.variant, settings.data.crop_hw, settings.batch_size = variant, crop_hw, batch
     mesh = devices.data_mesh()
     _, sgd = program.schedule_and_optimizer(settings)
-    graphdef, run_state = state.create(factory.model_builder(settings), sgd, seed=0, ema_decay=settings.ema_decay)
+    graphdef, run_state = state.create(build.model_builder(settings), sgd, seed=0, ema_decay=settings.ema_decay)
     run_state = devices.put_replicated(run_state, mesh)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(run_state))
-    classes = factory.dataset_spec(settings).num_classes
+    classes = build.dataset_spec(settings).num_classes
     rng = np.random.default_rng(0)
     images = {
         "images": rng.integers(0, 256, (batch, *crop_hw, 3), dtype=np.uint8),

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddrnet_jax import command_line, compilation
+from ddrnet_jax.cli import flags
 from ddrnet_jax.models.conv3x3 import conv3x3
+from ddrnet_jax.runtime import compilation
 
 # {where in the network: (image size / input size, channels of the input, of the output, stride)}
 LAYERS = {
@@ -61,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=command_line.size_hw, default="256x512")
+    parser.add_argument("--size", type=flags.size_hw, default="256x512")
     arguments = parser.parse_args()
     height, width = arguments.size
     rng = np.random.default_rng(0)

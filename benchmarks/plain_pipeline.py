@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ddrnet_jax.data.specs import CITYSCAPES, IGNORE
+from ddrnet_jax.data.sets.specs import CITYSCAPES, IGNORE
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # lists, so NumPy computes with float64 constants
 

@@ -23,9 +23,10 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from ddrnet_jax import compilation, config_files
 from ddrnet_jax.config import base
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.runtime import compilation
 from ddrnet_jax.training import loop
 
 DEMO = Path(__file__).resolve().parent.parent / "configs" / "demo.py"
@@ -66,7 +67,7 @@ def fine_tuning_config(init_from: str, seed: int, steps: int) -> ConfigDict:
 def train(config: ConfigDict, workdir: Path) -> tuple[metrics.Scores | metrics.Accuracy, dict]:
     """(last evaluation, {"losses" by step, "seconds" and "cpu_seconds" with compilation and evaluation})"""
     start, cpu_start = time.perf_counter(), time.process_time()
-    result = loop.train(config, workdir)
+    result = loop.train(config, workdir).result
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: round(line["loss"], 4) for line in lines if "loss" in line}

@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ddrnet_jax import config_files, devices
-from ddrnet_jax.inference import accelerators, plan
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import ddrnet, variables
 from ddrnet_jax.models.folding import fold
+from ddrnet_jax.plan import accelerators, plan
+from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import program
 
 REPO = Path(__file__).resolve().parent.parent

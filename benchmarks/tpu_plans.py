@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from ddrnet_jax import config_files
-from ddrnet_jax.inference import accelerators, plan
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.plan import accelerators, plan
 from ddrnet_jax.training import program
 
 REPO = Path(__file__).resolve().parent.parent

@@ -21,12 +21,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ddrnet_jax import DDRNet, command_line, compilation, devices
+from ddrnet_jax import DDRNet
+from ddrnet_jax.cli import flags
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
-from ddrnet_jax.models.torch_weights import to_state_dict
 from ddrnet_jax.models.variables import merge
+from ddrnet_jax.runtime import compilation, devices
 from ddrnet_jax.training import losses, optimizer, state
 from ddrnet_jax.training.step import make_train_step
+from ddrnet_jax.weights.state_dicts import to_state_dict
 
 CLASSES, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, AUX_WEIGHT = 19, 0.01, 0.9, 5e-4, 0.4
 Step = Callable[[], float]  # one training step on the same batch -> its loss, once it is done
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--engines", default="ours,xla_defaults")
     parser.add_argument("--variant", default="23_slim")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=command_line.size_hw, default="256x512")
+    parser.add_argument("--size", type=flags.size_hw, default="256x512")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -1,24 +1,25 @@
 """DDRNet for JAX and Flax NNX: train, evaluate, predict.
 
-main.py          flags -> one command
-command_line.py  the flags, and --help
-processes.py     several processes as one run
-devices.py       the mesh of devices, batches onto it
-config.py        every key, its unit, its checks
-config_files.py  configs from files, flags and JSON
-factory.py       what a config describes, made: data, model
-compilation.py   XLA options per platform, compilation cache
-provenance.py    the command and the versions that made a run
-checkpoints.py   one checkpoint for use anywhere: found, loaded, written
-checkpoint_files.py  one step on disk, read and verified
-pretrained.py    weights to start from, ours or anyone's, and what of them fits
-models/          the network
-data/            from files to batches
-training/        state, step, losses, optimiser, loop
-evaluation/      mIoU on whole images; top-1 and top-5 of a classifier
-inference/       masks, overlays and videos for people; weights in and out; how fast it is, what a run costs elsewhere
-doctor/          why is the mIoU low
-report/          what a run was, as one HTML page
+Each line may import what stands below it, never above.
+
+main.py      python -m ddrnet_jax.main
+cli/         flags, one function a mode, exit codes
+benchmark/   how fast, by which protocol, beside whom
+plan/        what a config costs on accelerators that nobody here owns
+doctor/      why is the mIoU low
+report/      what a run was, as one HTML page
+prediction/  masks, overlays and videos for people
+export/      a checkpoint as a file for others, and engines that run such files
+training/    state, step, losses, optimiser, loop
+evaluation/  mIoU on whole images; top-1 and top-5 of a classifier; views, submission, gallery
+weights/     anyone's weights in and out: files, names, origins, what of them fits
+runs/        all that a run has on disk: workdir, checkpoints, metrics, provenance
+build.py     what a config describes, made: data, model
+data/        from files to batches; no jax
+config/      every key, its unit, its limits; configs from files, flags and JSON
+models/      the network alone
+runtime/     devices, processes, compilation
+errors.py    what ends in one line
 """
 
 from importlib import import_module
@@ -27,8 +28,8 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "DDRNet": "ddrnet_jax.models.ddrnet",
-    "load_checkpoint": "ddrnet_jax.checkpoints",
-    "load_pretrained": "ddrnet_jax.pretrained",
+    "load_checkpoint": "ddrnet_jax.runs.checkpoints",
+    "load_pretrained": "ddrnet_jax.weights.pretrained",
 }
 __all__ = ["DDRNet", "load_checkpoint", "load_pretrained"]
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 PAGE = REPO / "docs" / "architecture.md"
+_ADDRESS = Path("models") / "torch_weights.py"  # where others find what is in weights/
 _BLOCK = re.compile(r"```mermaid\n.*?```", re.DOTALL)
 
 
 def parts(package: Path) -> dict[str, set[str]]:
     """{part of the package: the parts that it imports}; a part is a folder or a module beside them."""
     found: dict[str, set[str]] = {}
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(set(package.rglob("*.py")) - {package / _ADDRESS}):
         own = path.relative_to(package).parts[0].removesuffix(".py")
         if own != "__init__":
             found.setdefault(own, set()).update(set(_imported(path)) - {own})

@@ -12,7 +12,7 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 4)
 
-from ddrnet_jax import compilation  # noqa: E402
+from ddrnet_jax.runtime import compilation  # noqa: E402
 
 compilation.enable_cache()
 
@@ -25,13 +25,13 @@ def repo() -> Path:
 
 _LONGEST = (
     "test_step.py",
-    "test_weight_files.py",
+    "test_files.py",
     "test_resume.py",
     "test_parity.py",
     "test_main.py",
     "test_classifier.py",
     "test_notebooks.py",
-    "test_weights_in_and_out.py",
+    "test_in_and_out.py",
 )
 
 

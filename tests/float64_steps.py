@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddrnet_jax import DDRNet, devices
+from ddrnet_jax import DDRNet
 from ddrnet_jax.data.pipeline import Augment, Shard, train_batches
 from ddrnet_jax.data.sources import Scenes
 from ddrnet_jax.models import variables
+from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import losses, optimizer, state
 from ddrnet_jax.training.step import make_train_step
 

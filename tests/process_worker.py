@@ -14,9 +14,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from ddrnet_jax import compilation, devices, factory, processes
+from ddrnet_jax import build
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.runtime import compilation, devices, processes
 
 
 def samples_of(batch):
@@ -44,7 +45,7 @@ def command_line(job):
             logits = self.head(self.bn(self.trunk(images)))
             return Output(logits, logits)
 
-    factory.model_builder = lambda config: Tiny
+    build.model_builder = lambda config: Tiny
     records = Path(job["record"])
     put_batch, scores = devices.put_batch, metrics.scores
     count = 0

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ddrnet_jax import checkpoints
 from ddrnet_jax import main as main_lib
+from ddrnet_jax.runs import checkpoints
 
 CLASSES = ("n01", "n02", "n03")
 CONFIG = """\

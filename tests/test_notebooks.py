@@ -13,8 +13,8 @@ import numpy as np
 import parity_fixtures
 import pytest
 
-from ddrnet_jax.data.specs import CITYSCAPES, SCENES
-from ddrnet_jax.models import weight_files
+from ddrnet_jax.data.sets.specs import CITYSCAPES, SCENES
+from ddrnet_jax.weights import files as weight_files
 
 NOTEBOOKS = ("restore", "import_official")
 
@@ -26,10 +26,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from ddrnet_jax import compilation, config, devices, factory
+from ddrnet_jax import build, config
 from ddrnet_jax.models import variables
 from ddrnet_jax.training import optimizer, state
-from ddrnet_jax.training.run_checkpoints import Checkpoints
+from ddrnet_jax.runs.save import Checkpoints
+from ddrnet_jax.runtime import compilation, devices
 
 compilation.enable_cache()
 workdir, numbers = sys.argv[1:]
@@ -37,7 +38,7 @@ ours = config.base()
 ours.data.scenes_hw = ours.data.crop_hw = (64, 64)
 ours.data.scenes_eval = ours.eval.batch_size = 4
 sgd = optimizer.sgd(lambda step: 0.1, momentum=0.9, nesterov=False, weight_decay=0.0)
-_, fresh = state.create(factory.model_builder(ours), sgd, seed=3)
+_, fresh = state.create(build.model_builder(ours), sgd, seed=3)
 fresh["batch_stats"] = jax.tree.map(lambda a: a + 0.25, fresh["batch_stats"])
 mesh = devices.data_mesh()
 

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ddrnet_jax import command_line, config_files
 from ddrnet_jax import main as main_lib
+from ddrnet_jax.cli import flags
+from ddrnet_jax.config import files as config_files
 
 PAGES = (
     "README.md",
@@ -84,7 +85,7 @@ def test_every_command_is_one(page, repo):
     for arguments in found:
         if "--help" in arguments:
             continue
-        parsed, overrides = command_line.parse(arguments)
+        parsed, overrides = flags.parse(arguments)
         if parsed.config:
             file, colon, argument = parsed.config.replace("mine.py", "configs/folder.py").partition(":")
             config_files.load(f"{repo / file}{colon}{argument}", overrides)
@@ -148,7 +149,7 @@ def test_every_command_that_needs_nothing_more_runs(first_hour, repo, capsys):
         line = " ".join(arguments)
         if line in ran or "--help" in arguments or any(word in line for word in NEEDS):
             continue
-        parsed, _ = command_line.parse(arguments)
+        parsed, _ = flags.parse(arguments)
         small = (*SMALL_CONFIG, *(SMALL_SCENES if "demo.py" in line else ())) if parsed.config else ()
         code = main_lib.main([*arguments, *small, *SMALL_FLAGS.get(parsed.mode, ())])
         out, err = capsys.readouterr()

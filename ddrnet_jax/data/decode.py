@@ -8,7 +8,7 @@ import numpy as np
 
 from ddrnet_jax.data import matlab
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.data.sets.specs import DatasetSpec
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error names the damaged file
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from ddrnet_jax.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError):
     """Something is wrong with the user's data; the message names the file and what to do."""
 
 

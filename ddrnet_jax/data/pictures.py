@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.data.sets.specs import DatasetSpec
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GAP = 6

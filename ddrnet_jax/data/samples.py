@@ -7,7 +7,7 @@ import numpy as np
 
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.data.sets.specs import DatasetSpec
 
 
 class Sample(TypedDict):

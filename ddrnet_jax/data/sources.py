@@ -11,11 +11,13 @@ from pathlib import Path
 
 import cv2
 
-from ddrnet_jax.data import decode, layouts, scenes
+from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.files import read_file
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
-from ddrnet_jax.data.specs import SCENE_IMAGES, SCENES, DatasetSpec
+from ddrnet_jax.data.scenes import scenes
+from ddrnet_jax.data.sets import layouts
+from ddrnet_jax.data.sets.specs import SCENE_IMAGES, SCENES, DatasetSpec
 
 _REMEMBERED_BYTES = 64 * 2**20
 

@@ -9,7 +9,7 @@ import math
 import cv2
 import numpy as np
 
-from ddrnet_jax.data.specs import IGNORE
+from ddrnet_jax.data.labels import IGNORE
 
 _ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height of a random resized crop
 _CROP_TRIES = 10

@@ -3,10 +3,10 @@
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddrnet_jax.checkpoints import Loaded
-from ddrnet_jax.data.check_findings import Finding
+from ddrnet_jax.data.check.findings import Finding
 from ddrnet_jax.evaluation.evaluate import other_network
 from ddrnet_jax.models import variables
+from ddrnet_jax.runs.checkpoints import Loaded
 
 _SHARE_OF_LAYERS = 0.5
 

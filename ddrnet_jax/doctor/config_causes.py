@@ -5,7 +5,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from ddrnet_jax.data.check_findings import Finding, padding_share
+from ddrnet_jax.data.check.findings import Finding, padding_share
 
 _FEW_EPOCHS = 15
 _SLOW_TRUNK = 0.01  # learning rate from random weights; every recipe here that starts from them has more

@@ -8,15 +8,19 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddrnet_jax import checkpoints, factory, pretrained
+from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.data import check, check_report
-from ddrnet_jax.data.check_findings import SEVERITIES, Finding
+from ddrnet_jax.data.check import check
+from ddrnet_jax.data.check import report as check_report
+from ddrnet_jax.data.check.findings import SEVERITIES, Finding
+from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import check_same_classes, view_of
-from ddrnet_jax.models.weight_files import WeightsFileError
+from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.weights import pretrained
+from ddrnet_jax.weights.files import WeightsFileError
 
 _IMAGES = 8  # of each split; every one is seen by the network about eight times
 _DARK, _BRIGHT = 20, 235  # mean of an image set, of 255
@@ -67,7 +71,7 @@ def examine(
     """
     if config.task != "segmentation":
         raise ConfigError(f"config.task: {config.task!r} given, but --mode doctor examines segmenters")
-    train_source, eval_source = factory.train_source(config), factory.eval_source(config)
+    train_source, eval_source = build.train_source(config), build.eval_source(config)
     loaded = None if checkpoint is None else checkpoints.load_weights(checkpoint)
     if loaded is not None:
         check_same_classes(config, checkpoint, loaded.config)
@@ -136,7 +140,7 @@ def _of_samples(trained_on: list[Sample], held_out: list[Sample], classes: tuple
     """What a few images and labels tell."""
     found = []
     for role, samples in (("training", trained_on), ("held-out", held_out)):
-        ignored = sum(int((s["label"] == metrics.IGNORE).sum()) for s in samples)
+        ignored = sum(int((s["label"] == IGNORE).sum()) for s in samples)
         share = ignored / max(1, sum(s["label"].size for s in samples))
         if share > 0.5:
             message = f"{share:.0%} of the pixels of the {len(samples)} {role} labels looked at are ignored"
@@ -152,7 +156,7 @@ def _of_samples(trained_on: list[Sample], held_out: list[Sample], classes: tuple
 
 def _of_classes(trained_on: list[Sample], held_out: list[Sample], classes: tuple[str, ...]) -> list[Finding]:
     seen = [{int(v) for s in samples for v in np.unique(s["label"])} for samples in (trained_on, held_out)]
-    untrained = sorted(seen[1] - seen[0] - {metrics.IGNORE})
+    untrained = sorted(seen[1] - seen[0] - {IGNORE})
     if len(untrained) <= max(1, len(classes) / 4):
         return []
     named = ", ".join(classes[i] for i in untrained)

@@ -8,14 +8,14 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from ddrnet_jax import compilation
-from ddrnet_jax.checkpoints import Loaded
-from ddrnet_jax.data.check_findings import Finding
+from ddrnet_jax.data.check.findings import Finding
 from ddrnet_jax.data.samples import Sample
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.views import View, predictions
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
+from ddrnet_jax.runs.checkpoints import Loaded
+from ddrnet_jax.runtime import compilation
 
 CLEAR_GAIN = 0.05  # of mIoU; on a few images less may be chance
 _MEMORISED = 0.25  # of mIoU between training and held-out images

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
-from ddrnet_jax import devices
+from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sources import Sample
 from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.runtime import devices
 
 _IN_FLIGHT = 2
 
@@ -36,7 +37,7 @@ def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
     if isinstance(first["label"], int):
         labels = np.full(batch_size, metrics.NO_CLASS, np.int32)
     else:
-        labels = np.full((batch_size, *first["label"].shape), metrics.IGNORE, np.uint8)
+        labels = np.full((batch_size, *first["label"].shape), IGNORE, np.uint8)
     for row, sample in enumerate(group):
         images[row], labels[row] = sample["image"], sample["label"]
     return {"images": images, "labels": labels, "samples": group}

@@ -6,11 +6,11 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from ddrnet_jax import compilation, devices
 from ddrnet_jax.data.sources import Sample
 from ddrnet_jax.evaluation import batches, metrics
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.runtime import compilation, devices
 
 
 class ClassEvaluator:

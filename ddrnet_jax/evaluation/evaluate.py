@@ -16,13 +16,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddrnet_jax import checkpoints, devices, factory
+from ddrnet_jax import build
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.evaluation import batches, metrics
 from ddrnet_jax.evaluation.classification import ClassEvaluator
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
 from ddrnet_jax.models import variables
+from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runtime import devices
 
 _MANY_SIZES = 16
 
@@ -134,7 +136,7 @@ def make_evaluator(
         return ClassEvaluator(graphdef, mesh, batch_size=batch_size, say=say)
     return Evaluator(
         graphdef,
-        factory.dataset_spec(config).num_classes,
+        build.dataset_spec(config).num_classes,
         mesh,
         batch_size=batch_size,
         view=view_of(config),
@@ -146,7 +148,7 @@ def make_evaluator(
 @contextlib.contextmanager
 def samples_to_evaluate(config: ConfigDict, source: Source) -> Iterator[Iterator[Sample]]:
     """This process's part of the source's samples in order, each as the config's evaluator takes it."""
-    view = factory.evaluation_view(config)
+    view = build.evaluation_view(config)
     shard = pipeline.Shard(jax.process_index(), jax.process_count())
     samples = pipeline.samples_in_order(source, view, shard=shard, num_threads=config.data.num_threads)
     with contextlib.closing(samples):
@@ -160,7 +162,7 @@ def evaluate_checkpoint(
 
     Raises CheckpointError if the checkpoint was trained for another task or on other classes.
     """
-    source = factory.eval_source(config)
+    source = build.eval_source(config)
     loaded = checkpoints.load_weights(checkpoint)
     check_same_classes(config, checkpoint, loaded.config)
     for line in other_network(config, loaded.config):
@@ -198,7 +200,7 @@ def check_same_classes(config: ConfigDict, checkpoint: str | Path, trained: Conf
             f"{checkpoint}: trained for {trained.task}, but the config's task is {config.task}; "
             "use the config it was trained with"
         )
-    spec, trained_spec = factory.dataset_spec(config), factory.dataset_spec(trained)
+    spec, trained_spec = build.dataset_spec(config), build.dataset_spec(trained)
     if trained_spec.classes != spec.classes:
         raise checkpoints.CheckpointError(
             f"{checkpoint}: trained on {trained_spec.num_classes} classes of {trained_spec.name!r}, but the config's "

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-IGNORE = 255  # a pixel that counts nowhere
 NO_CLASS = -1  # an image that counts nowhere
 _TOP = 5
 

@@ -16,14 +16,19 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddrnet_jax import checkpoints, devices, factory
+from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.data import layouts, pipeline
+from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.data.sets import layouts
+from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import Images
-from ddrnet_jax.data.specs import IGNORE, DatasetSpec
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.evaluate import check_same_classes, evaluated, other_network, view_of
 from ddrnet_jax.evaluation.views import prediction_program
+from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runtime import devices
 
 # What the server finds a prediction by: CITY_SEQUENCE_FRAME*.png. Source: cityscapesscripts, getPrediction.
 _NAME = re.compile(r"[A-Za-z-]+_\d{6}_\d{6}_leftImg8bit\.png")
@@ -32,7 +37,7 @@ _EIGHT_BIT_GREY = (8, 0)
 _BATCHES_IN_FLIGHT = 1
 
 
-class SubmissionError(ValueError):
+class SubmissionError(UserError):
     """A zip is not what the test server takes; the message says what is the matter with which file of it."""
 
 
@@ -42,7 +47,7 @@ def submit(config: ConfigDict, checkpoint: str | Path, output: str | Path, say: 
     OUTPUT appears when all of it was written, read again and found right; what was there before is replaced.
     Raises ConfigError, DataError, CheckpointError or SubmissionError with one line.
     """
-    spec, output = factory.dataset_spec(config), Path(output)
+    spec, output = build.dataset_spec(config), Path(output)
     source = _test_images(config, spec)
     if output.suffix != ".zip" or output.is_dir():
         raise SubmissionError(f"--output {output}: expected the name of a file that ends in .zip")

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Sharding
+from ml_collections import ConfigDict
 
-from ddrnet_jax import compilation
+from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import resize, upsample_x8
 from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.models.upsampling import argmax_x8
+from ddrnet_jax.runtime import compilation
 
 _LEAST_OVERLAP = 1 / 3  # of a tile, with the next
 
@@ -36,6 +38,11 @@ class View:
 
 
 WHOLE_IMAGES = View()
+
+
+def prediction_view(config: ConfigDict) -> View:
+    """What a network sees of an image when it predicts: evaluation's sizes, one scale, no mirror image."""
+    return View(size_hw=config.eval.size_hw, tile_hw=config.eval.tile_hw)
 
 
 def prediction_program(
@@ -76,6 +83,13 @@ def prediction_program(
         return enlarge(network(weights, shrink(images)), images.shape[1:3], *rest)
 
     return by_way_of_size
+
+
+def mask_program(graphdef: nnx.GraphDef, view: View = WHOLE_IMAGES) -> Callable:
+    """A function (weights, images u8[B,H,W,3]) -> masks u8[B,H,W], compiled; weights are (params, batch_stats)."""
+    return prediction_program(
+        lambda weights: variables.merge(graphdef, *weights), lambda predictions: predictions.astype(jnp.uint8), view
+    )
 
 
 def predictions(model: nnx.Module, images: jax.Array, view: View = WHOLE_IMAGES) -> jax.Array:

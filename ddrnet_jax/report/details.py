@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from ddrnet_jax import config, config_files
-from ddrnet_jax.report import panels, sections
-from ddrnet_jax.report.gallery import Seen, short_name
+from ddrnet_jax import config
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.evaluation import panels
+from ddrnet_jax.evaluation.gallery import Seen, short_name
+from ddrnet_jax.report import sections
 from ddrnet_jax.report.markup import Markup, element
 from ddrnet_jax.report.run import Run
 

@@ -1,4 +1,4 @@
-"""The report of `--mode report`: a run read and evaluated, or two, and the page written."""
+"""A page about a run that is read and evaluated, or about two; and about one that has just been trained."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ddrnet_jax.evaluation.evaluate import check_same_classes
+from ddrnet_jax.evaluation.gallery import Gallery, short_name
+from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.report import page, run
-from ddrnet_jax.report.gallery import short_name
 
 
 def make(
@@ -36,3 +37,21 @@ def make(
     first = run.read(found[0], config=config, say=say)
     names = [short_name(seen.name, first.data_root) for seen in (*first.gallery.worst, *first.gallery.best)]
     return page.write([first, *(run.read(each, config=config, also=names, say=say) for each in found[1:])], output)
+
+
+def after_training(
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    step: int,
+    result: Scores | Accuracy,
+    gallery: Gallery,
+    made_by: dict,
+    say: Callable[[str], None],
+) -> None:
+    """Write report.html of a run that has just evaluated its last step; what keeps it from that is a warning."""
+    try:
+        page.write([run.of_training(workdir, config, step, result, gallery, made_by)], workdir / page.NAME)
+    except Exception as e:  # whatever it is, the run is done and must end as one
+        problem = (str(e).splitlines() or [""])[0]
+        say(f"warning: {workdir / page.NAME} is not written ({type(e).__name__}: {problem})")

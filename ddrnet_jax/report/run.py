@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -10,24 +9,26 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddrnet_jax import checkpoint_files, checkpoints, config_files, factory
-from ddrnet_jax.checkpoint_files import CheckpointError
+from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.evaluate import evaluate_checkpoint
+from ddrnet_jax.evaluation.gallery import Gallery
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
-from ddrnet_jax.report.gallery import Gallery
+from ddrnet_jax.runs import checkpoints, step_files
+from ddrnet_jax.runs.metrics_file import METRICS_FILE, SCORES, is_number, read_lines, series
+from ddrnet_jax.runs.step_files import CheckpointError
 
-METRICS_FILE = "metrics.jsonl"
 _EVALUATED_BY = (
     *("data.name", "data.root", "data.eval_split"),
     *("eval.scales", "eval.flip", "eval.size_hw", "eval.tile_hw"),
 )
-_SCORES = {"segmentation": "val/miou", "classification": "val/top1"}
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """There is nothing to report on; the message says where and what was expected."""
 
 
@@ -73,7 +74,7 @@ class Run:
     @property
     def score_name(self) -> str:
         """The value that the best checkpoint is kept by."""
-        return _SCORES[self.config["task"]]
+        return SCORES[self.config["task"]]
 
     @property
     def data_root(self) -> str:
@@ -86,40 +87,11 @@ class Run:
         return max(zip(steps, values, strict=True), key=lambda pair: pair[1], default=None)
 
 
-def series(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
-    """(steps, values) of the lines that have a finite number of this name."""
-    pairs = [(line["step"], float(line[name])) for line in lines if _is_number(line.get(name))]
-    return [step for step, _ in pairs], [value for _, value in pairs]
-
-
-def not_finite(lines: list[dict], name: str) -> list[int]:
-    """The steps whose value of this name is there and is no finite number."""
-    return [line["step"] for line in lines if name in line and not _is_number(line[name])]
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def read_lines(workdir: Path) -> list[dict]:
-    """The complete lines of metrics.jsonl; none if there is no such file."""
-    lines = []
-    path = workdir / METRICS_FILE
-    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:  # the line that a kill cut short
-            continue
-        if isinstance(line, dict) and type(line.get("step")) is int:
-            lines.append(line)
-    return lines
-
-
 def of_training(
     workdir: Path, config: ConfigDict, step: int, result: Scores | Accuracy, gallery: Gallery, made_by: dict
 ) -> Run:
     """The run in `workdir` with the evaluation after its last step."""
-    spec = factory.dataset_spec(config)
+    spec = build.dataset_spec(config)
     evaluation = _evaluation(result, config, step, "evaluated after the last step")
     return Run(
         name=str(workdir),
@@ -161,7 +133,7 @@ def find(path: str | Path) -> Found:
     workdir, notes = _workdir(path), []
     try:
         step_folder = checkpoints.find_step(path)
-        description = checkpoint_files.read_metadata(step_folder).custom_metadata
+        description = step_files.read_metadata(step_folder).custom_metadata
     except CheckpointError as e:
         step_folder, description = None, {}
         notes.append(f"No weights to evaluate: {e}")
@@ -201,7 +173,7 @@ def read(
     run = Run(
         name=str(found.path),
         config=config_files.to_json(own),
-        spec=factory.dataset_spec(own),
+        spec=build.dataset_spec(own),
         lines=read_lines(found.workdir) if found.workdir else [],
         evaluation=evaluation,
         gallery=gallery,
@@ -224,7 +196,7 @@ def workdir_of(path: str | Path) -> Path | None:
 
 
 def _workdir(path: Path) -> Path | None:
-    inside = path.parents[1] if path.parent.name == checkpoint_files.FOLDER else None
+    inside = path.parents[1] if path.parent.name == step_files.FOLDER else None
     return next((p for p in (path, inside) if p and any((p / n).exists() for n in ("config.json", METRICS_FILE))), None)
 
 
@@ -242,7 +214,7 @@ def _own_config(path: Path, workdir: Path | None, description: dict) -> ConfigDi
 
 
 def _evaluation(result: Scores | Accuracy, config: ConfigDict, step: int | None, origin: str) -> Evaluation:
-    values, confusion = result.values(factory.dataset_spec(config).classes), getattr(result, "confusion", None)
+    values, confusion = result.values(build.dataset_spec(config).classes), getattr(result, "confusion", None)
     return Evaluation(values, confusion, step, origin, _settings(config_files.to_json(config)))
 
 
@@ -257,5 +229,5 @@ def _recorded(run: Run) -> Evaluation | None:
     if best is None:
         return None
     line = next(line for line in run.lines if line["step"] == best[0] and run.score_name in line)
-    values = {name: float(v) for name, v in line.items() if name.startswith("val/") and _is_number(v)}
+    values = {name: float(v) for name, v in line.items() if name.startswith("val/") and is_number(v)}
     return Evaluation(values, None, best[0], f"as recorded in {METRICS_FILE}", _settings(run.config))

@@ -7,7 +7,8 @@ import numpy as np
 
 from ddrnet_jax.report import charts
 from ddrnet_jax.report.markup import Markup, element
-from ddrnet_jax.report.run import Run, not_finite, series
+from ddrnet_jax.report.run import Run
+from ddrnet_jax.runs.metrics_file import not_finite, series
 
 LETTERS = "AB"
 _MOST_CLASSES = 40  # of a heat map; more cannot be read

@@ -1,11 +1,11 @@
 """The training run: everything checked, state restored or fresh, then one linear loop."""
 
 import contextlib
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import optax
@@ -13,30 +13,49 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ddrnet_jax import config_files, devices, factory, pretrained, processes, provenance
+from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.data import check, pipeline
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data import pipeline
+from ddrnet_jax.data.check import check
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import make_evaluator, samples_to_evaluate
-from ddrnet_jax.report import page
-from ddrnet_jax.report.gallery import Gallery
-from ddrnet_jax.report.run import Run, of_training
-from ddrnet_jax.training import program, state, workdir
+from ddrnet_jax.evaluation.gallery import Gallery
+from ddrnet_jax.runs import provenance, workdir
+from ddrnet_jax.runs.save import Checkpoints
+from ddrnet_jax.runtime import devices, processes
+from ddrnet_jax.training import program, state
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
-from ddrnet_jax.training.run_checkpoints import Checkpoints
 from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
+from ddrnet_jax.weights import pretrained
 
 # Steps that may wait for the device: enough to keep it busy, few enough that a save need not wait for many.
 _STEPS_AHEAD = 4
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError):
     """The loss is not a finite number; the message names the step."""
 
 
-def train(config: ConfigDict, folder: str | Path, command: str = "") -> metrics.Scores | metrics.Accuracy:
-    """Train to config.total_steps in the workdir `folder`, resuming what is there; returns the last evaluation.
+class Finished(NamedTuple):
+    """What a run has come to.
+
+    result   of the last evaluation
+    step     after which it was
+    gallery  what it has kept of the images that the first process evaluated
+    made_by  see provenance.made_by
+    """
+
+    result: metrics.Scores | metrics.Accuracy
+    step: int
+    gallery: Gallery
+    made_by: dict
+
+
+def train(config: ConfigDict, folder: str | Path, command: str = "") -> Finished:
+    """Train to config.total_steps in the workdir `folder`, resuming what is there.
 
     command  that does so, kept with the checkpoints
     SIGTERM and Ctrl-C end it between two steps, the last of which is saved; see training.interruption.
@@ -47,16 +66,14 @@ def train(config: ConfigDict, folder: str | Path, command: str = "") -> metrics.
         return _train(config, Path(folder), interruption, command)
 
 
-def _train(
-    config: ConfigDict, folder: Path, interruption: Interruption, command: str
-) -> metrics.Scores | metrics.Accuracy:
+def _train(config: ConfigDict, folder: Path, interruption: Interruption, command: str) -> Finished:
     mesh = devices.data_mesh()
     program.check_batch_size(config, mesh)
     if config.init_head == "fresh" and not config.init_from:
         raise ConfigError("config.init_head: 'fresh' given, but config.init_from names no weights to start from")
-    spec = factory.dataset_spec(config)
-    factory.class_weights(config)  # what the loss may lack ends here
-    train_source, eval_source = factory.train_source(config), factory.eval_source(config)
+    spec = build.dataset_spec(config)
+    build.class_weights(config)  # what the loss may lack ends here
+    train_source, eval_source = build.train_source(config), build.eval_source(config)
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
         train_source, eval_source, crop_hw=config.data.crop_hw, scale_range=config.data.scale_range
     )
@@ -135,18 +152,7 @@ def _train(
         if result is None:  # the run was complete already: nothing is left to save
             processes.end_at_sigterm()
             result = evaluate()
-        if jax.process_index() == 0:
-            run = functools.partial(of_training, folder, config, done, result, gallery, made_by)
-            _write_report(run, folder, log)
-        return result
-
-
-def _write_report(run: Callable[[], Run], folder: Path, log: RunLog | SilentLog) -> None:
-    try:
-        page.write([run()], folder / page.NAME)
-    except Exception as e:  # whatever it is, the run is done and must end as one
-        problem = (str(e).splitlines() or [""])[0]
-        log.say(f"warning: {folder / page.NAME} is not written ({type(e).__name__}: {problem})")
+        return Finished(result, done, gallery, made_by)
 
 
 class _Meter:
@@ -192,8 +198,8 @@ def _first_state(
     config: ConfigDict, sgd: optax.GradientTransformation, checkpoints: Checkpoints, mesh: Mesh
 ) -> tuple[nnx.GraphDef, state.State, int, list[str]]:
     """(graphdef, the state to go on from on every device, its step, lines that say where it is from)"""
-    build = factory.model_builder(config)
-    graphdef, fresh = state.create(build, sgd, seed=config.seed, ema_decay=config.ema_decay)
+    build_model = build.model_builder(config)
+    graphdef, fresh = state.create(build_model, sgd, seed=config.seed, ema_decay=config.ema_decay)
     resumed = checkpoints.resume(like=fresh)
     if resumed:
         origin = [*resumed.warnings, f"resuming after step {resumed.step} of {config.total_steps}"]
@@ -201,7 +207,7 @@ def _first_state(
     origin = ["initial weights: random"]
     if config.init_from:
         weights = pretrained.read(config.init_from)
-        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        abstract = nnx.eval_shape(lambda: build_model(nnx.Rngs(0)))
         moving = pretrained.transfer(weights, abstract, fresh_head=config.init_head == "fresh")
         fresh = state.warm_start(fresh, moving.moved)
         origin = [f"initial weights from {weights.path}: {weights.describe()} ({weights.origin})", *moving.lines()]
@@ -213,7 +219,7 @@ def _first_state(
 def _batches(config: ConfigDict, source, first_step: int):
     return pipeline.train_batches(
         source,
-        factory.augmentation(config),
+        build.augmentation(config),
         seed=config.seed,
         batch_size=config.batch_size,
         accumulate_steps=config.optimizer.accumulate_steps,

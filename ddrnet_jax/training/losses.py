@@ -1,12 +1,13 @@
-"""Cross entropy, OHEM, Dice and cross entropy at edges, over the pixels of the global batch."""
+"""Cross entropy, OHEM, Dice and cross entropy at edges, over the pixels of the global batch; and of a classifier."""
 
 import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
-IGNORE = 255
+from ddrnet_jax.data.labels import IGNORE
 
 
 def cross_entropy(
@@ -121,6 +122,18 @@ def edge_pixels(labels: jax.Array, size: int) -> jax.Array:
 
     smallest, largest = (jnp.array(bound, labels.dtype) for bound in (0, IGNORE))
     return over_window(labels, smallest, jax.lax.max) != over_window(labels, largest, jax.lax.min)
+
+
+def class_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0) -> jax.Array:
+    """Mean cross entropy of images, each of one class.
+
+    logits           f32[B,C]
+    labels           i32[B] (0..C-1); all of them are classes, 255 too
+    label_smoothing  probability (0..1) given to all classes alike
+    Returns          f32[]
+    """
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets).mean()
 
 
 def hardness_limit(probability: jax.Array, is_labelled: jax.Array, threshold: float, min_kept: int) -> jax.Array:

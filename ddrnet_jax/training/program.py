@@ -10,9 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
-from ddrnet_jax import devices, factory
+from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.training import classification, losses, optimizer, state
+from ddrnet_jax.runtime import devices
+from ddrnet_jax.training import losses, optimizer, state
 from ddrnet_jax.training.step import Loss, make_train_step
 
 
@@ -32,8 +33,8 @@ def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
 def loss(config: ConfigDict) -> Loss:
     """The loss of one head. Raises ConfigError if it needs what the data set does not have."""
     if config.task == "classification":
-        return functools.partial(classification.class_cross_entropy, label_smoothing=config.loss.label_smoothing)
-    weights = factory.class_weights(config)
+        return functools.partial(losses.class_cross_entropy, label_smoothing=config.loss.label_smoothing)
+    weights = build.class_weights(config)
     return losses.make_loss(
         config.loss.name,
         ohem_threshold=config.loss.ohem_threshold,
@@ -89,7 +90,7 @@ def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
     """
     check_batch_size(config, mesh)
     _, sgd = schedule_and_optimizer(config)
-    graphdef, fresh = state.abstract(factory.model_builder(config), sgd, ema_decay=config.ema_decay)
+    graphdef, fresh = state.abstract(build.model_builder(config), sgd, ema_decay=config.ema_decay)
     fresh = _placed(fresh, devices.replicated(mesh))
     return train_step(config, graphdef, sgd, mesh).lower(fresh, _placed(_batch(config), devices.by_batch(mesh)))
 

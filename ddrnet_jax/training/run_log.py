@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddrnet_jax.data.specs import DatasetSpec
+from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.evaluation import panels
+from ddrnet_jax.evaluation.gallery import Seen
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
-from ddrnet_jax.report import panels
-from ddrnet_jax.report.gallery import Seen
-from ddrnet_jax.report.run import METRICS_FILE
+from ddrnet_jax.runs.metrics_file import METRICS_FILE, drop_later_lines
 
 _SAMPLES = "image, label, prediction"
 _INPUT_BOUND = 0.1  # share of the time waited for batches: more, and a faster device would gain little
@@ -29,7 +28,7 @@ class RunLog:
     def __init__(self, workdir: Path, *, resumed_step: int, total_steps: int, eval_every_steps: int):
         self._path = workdir / METRICS_FILE
         # The last step that was evaluated, 0 before the first.
-        self.last_evaluation = _drop_later_lines(self._path, resumed_step)
+        self.last_evaluation = drop_later_lines(self._path, resumed_step)
         self._file = self._path.open("a")
         self._tensorboard = _TensorBoard(workdir / "tensorboard", first_step=resumed_step + 1)
         self._bar = None
@@ -192,24 +191,3 @@ def open_log(workdir: Path, *, resumed_step: int, total_steps: int, eval_every_s
     if jax.process_index():
         return SilentLog()
     return RunLog(workdir, resumed_step=resumed_step, total_steps=total_steps, eval_every_steps=eval_every_steps)
-
-
-def _drop_later_lines(path: Path, last_step: int) -> int:
-    """Keep the complete lines up to `last_step`; those after it will be written again.
-
-    Returns the last step with an evaluation line, 0 if there is none.
-    """
-    kept, last_evaluation = [], 0
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
-        try:
-            values = json.loads(line)
-            if values["step"] <= last_step:
-                kept.append(line + "\n")
-                is_evaluation = any(name.startswith("val/") for name in values)
-                last_evaluation = values["step"] if is_evaluation else last_evaluation
-        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
-            continue
-    replacement = path.with_suffix(".tmp")
-    replacement.write_text("".join(kept))
-    os.replace(replacement, path)
-    return last_evaluation

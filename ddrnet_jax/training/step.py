@@ -9,10 +9,10 @@ from flax import nnx
 from jax.extend.core import Primitive
 from jax.sharding import Mesh
 
-from ddrnet_jax import compilation, devices
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import upsample_x8
 from ddrnet_jax.models.ddrnet import DDRNet, normalise
+from ddrnet_jax.runtime import compilation, devices
 from ddrnet_jax.training.state import State
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]

@@ -9,7 +9,7 @@ import pytest
 
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.specs import CAMVID, IGNORE, folder_spec
+from ddrnet_jax.data.sets.specs import CAMVID, IGNORE, folder_spec
 
 RNG = np.random.default_rng(0)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ddrnet_jax.data.pipeline import Augment, train_batches
-from ddrnet_jax.data.prepare import prepare
+from ddrnet_jax.data.records.prepare import prepare
+from ddrnet_jax.data.sets.specs import CITYSCAPES
 from ddrnet_jax.data.sources import FolderPairs
-from ddrnet_jax.data.specs import CITYSCAPES
 
 SPLITS = ("train", "train_extra", "val")
 STEPS, BATCH_SIZE, CROP_HW = 6, 8, (16, 24)
@@ -18,10 +18,10 @@ STEPS, BATCH_SIZE, CROP_HW = 6, 8, (16, 24)
 READER = """
 import json, sys
 import numpy as np
-from ddrnet_jax.data.array_records import ArrayRecords
+from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
 from ddrnet_jax.data.sources import FolderPairs
-from ddrnet_jax.data.specs import CITYSCAPES
+from ddrnet_jax.data.sets.specs import CITYSCAPES
 
 given = json.loads(sys.argv[1])
 read = {}

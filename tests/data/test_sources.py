@@ -9,9 +9,9 @@ import pytest
 
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.samples import decode_sample
-from ddrnet_jax.data.scenes import image_class
+from ddrnet_jax.data.scenes.scenes import image_class
+from ddrnet_jax.data.sets.specs import CAMVID, folder_spec
 from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
-from ddrnet_jax.data.specs import CAMVID, folder_spec
 
 REAL_CAMVID = Path(os.environ.get("CAMVID_DIR", "data/camvid"))
 

@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import checkpoints, config_files, factory
+from ddrnet_jax import build
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.config import base, validate
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.doctor import checkpoint_causes, config_causes, examine, prediction_causes
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.views import View
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import BatchNorm
 from ddrnet_jax.models.ddrnet import Output, normalise
+from ddrnet_jax.runs import checkpoints
 
 CLASSES = ("sky", "road", "car", "tree")
 COLORS = np.array([(200, 170, 150), (150, 170, 200), (120, 120, 120), (245, 245, 245)], np.float32)
@@ -250,7 +252,7 @@ def test_another_network_and_a_run_that_is_not_over_are_found():
 def untrained(tmp_path_factory, repo):
     """DDRNet as it was made, saved as if imported."""
     config = config_files.load(str(repo / "configs" / "demo.py"), list(TINY))
-    _, params, batch_stats = variables.split(factory.model_builder(config)(nnx.Rngs(0)))
+    _, params, batch_stats = variables.split(build.model_builder(config)(nnx.Rngs(0)))
     folder = tmp_path_factory.mktemp("untrained") / "checkpoint"
     checkpoints.save_weights(folder, params, batch_stats, config)
     return folder

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import devices
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.classification import ClassEvaluator
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import Output, normalise
+from ddrnet_jax.runtime import devices
 
 CLASSES, COUNT = 12, 11
 

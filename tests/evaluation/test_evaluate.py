@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import devices
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.batches import batches_by_size
 from ddrnet_jax.evaluation.evaluate import Evaluator
 from ddrnet_jax.evaluation.views import View, averaged_logits
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import Output, normalise
+from ddrnet_jax.runtime import devices
 
 CLASSES = 4
 SIZES = [(24, 32), (24, 32), (17, 40), (24, 32), (17, 40), (24, 32), (24, 32)]

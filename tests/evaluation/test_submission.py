@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import checkpoints, compilation, factory
+from ddrnet_jax import build
 from ddrnet_jax import config as config_lib
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.data import decode, specs
+from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.specs import CITYSCAPES, HiddenTest
+from ddrnet_jax.data.sets import specs
+from ddrnet_jax.data.sets.specs import CITYSCAPES, HiddenTest
 from ddrnet_jax.evaluation import metrics, submission
 from ddrnet_jax.evaluation.submission import SubmissionError
 from ddrnet_jax.evaluation.views import averaged_logits
 from ddrnet_jax.models import variables
+from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runtime import compilation
 
 SIZE_HW = (32, 64)
 NAMES = [
@@ -64,7 +67,7 @@ def checkpoint(tmp_path_factory):
 
 
 def save_random_weights(folder, config):
-    abstract = nnx.eval_shape(lambda: factory.model_builder(config)(nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: build.model_builder(config)(nnx.Rngs(0)))
     _, params, batch_stats = variables.split(abstract)
     params = jax.tree.map(
         lambda a: RNG.normal(0, np.sqrt(2 / np.prod(a.shape[:-1])), a.shape).astype(np.float32), params

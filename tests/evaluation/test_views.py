@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import devices
 from ddrnet_jax.evaluation.evaluate import Evaluator
 from ddrnet_jax.evaluation.views import View, averaged_logits, prediction_program, tile_starts
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import Output, normalise
+from ddrnet_jax.runtime import devices
 
 CLASSES = 4
 RNG = np.random.default_rng(1)

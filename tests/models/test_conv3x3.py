@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import DDRNet, devices
+from ddrnet_jax import DDRNet
 from ddrnet_jax.models.conv3x3 import conv3x3
+from ddrnet_jax.runtime import devices
 
 PADDING = ((1, 1), (1, 1))
 OPTIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}

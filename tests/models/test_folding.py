@@ -10,7 +10,7 @@ from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import BatchNorm
 from ddrnet_jax.models.folding import fold
-from ddrnet_jax.models.torch_weights import load_state_dict
+from ddrnet_jax.weights.state_dicts import load_state_dict
 
 
 def logits(model, images):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.torch_weights import load_state_dict, official_names, to_official_layout
+from ddrnet_jax.weights.state_dicts import load_state_dict, official_names, to_official_layout
 
 EVALUATIONS = [
     ("seg_slim_eval_128x256", "23_slim", "slim_seg"),

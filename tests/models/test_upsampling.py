@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddrnet_jax import compilation
 from ddrnet_jax.models.blocks import upsample_x8
 from ddrnet_jax.models.upsampling import argmax_x8
+from ddrnet_jax.runtime import compilation
 
 SIZES = [(2, 64, 88, 19), (1, 61, 83, 19), (1, 1, 7, 2), (1, 8, 9, 2), (2, 33, 40, 182)]  # B, H, W, C
 RNG = np.random.default_rng(0)

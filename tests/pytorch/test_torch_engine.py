@@ -8,8 +8,8 @@ from flax import nnx
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch")
 
 from ddrnet_jax import DDRNet  # noqa: E402
-from ddrnet_jax.inference.benchmark import device, files, ours, pytorch, run  # noqa: E402
-from ddrnet_jax.inference.benchmark.cases import PROTOCOLS  # noqa: E402
+from ddrnet_jax.benchmark import device, files, ours, pytorch, run  # noqa: E402
+from ddrnet_jax.benchmark.cases import PROTOCOLS  # noqa: E402
 
 SIZE_HW = (72, 83)
 

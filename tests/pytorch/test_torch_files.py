@@ -20,8 +20,8 @@ import torch_twin  # noqa: E402
 
 import ddrnet_jax  # noqa: E402
 from ddrnet_jax.models import variables  # noqa: E402
-from ddrnet_jax.models.torch_weights import load_state_dict, read_checkpoint, to_state_dict  # noqa: E402
-from ddrnet_jax.models.weight_files import write_pth  # noqa: E402
+from ddrnet_jax.weights.files import write_pth  # noqa: E402
+from ddrnet_jax.weights.state_dicts import load_state_dict, read_checkpoint, to_state_dict  # noqa: E402
 
 # manifest: (variant, the other arguments of both networks)
 SEGMENTER = {"num_classes": 19, "aux_head": True}

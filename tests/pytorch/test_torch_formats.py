@@ -15,7 +15,7 @@ safetensors_torch = pytest.importorskip("safetensors.torch", reason=REASON)
 
 import safetensors  # noqa: E402
 
-from ddrnet_jax.models.weight_files import (  # noqa: E402
+from ddrnet_jax.weights.files import (  # noqa: E402
     MAX_OPCODES,
     MAX_PICKLE_BYTES,
     WeightsFileError,

@@ -8,7 +8,7 @@ import pytest
 from report.hand_made import CLASSES, SETTINGS, SPEC, config_json, metric_lines, shown_gallery
 
 from ddrnet_jax.evaluation import metrics
-from ddrnet_jax.report.gallery import short_name
+from ddrnet_jax.evaluation.gallery import short_name
 from ddrnet_jax.report.run import Evaluation, Run
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ddrnet_jax import config_files
 from ddrnet_jax.config import base
-from ddrnet_jax.data.specs import IGNORE, DatasetSpec
-from ddrnet_jax.report.gallery import Gallery
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data.sets.specs import IGNORE, DatasetSpec
+from ddrnet_jax.evaluation.gallery import Gallery
 
 # The third class is in no label and no prediction; the fourth is only ever predicted.
 CLASSES = ("road", "<b>side & walk</b>", "absent", 'po"le', "sky")

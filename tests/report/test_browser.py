@@ -9,8 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 
+from ddrnet_jax.evaluation.gallery import Gallery, short_name
 from ddrnet_jax.report import page
-from ddrnet_jax.report.gallery import Gallery, short_name
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)

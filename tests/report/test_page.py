@@ -11,8 +11,9 @@ import pytest
 from report.hand_made import CLASSES, SETTINGS, SPEC, config_json, metric_lines, shown_gallery
 from report.html_page import Page
 
-from ddrnet_jax.report import page, panels
-from ddrnet_jax.report.gallery import Gallery, short_name
+from ddrnet_jax.evaluation import panels
+from ddrnet_jax.evaluation.gallery import Gallery, short_name
+from ddrnet_jax.report import page
 from ddrnet_jax.report.run import Evaluation, ReportError
 
 WRITTEN = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)

@@ -8,6 +8,7 @@ import pytest
 
 from ddrnet_jax.report import make, page, run
 from ddrnet_jax.report.run import ReportError
+from ddrnet_jax.runs import metrics_file
 
 
 def test_a_workdir_without_checkpoint_is_read_from_its_metrics(workdir):
@@ -22,8 +23,8 @@ def test_a_workdir_without_checkpoint_is_read_from_its_metrics(workdir):
     assert found.evaluation.step == 200
     assert found.evaluation.confusion is None
     assert found.evaluation.settings["data.eval_split"] == "val"
-    assert run.not_finite(found.lines, "loss") == [30]
-    assert len(run.series(found.lines, "loss")[0]) == 19
+    assert metrics_file.not_finite(found.lines, "loss") == [30]
+    assert len(metrics_file.series(found.lines, "loss")[0]) == 19
 
 
 def test_broken_lines_are_passed_over(workdir):
@@ -32,7 +33,7 @@ def test_broken_lines_are_passed_over(workdir):
     (workdir / "metrics.jsonl").write_text("\n".join(broken), errors="surrogateescape")
     found = run.read(run.find(workdir))
     assert [line["step"] for line in found.lines] == [9, 10]
-    assert run.series(found.lines, "loss") == ([10], [2.0])
+    assert metrics_file.series(found.lines, "loss") == ([10], [2.0])
     assert found.best_recorded() is None
     assert found.evaluation is None
     assert make.make(workdir).read_text().count("not evaluated yet") == 1

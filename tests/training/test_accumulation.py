@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import DDRNet, devices
+from ddrnet_jax import DDRNet
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import Output, normalise
+from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import losses, optimizer, state
 from ddrnet_jax.training.step import in_parts, make_train_step
 

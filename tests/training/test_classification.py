@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import devices
 from ddrnet_jax.models.ddrnet import Output, normalise
+from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import optimizer, state
-from ddrnet_jax.training.classification import class_cross_entropy
+from ddrnet_jax.training.losses import class_cross_entropy
 from ddrnet_jax.training.step import make_train_step
 
 CLASSES = 300  # more than the 255 that marks ignored pixels

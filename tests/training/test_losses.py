@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddrnet_jax import devices
+from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import losses
 
 LOSSES = ["cross_entropy", "ohem", "dice_edge"]

@@ -15,7 +15,7 @@ import pytest
 from several_processes import ended, free_address, run_module, several, start
 
 from ddrnet_jax import main as main_lib
-from ddrnet_jax import processes
+from ddrnet_jax.runtime import processes
 
 
 @pytest.mark.slow

@@ -4,8 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from ddrnet_jax import config_files, devices, factory
+from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import program, state
 
 CITYSCAPES = ["data.crop_hw=(64,64)", "batch_size=8", "ema_decay=0.9"]
@@ -17,7 +19,7 @@ def test_lowered_from_shapes_as_from_arrays(repo, name, overrides):
     config = config_files.load(str(repo / "configs" / f"{name}.py"), overrides)
     mesh = devices.data_mesh(jax.devices()[:4])
     _, sgd = program.schedule_and_optimizer(config)
-    graphdef, fresh = state.create(factory.model_builder(config), sgd, seed=0, ema_decay=config.ema_decay)
+    graphdef, fresh = state.create(build.model_builder(config), sgd, seed=0, ema_decay=config.ema_decay)
     images = np.zeros((8, 64, 64, 3), np.uint8)
     labels = np.zeros((8, 64, 64), np.uint8) if name == "cityscapes" else np.zeros(8, np.int32)
     batch = devices.put_batch({"images": images, "labels": labels}, mesh)

@@ -11,9 +11,9 @@ from flax import nnx
 from float64_steps import STEPS, difference, ohem, run, start, stream
 from several_processes import several
 
-from ddrnet_jax import devices
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.runtime import devices
 from ddrnet_jax.training.step import moved_average
 
 

@@ -1,0 +1,79 @@
+"""The network through ONNX Runtime as a program to time: the file of `export`, cut to what a protocol times."""
+
+import functools
+import time
+
+import jax
+import numpy as np
+
+from ddrnet_jax.benchmark.cases import Protocol
+from ddrnet_jax.benchmark.files import image_to_measure
+from ddrnet_jax.benchmark.timing import Program
+from ddrnet_jax.export import onnx as to_onnx
+from ddrnet_jax.export import onnx_engine
+from ddrnet_jax.export.onnx_engine import IMAGES, MASKS, EngineError
+from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, DDRNet
+
+PACKAGES = ("onnx", "onnxruntime")
+NOTE = (
+    "onnxruntime: float32 on the CPU, as many threads as cores, the file that --mode export writes; "
+    "in paper and logits from images less their mean, channels first"
+)
+
+
+def check_installed() -> None:
+    """Raises EngineError with what to do if a package is missing, or JAX uses another device than the CPU."""
+    for package in PACKAGES:
+        onnx_engine.installed(package)
+    platform = jax.default_backend()
+    if platform != "cpu":
+        raise EngineError(
+            f"--engines onnxruntime: on the CPU alone, JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs"
+        )
+
+
+class OnnxNetwork:
+    """A network at one image size; its masks and logits were compared with ours when it was made."""
+
+    def __init__(self, model: DDRNet, size_hw: tuple[int, int]):
+        """Raises EngineError if it computes something else than ours."""
+        self._size_hw = size_hw
+        self._file, _ = to_onnx.to_onnx(model, size_hw)
+        self._image = image_to_measure(size_hw)[None]
+
+    def program(self, protocol: Protocol, batch: int) -> Program:
+        """What a protocol times, as of `OurNetwork`. Raises EngineError for more than one image."""
+        if batch != 1:
+            raise EngineError("an exported ONNX file takes one image at a time")
+        if protocol.name in ("mask", "file"):
+            return self._masks
+        return self._logits(at_image_size=protocol.name == "paper")
+
+    @functools.cached_property
+    def _masks(self) -> Program:
+        session, seconds = _session(self._file)
+        return Program(lambda images=self._image: session.run([MASKS], {IMAGES: images})[0], compile_s=seconds)
+
+    def _logits(self, at_image_size: bool) -> Program:
+        """From images less their mean, in channels first: the exported file divides in its first kernel."""
+        onnx = onnx_engine.installed("onnx")
+        model = onnx.shape_inference.infer_shapes(onnx.load_from_string(self._file))
+        centred = next(node for node in model.graph.node if node.op_type == "Transpose").output[0]
+        logits = next(node for node in model.graph.node if node.op_type == "Identity").output[0]
+        upsampled = [node for node in model.graph.node if node.op_type == "Resize"][-1].output[0]
+        wanted = upsampled if at_image_size else logits
+        extracted = onnx.utils.Extractor(model).extract_model([centred], [wanted])
+        session, seconds = _session(extracted.SerializeToString())
+        images = self._image.astype(np.float32) - np.array(IMAGENET_MEAN, np.float32) * 255
+        feed = {centred: np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+        return Program(lambda: session.run(None, feed)[0], compile_s=seconds)
+
+
+def _session(model: bytes):
+    """(session, seconds to make it); between runs its threads sleep, so as not to slow the other engines down."""
+    onnxruntime = onnx_engine.installed("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    start = time.perf_counter()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session, time.perf_counter() - start

@@ -1,0 +1,218 @@
+"""A benchmark as JSON, and as a table of at most 80 columns."""
+
+import json
+import os
+import textwrap
+from pathlib import Path
+
+from ddrnet_jax.benchmark import device
+from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
+from ddrnet_jax.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
+from ddrnet_jax.benchmark.timing import ROUNDS
+from ddrnet_jax.runtime import compilation
+
+JSON_NAME, TABLE_NAME = "benchmark.json", "benchmark.txt"
+_WIDTH = 80
+_CALLS_OF_P95 = 20  # of fewer it is little else than the slowest
+_SPEED = f"{'size':<10}{'network':<8}{'engine':<14}{'batch':>5}{'ms':>9}{'p95':>9}{'FPS':>8}{'peak':>5}{'x':>6}"
+_PROGRAM = f"{'size':<10}{'network':<8}{'program':<22}{'compile':>9}{'memory':>10}{'accessed':>10}{'of copy':>8}"
+
+
+def started(
+    checkpoint: str | Path | None, data_set: str | None, engines: list, cases: list[Case], seconds: float, peaks: dict
+) -> dict:
+    """The report before the first case.
+
+    data_set  that the checkpoint was trained on; None of random weights
+    """
+    packages = [package for engine in engines for package in engine.packages]
+    return {
+        "finished": False,
+        "weights": str(checkpoint) if checkpoint else "random",
+        "data_set": data_set,
+        "seconds_a_row": seconds,
+        "warm_ups": WARM_UPS,
+        "protocols": {name: PROTOCOLS[name].meaning for name in dict.fromkeys(c.protocol.name for c in cases)},
+        "engines": [{"label": e.label, "precision": e.precision, "note": e.note} for e in engines],
+        "device": device.description(),
+        "load_before": device.load(),
+        "versions": device.versions(packages),
+        "compiler_options": dict(compilation.options()),
+        "cases": len(cases),
+        "peaks": peaks,
+        "published": {"hardware": HARDWARE, "protocol": SPEED_PROTOCOL},
+        "rows": [],
+        "files": [JSON_NAME, TABLE_NAME],
+    }
+
+
+def add(result: dict, case: Case, measured: dict[str, dict], engines: list, about: dict) -> None:
+    """The rows of a case, by engine.
+
+    about  further entries of each; network_flops: of the network alone for one image, or None
+    """
+    published = PUBLISHED.get((case.variant, case.size_hw)) if case.protocol.name == "paper" else None
+    if published and result["data_set"] not in (None, published.data_set):
+        published = None
+    for engine in engines:
+        row = {
+            "variant": case.variant,
+            "size_hw": list(case.size_hw),
+            "protocol": case.protocol.name,
+            "batch": case.batch,
+            "engine": engine.label,
+            "precision": engine.precision,
+            "error": None,
+            "published": published._asdict() if published else None,
+        }
+        result["rows"].append(row | about | measured[engine.label])
+    _add_fractions(result)
+
+
+def finish(result: dict, elapsed_s: float) -> None:
+    """After the last case, when the peaks are known for good."""
+    _add_fractions(result)
+    result |= {"finished": True, "elapsed_s": elapsed_s}
+
+
+def _add_fractions(result: dict) -> None:
+    peaks = result["peaks"]
+    for row in result["rows"]:
+        if row["error"]:
+            continue
+        seconds = row["latency_ms"] / 1e3
+        flops, accessed = row["network_flops"], row["bytes_accessed"]
+        best = peaks["matmul_flops_per_s"][row["precision"]]
+        row["fraction_of_matmul"] = flops and flops * row["batch"] / seconds / best
+        row["fraction_of_copy"] = accessed and accessed / seconds / peaks["copy_bytes_per_s"]
+
+
+def write(result: dict, output: Path) -> None:
+    """OUTPUT/benchmark.json, whole at every moment, and OUTPUT/benchmark.txt."""
+    unfinished = output / f"{JSON_NAME}.part"
+    unfinished.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(unfinished, output / JSON_NAME)
+    (output / TABLE_NAME).write_text("\n".join(table_lines(result)) + "\n")
+
+
+def size_name(size_hw: tuple[int, int] | list[int]) -> str:
+    """Height x width in pixels."""
+    return f"{size_hw[0]}x{size_hw[1]}"
+
+
+def case_name(case: Case) -> str:
+    """As progress calls it."""
+    batch = f", batch {case.batch}" if case.batch > 1 else ""
+    return f"{case.protocol.name} {size_name(case.size_hw)} {case.variant}{batch}"
+
+
+def table_lines(result: dict) -> list[str]:
+    """The report for people."""
+    lines = [f"DDRNet on {device.label(result['device'])}", ""]
+    if not result["finished"]:
+        done = len({(r["variant"], *r["size_hw"], r["protocol"], r["batch"]) for r in result["rows"]})
+        lines[1:1] = [f"NOT FINISHED: {done} of {result['cases']} cases"]
+    for name, meaning in result["protocols"].items():
+        rows = [row for row in result["rows"] if row["protocol"] == name]
+        if rows:
+            lines += _wrapped(f"{name}: {meaning}")
+            lines += [_SPEED + (f"{'paper':>6}" if any(row["published"] for row in rows) else "")]
+            lines += [line for row in rows for line in _speed_lines(row)] + [""]
+    lines += _program_lines(result)
+    return lines + [line for note in _notes(result) for line in _wrapped(note)]
+
+
+def _speed_lines(row: dict) -> list[str]:
+    place = f"{size_name(row['size_hw']):<9} {row['variant']:<8}{row['engine']:<14}"
+    if row["error"]:
+        return textwrap.wrap(
+            f"{row['batch']:>5}  {row['error']}", _WIDTH, initial_indent=place, subsequent_indent=" " * 39
+        )
+    p95_ms = row["p95_ms"] if row["calls"] >= _CALLS_OF_P95 else None
+    figures = (
+        f"{row['batch']:>5}{_ms(row['latency_ms']):>9}{_ms(p95_ms):>9}{_three_digits(row['fps']):>8}"
+        f"{_percent(row['fraction_of_matmul']):>5}{'-' if row['ratio'] is None else format(row['ratio'], '.2f'):>6}"
+    )
+    published = row["published"]
+    paper = f"{published['fps']:>5.0f}{' ' if published['is_checked'] else '*'}" if published else ""
+    return [(place + figures + paper).rstrip()]
+
+
+def _program_lines(result: dict) -> list[str]:
+    """Of our programs: `file` runs the one of `mask`."""
+    rows = [r for r in result["rows"] if not r["error"] and r["memory"] and r["protocol"] != "file"]
+    if not rows:
+        return []
+    lines = ["our programs", _PROGRAM]
+    for row in rows:
+        name = f"{row['protocol']} {row['precision']}" + (f" x{row['batch']}" if row["batch"] > 1 else "")
+        compile_s = "cached" if row["is_from_cache"] else f"{row['compile_s']:.1f} s"
+        accessed = "-" if row["bytes_accessed"] is None else f"{row['bytes_accessed'] / 2**20:.0f} MiB"
+        memory = sum(row["memory"].values()) / 2**20
+        lines.append(
+            f"{size_name(row['size_hw']):<9} {row['variant']:<8}{name:<22}{compile_s:>9}{memory:>6.0f} MiB"
+            f"{accessed:>10}{_percent(row['fraction_of_copy']):>8}"
+        )
+    return [*lines, ""]
+
+
+def _notes(result: dict) -> list[str]:
+    peaks, rows = result["peaks"], result["rows"]
+    n = peaks["matmul_size"]
+    rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peaks["matmul_flops_per_s"].items())
+    first = result["engines"][0]["label"]
+    notes = [
+        f"ms: paper: the mean of {result['seconds_a_row']:g} s of forwards (at least {MIN_CALLS}) after {WARM_UPS} "
+        f"warm-ups, waited for once, or with several engines once a turn (up to {ROUNDS}); elsewhere the median of "
+        f"forwards that are each waited for. FPS: images a second at that. p95: from {_CALLS_OF_P95} of these on.",
+        f"x: time against {first}: the median over rounds in which the engines take turns.",
+        f"peak: operations of the network alone over those of a {n} x {n} matrix multiplication in this run: {rates}. "
+        f"of copy: bytes that XLA counts over those of a large copy: {peaks['copy_bytes_per_s'] / 1e9:,.1f} GB/s.",
+    ]
+    if any(row["published"] for row in rows):
+        notes.append(
+            f"paper: published frames a second on {HARDWARE}: another machine than this one. "
+            "* recalled, not checked against the text. Sources are in benchmark.json."
+        )
+    png_bytes = {size_name(row["size_hw"]): row["png_bytes"] for row in rows if row["protocol"] == "file"}
+    if png_bytes:
+        sizes = ", ".join(f"{size} of {count / 1e6:.1f} MB" for size, count in png_bytes.items())
+        notes.append(f"file: a drawn street scene as PNG: {sizes}.")
+    notes.append(_weights_note(result))
+    if result["load_before"] and result["load_before"] > 0.5:
+        notes.append(
+            f"The machine was busy when this began (load {result['load_before']:.1f} a core): read ratios, not times."
+        )
+    notes += [engine["note"] for engine in result["engines"] if engine["note"]]
+    notes.append(", ".join(f"{name} {version}" for name, version in result["versions"].items()))
+    return notes
+
+
+def _weights_note(result: dict) -> str:
+    if result["weights"] != "random":
+        return (
+            f"Weights: {result['weights']}, trained on {result['data_set']}: beside them stand no figures that were "
+            "published of another data set, nor their plot."
+        )
+    classes = {size_name(row["size_hw"]): row["num_classes"] for row in result["rows"]}
+    return (
+        f"Random weights, classes: {', '.join(f'{count} at {size}' for size, count in classes.items())}. For speed "
+        "they are as good as any, except in file: PNGs of masks that make no sense take longer or shorter to write."
+    )
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH)
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else _three_digits(value) if value < 100 else f"{value:.1f}"
+
+
+def _three_digits(value: float) -> str:
+    """1.23, 12.3, 123"""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.0f}%"

@@ -1,0 +1,256 @@
+"""A benchmark from its first compilation to its files: every case by every engine, round by round."""
+
+import functools
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ddrnet_jax.benchmark import cases, device, onnx_runtime, plot, pytorch, report, timing
+from ddrnet_jax.benchmark.cases import Case, Protocol
+from ddrnet_jax.benchmark.files import file_program, write_image
+from ddrnet_jax.benchmark.ours import OurNetwork
+from ddrnet_jax.benchmark.published import num_classes
+from ddrnet_jax.export.onnx_engine import EngineError
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.ddrnet import VARIANTS, DDRNet
+from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runs.checkpoints import CheckpointError
+
+LEAST_PIXELS = 32  # of an image each way: a drawn scene's
+Say = Callable[[str], None]
+
+
+class Engine(NamedTuple):
+    """Something that runs the network.
+
+    network    (model, size_hw) -> an object whose `program(protocol, batch)` is a timing.Program
+    precision  it computes in, of device.precisions
+    """
+
+    label: str
+    network: Callable
+    precision: str = device.FLOAT32.name
+    note: str = ""
+    packages: tuple[str, ...] = ()
+
+
+def engines(others: Sequence[str] = ()) -> list[Engine]:
+    """Ours in every precision of this platform, float32 first, then others of OTHER_ENGINES.
+
+    Raises EngineError if one of them cannot run here.
+    """
+    ours = [
+        Engine(f"jax {precision.name}", functools.partial(OurNetwork, precision=precision), precision.name)
+        for precision in device.precisions_here()
+    ]
+    return ours + [OTHER_ENGINES[name]() for name in others]
+
+
+def _onnxruntime() -> Engine:
+    onnx_runtime.check_installed()
+    network, note = onnx_runtime.OnnxNetwork, onnx_runtime.NOTE
+    return Engine("onnxruntime", network, note=note, packages=onnx_runtime.PACKAGES)
+
+
+def _torch() -> Engine:
+    pytorch.check_installed()
+    return Engine("torch", pytorch.TorchNetwork, note=pytorch.NOTE, packages=pytorch.PACKAGES)
+
+
+OTHER_ENGINES = {"onnxruntime": _onnxruntime, "torch": _torch}
+
+
+def benchmark(
+    output: Path,
+    *,
+    checkpoint: str | Path | None = None,
+    variants: Sequence[str] = tuple(VARIANTS),
+    sizes_hw: Sequence[tuple[int, int]] = cases.PAPER_SIZES_HW,
+    protocols: Sequence[str] = tuple(cases.PROTOCOLS),
+    batch_sizes: Sequence[int] = (1,),
+    other_engines: Sequence[str] = (),
+    seconds: float = cases.SECONDS,
+    say: Say = lambda message: None,
+) -> dict:
+    """Measure, and write OUTPUT/benchmark.json, benchmark.txt and, where there is something to draw, the plot.
+
+    output       a folder that is there
+    checkpoint   whose network is measured, instead of the variants with random weights; whole images of
+                 sizes_hw, whatever its eval.size_hw and eval.tile_hw
+    seconds      of forwards of each engine in each case
+    say          where progress goes
+    Returns what benchmark.json holds. Files are written after every case: what is stopped leaves the cases before,
+    or before the first what was there. Raises CheckpointError or EngineError before anything is measured. What does
+    not fit in memory is a row.
+    """
+    single = cases.single_image_protocols(protocols, batch_sizes)
+    to_run = engines(other_engines)
+    models, data_set = _trained(checkpoint) if checkpoint else (_random_models(variants), None)
+    wanted = cases.cases(tuple(models), sizes_hw, protocols, batch_sizes)
+    if single:
+        say(f"{', '.join(single)}: one image at a time, whatever --batch_sizes says")
+    say("measuring what this device can do: large matrix multiplications and copies")
+    used = [p for p in device.precisions_here() if p.name in {e.precision for e in to_run}]
+    result = report.started(checkpoint, data_set, to_run, wanted, seconds, device.practical_peaks(used))
+    expected_s = _expected_s(wanted, result, seconds, len(to_run))
+    _say_what_comes(wanted, expected_s, to_run, output, say)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for i, case, networks, about in _prepared(wanted, models, to_run, say):
+            say(f"[{i + 1}/{len(wanted)}] {report.case_name(case)}: about {expected_s[i]:.0f} s")
+            image_file = write_image(Path(folder), case.size_hw)
+            measured = measure(case, networks, image_file, seconds, say)
+            report.add(result, case, measured, to_run, about | {"png_bytes": image_file.stat().st_size})
+            if i == 0:
+                (output / plot.PLOT_NAME).unlink(missing_ok=True)  # of the benchmark whose files are replaced now
+            report.write(result, output)
+    result["peaks"] = device.best_of(result["peaks"], device.practical_peaks(used))
+    report.finish(result, time.perf_counter() - begin)
+    drawn = plot.write(result, output)
+    result["files"] += [drawn.name] if drawn else []
+    report.write(result, output)
+    return result
+
+
+def _prepared(wanted: list[Case], models: dict, to_run: list[Engine], say: Say) -> Iterator[tuple]:
+    """(index, case, networks, what else is known of it), the networks made once for a variant at a size."""
+    numbered = enumerate(wanted)
+    for (variant, size_hw), group in itertools.groupby(numbered, lambda item: (item[1].variant, item[1].size_hw)):
+        model = models[variant](size_hw)
+        networks, flops = _networks(model, size_hw, to_run, say)
+        for i, case in group:
+            yield i, case, networks, {"num_classes": model.num_classes, "network_flops": flops}
+
+
+def measure(case: Case, networks: dict, image_file: Path, seconds: float, say: Say) -> dict[str, dict]:
+    """One case by all engines, interleaved.
+
+    networks  by label; a text instead of a network says why there is none
+    Returns by label either {"error": why} or the figures of the row.
+    """
+    protocol, programs, call_s, failed = case.protocol, {}, {}, {}
+    first = next(iter(networks))
+    for label, network in networks.items():
+        if first in failed and jax.default_backend() == "cpu":  # where too much memory ends the process
+            failed[label] = {"error": f"not tried: {first} does not fit"}
+            continue
+        say(f"  {label}: compiling and warming up")
+        try:
+            programs[label], call_s[label] = _ready(case, network, image_file)
+        except Exception as e:
+            failed[label] = {"error": _why(e)}
+            say(f"  {label}: {failed[label]['error']}")
+            programs.pop(label, None)
+    turns, failed_late = _turns(programs, call_s, protocol, seconds, say)
+    failed |= failed_late
+    rows = {}
+    for label in networks:
+        if label in failed:
+            rows[label] = failed[label]
+            continue
+        program = programs[label]
+        rows[label] = timing.summary(turns[label], protocol, case.batch) | {
+            "ratio": timing.ratio(turns[label], turns[first]) if first in turns else None,
+            "compile_s": program.compile_s,
+            "is_from_cache": program.is_from_cache,
+            "memory": program.memory,
+            "bytes_accessed": program.bytes_accessed,
+        }
+        say(f"  {label}: {rows[label]['latency_ms']:.1f} ms, {rows[label]['fps']:.2f} images/s")
+    return rows
+
+
+def _turns(
+    programs: dict[str, timing.Program], call_s: dict[str, float], protocol: Protocol, seconds: float, say: Say
+) -> tuple[dict, dict]:
+    """(the turns of those that end them, the rows of the others): without one that fails, all are measured again."""
+    programs, failed = dict(programs), {}
+    while programs:
+        say(f"  measuring {', '.join(programs)}")
+        try:
+            return timing.interleaved(programs, call_s, protocol, seconds), failed
+        except timing.TurnError as e:
+            failed[e.name] = {"error": _why(e.__cause__)}
+            say(f"  {e.name}: {failed[e.name]['error']}")
+            del programs[e.name]
+    return {}, failed
+
+
+def _ready(case: Case, network, image_file: Path) -> tuple[timing.Program, float]:
+    """(a program that has warmed up, seconds of its last forward)"""
+    if isinstance(network, str):
+        raise EngineError(network)
+    program = network.program(case.protocol, case.batch)
+    if case.protocol.name == "file":
+        program = file_program(program, image_file)
+    return program, timing.warm_up(program, case.protocol)
+
+
+def _why(error: Exception) -> str:
+    """What a row says in place of figures. Raises the error again if it is none that a row can have."""
+    if isinstance(error, EngineError):
+        return str(error)
+    if device.is_out_of_memory(error):
+        return f"does not fit in memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    raise error
+
+
+def _networks(model: DDRNet, size_hw: tuple[int, int], to_run: list[Engine], say: Say) -> tuple[dict, float | None]:
+    """(each engine's network, or why there is none; operations of the network alone for an image)"""
+    networks = {}
+    for engine in to_run:
+        if engine.packages:
+            say(f"making the network of {engine.label} for {report.size_name(size_hw)}")
+        try:
+            networks[engine.label] = engine.network(model, size_hw)
+        except Exception as e:
+            networks[engine.label] = _why(e)
+    ours = networks[to_run[0].label]
+    return networks, None if isinstance(ours, str) else ours.flops()
+
+
+def _random_models(variants: Sequence[str]) -> dict[str, Callable[[tuple[int, int]], DDRNet]]:
+    """By variant, for an image size: with as many classes as the data set of the paper that has it."""
+    return {v: lambda size_hw, v=v: _random(v, num_classes(size_hw)) for v in variants}
+
+
+@functools.lru_cache(maxsize=1)
+def _random(variant: str, classes: int) -> DDRNet:
+    model = DDRNet(variant, num_classes=classes, rngs=nnx.Rngs(0))
+    model.eval()
+    return model
+
+
+def _trained(checkpoint: str | Path) -> tuple[dict[str, Callable[[tuple[int, int]], DDRNet]], str]:
+    """(by its variant, for an image size; the data set it was trained on); checked to be a segmenter."""
+    loaded = checkpoints.load_weights(checkpoint)
+    if loaded.config.task != "segmentation":
+        raise CheckpointError(f"{checkpoint}: a classifier, expected a segmenter, which alone predicts masks")
+    weights = jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats))
+    models = {loaded.config.model.variant: lambda size_hw: variables.merge(loaded.graphdef, *weights)}
+    return models, loaded.config.data.name
+
+
+def _expected_s(wanted: list[Case], result: dict, seconds: float, num_engines: int) -> list[float]:
+    rate, platform = result["peaks"]["matmul_flops_per_s"][device.FLOAT32.name], jax.default_backend()
+    return [cases.expected_s(case, seconds, num_engines, rate, platform) for case in wanted]
+
+
+def _say_what_comes(wanted: list[Case], expected_s: list[float], to_run: list[Engine], output: Path, say: Say) -> None:
+    minutes = sum(expected_s) / 60
+    duration = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{60 * minutes:.0f} seconds"
+    say(
+        f"{len(wanted)} cases by {', '.join(e.label for e in to_run)} on {device.label(device.description())}: "
+        f"roughly {duration}; after each case, results so far are in {output / report.JSON_NAME}. "
+        "Fewer with --variants, --sizes, --protocols, --seconds"
+    )
+    load = device.load()
+    if load is not None and load > 0.5:
+        say(f"warning: this machine is busy (load {load:.1f} a core): compare ratios rather than milliseconds")

@@ -1,0 +1,143 @@
+"""Programs timed by a protocol: warm-ups, then turns of all of them, round by round."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ddrnet_jax.benchmark.cases import MIN_CALLS, WARM_UPS, Protocol
+
+ROUNDS = 10
+_PAUSE_S = 0.02  # between the turns of two engines: until threads that wait by spinning are asleep
+
+
+class Program(NamedTuple):
+    """One engine's network for one case, with inputs of its own.
+
+    start         begins a forward; may return before it is done
+    wait          until what `start` returned is there
+    compile_s     to make it; None where nothing is compiled
+    is_from_cache whether that was reading it back
+    memory        bytes by kind, as its compiler counts them; None where it does not
+    bytes_accessed  of one forward, as its compiler counts them
+    """
+
+    start: Callable[[], object]
+    wait: Callable[[object], object] = lambda output: None
+    compile_s: float | None = None
+    is_from_cache: bool = False
+    memory: dict[str, int] | None = None
+    bytes_accessed: float | None = None
+
+
+class TurnError(Exception):
+    """A program failed while it was measured; `__cause__` says how."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
+
+
+class Turn(NamedTuple):
+    """Some forwards of one program in a row.
+
+    latencies_s  of each, where each was waited for
+    """
+
+    calls: int
+    total_s: float
+    latencies_s: tuple[float, ...] = ()
+
+    @property
+    def typical_s(self) -> float:
+        """Seconds of a forward: the median, or the mean where only the last was waited for."""
+        return statistics.median(self.latencies_s) if self.latencies_s else self.total_s / self.calls
+
+
+def warm_up(program: Program, protocol: Protocol, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Run a program as often as the protocol says; seconds of the last forward.
+
+    As in a turn, an output is let go when the next forward has begun: what fits here fits there.
+    """
+    begin = clock()
+    for _ in range(WARM_UPS):
+        start = clock()
+        output = program.start()
+        program.wait(output)
+        last_s = clock() - start
+        if protocol.warm_up_s is not None and clock() - begin >= protocol.warm_up_s:
+            break
+    return last_s
+
+
+def interleaved(
+    programs: dict[str, Program],
+    call_s: dict[str, float],
+    protocol: Protocol,
+    seconds: float,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
+) -> dict[str, list[Turn]]:
+    """About `seconds` of forwards of each program, in turns: one turn of a program alone, else ROUNDS of them.
+
+    call_s  about how long a forward takes
+    Returns the turns of each program; those of one index are of one round. Every second round goes backwards,
+    so that no program always follows the same one. Raises TurnError.
+    """
+    calls = {name: max(MIN_CALLS, round(seconds / call_s[name])) for name in programs}
+    rounds = 1 if len(programs) == 1 else min(ROUNDS, *calls.values())
+    turns: dict[str, list[Turn]] = {name: [] for name in programs}
+    for i in range(rounds):
+        for name in _order(programs, i):
+            if len(programs) > 1:
+                sleep(_PAUSE_S)
+            count = calls[name] * (i + 1) // rounds - calls[name] * i // rounds
+            try:
+                turns[name].append(_turn(programs[name], protocol, count, clock))
+            except Exception as e:
+                raise TurnError(name) from e
+    return turns
+
+
+def _order(programs: dict[str, Program], turn: int) -> Iterator[str]:
+    return iter(programs) if turn % 2 == 0 else reversed(programs)
+
+
+def _turn(program: Program, protocol: Protocol, calls: int, clock: Callable[[], float]) -> Turn:
+    latencies_s = []
+    begin = clock()
+    for _ in range(calls):
+        start = clock()
+        output = program.start()  # of those not waited for, each is let go when the next has begun
+        if protocol.waits_every_call:
+            program.wait(output)
+            latencies_s.append(clock() - start)
+    program.wait(output)
+    return Turn(calls, clock() - begin, tuple(latencies_s))
+
+
+def summary(turns: list[Turn], protocol: Protocol, batch: int) -> dict:
+    """The figures of one row. latency_ms is the mean where one wait ends a turn, else the median."""
+    calls = sum(turn.calls for turn in turns)
+    mean_ms = 1e3 * sum(turn.total_s for turn in turns) / calls
+    latencies_ms = [1e3 * s for turn in turns for s in turn.latencies_s]
+    p50_ms, p95_ms = (float(np.percentile(latencies_ms, q)) if latencies_ms else None for q in (50, 95))
+    latency_ms = p50_ms if protocol.waits_every_call else mean_ms
+    return {
+        "calls": calls,
+        "latency_ms": latency_ms,
+        "statistic": "p50" if protocol.waits_every_call else "mean",
+        "mean_ms": mean_ms,
+        "p50_ms": p50_ms,
+        "p95_ms": p95_ms,
+        "fps": 1e3 * batch / latency_ms,
+        "turn_ms": [1e3 * turn.typical_s for turn in turns],
+    }
+
+
+def ratio(turns: list[Turn], to: list[Turn]) -> float:
+    """How many times as long as the other: the median over the rounds of that ratio within a round."""
+    return statistics.median(a.typical_s / b.typical_s for a, b in zip(turns, to, strict=True))

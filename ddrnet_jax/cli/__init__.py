@@ -1,0 +1,1 @@
+"""The command line: flags, one function a mode, exit codes."""

@@ -1,0 +1,237 @@
+"""One function a mode: what its flags ask for, done by the package, and said in a few lines.
+
+Each imports what it needs when it runs, so that --help and a wrong flag cost no start of jax.
+"""
+
+import sys
+from pathlib import Path
+
+from ddrnet_jax.cli import flags
+from ddrnet_jax.cli.flags import UsageError
+from ddrnet_jax.runtime import processes
+
+
+def _train(arguments, overrides) -> None:
+    from ddrnet_jax import build
+    from ddrnet_jax.report import make
+    from ddrnet_jax.training import loop
+
+    config = _config(arguments, overrides)
+    workdir = Path(arguments.workdir or Path("runs") / _run_name(arguments))
+    finished = loop.train(config, workdir, arguments.command)
+    if processes.is_first():
+        make.after_training(workdir, config, say=_say, **finished._asdict())
+        print(finished.result.table(build.dataset_spec(config).classes))
+        print(f"report.html, checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
+
+
+def _evaluate(arguments, overrides) -> None:
+    from ddrnet_jax import build
+    from ddrnet_jax.evaluation import evaluate
+
+    processes.end_at_sigterm()
+    config = _config(arguments, overrides)
+    result = evaluate.evaluate_checkpoint(config, _checkpoint(arguments), say=_say)
+    if processes.is_first():
+        print(result.table(build.dataset_spec(config).classes))
+
+
+def _predict(arguments, overrides) -> None:
+    from ddrnet_jax.prediction import predict
+
+    config = _optional_config(arguments, overrides)
+    checkpoint = _checkpoint(arguments)
+    output = arguments.output or "predictions"
+    options = {"engine": arguments.engine or "jax", "side_by_side": arguments.side_by_side}
+    if arguments.input:
+        count = predict.predict_files(checkpoint, arguments.input, output, **options)
+    else:
+        count = predict.predict_held_out(checkpoint, output, config, **options)
+        print(f"image, label and prediction side by side: {Path(output) / 'samples.png'}")
+    print(f"{count} masks and overlays are in {output}\nlegend.png there explains the colours")
+
+
+def _import_weights(arguments, overrides) -> None:
+    from ddrnet_jax.weights import importing
+
+    config = _optional_config(arguments, overrides)
+    source, output = _needed(arguments, "input"), _needed(arguments, "output")
+    print("\n".join(importing.report_lines(importing.import_weights(source, output, config))))
+
+
+def _export(arguments, overrides) -> None:
+    from ddrnet_jax.export import export
+
+    if arguments.config or overrides:
+        raise UsageError("--mode export takes no --config: a checkpoint carries its own")
+    output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
+    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_hw(arguments.size)}
+    card = export.export(_checkpoint(arguments), output, **options)
+    for note in card["notes"]:
+        print(f"note: {note}")
+    what = "weights are" if file_format in export.WEIGHTS else "the network is"
+    print(f"{what} in {output}, classes, colours and more in {export.card_path(Path(output))}")
+
+
+def _benchmark(arguments, overrides) -> None:
+    from ddrnet_jax.benchmark import report, run
+
+    if arguments.config or overrides:
+        raise UsageError("--mode benchmark takes no --config: it measures --checkpoint, or random weights")
+    options = _benchmark_options(arguments)
+    output = Path(arguments.output or Path("runs") / "benchmark")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f"--output {output}: cannot be written ({e.strerror})") from e
+    result = run.benchmark(output, checkpoint=arguments.checkpoint, say=_say, **options)
+    print("\n".join(report.table_lines(result)))
+    print(f"\nin {output}: {', '.join(result['files'])}")
+
+
+def _benchmark_options(arguments) -> dict:
+    """What was given of the flags of benchmark, as its arguments."""
+    from ddrnet_jax.benchmark import cases, run
+    from ddrnet_jax.models.ddrnet import VARIANTS
+
+    if arguments.checkpoint and arguments.variants:
+        raise UsageError(f"--variants {arguments.variants}: a checkpoint is of one variant; leave one of the two out")
+    engines = flags.listed(arguments, "engines", ("jax", *run.OTHER_ENGINES))
+    sizes = [flags.size_hw(text, "sizes") for text in flags.listed(arguments, "sizes")]
+    if any(min(size_hw) < run.LEAST_PIXELS for size_hw in sizes):
+        raise UsageError(f"--sizes {arguments.sizes}: expected {run.LEAST_PIXELS} pixels or more each way")
+    options = {
+        "variants": flags.listed(arguments, "variants", VARIANTS),
+        "sizes_hw": sizes,
+        "protocols": flags.listed(arguments, "protocols", cases.PROTOCOLS),
+        "batch_sizes": [flags.positive(text, "batch_sizes", int) for text in flags.listed(arguments, "batch_sizes")],
+        "other_engines": [name for name in engines if name != "jax"],  # which always runs
+        "seconds": arguments.seconds and flags.positive(arguments.seconds, "seconds", float),
+    }
+    return {name: value for name, value in options.items() if value}
+
+
+def _check_data(arguments, overrides) -> int:
+    from ddrnet_jax import build
+    from ddrnet_jax.data.check import check
+    from ddrnet_jax.data.check import report as check_report
+
+    config = _config(arguments, overrides)
+    d = config.data
+    report = check.check(
+        (
+            check.Split("training", d.train_split, lambda: build.train_source(config)),
+            check.Split("evaluation", d.eval_split, lambda: build.eval_source(config)),
+        ),
+        build.dataset_spec(config),
+        root=d.root,
+        crop_hw=d.crop_hw,
+        scale_range=d.scale_range,
+        eval_size_hw=config.eval.size_hw,
+        num_threads=d.num_threads,
+    )
+    output = arguments.output or Path("runs") / "check_data" / _run_name(arguments)
+    print("\n".join(check_report.write(report, output)))
+    return int(report.has_errors)
+
+
+def _doctor(arguments, overrides) -> int:
+    from ddrnet_jax.doctor import examine
+
+    examination = examine.examine(_config(arguments, overrides), arguments.checkpoint or arguments.workdir, say=_say)
+    print("\n".join(examination.lines()))
+    return int(examination.has_errors)
+
+
+def _prepare_data(arguments, overrides) -> None:
+    from ddrnet_jax import build
+
+    config = _config(arguments, overrides)
+    output = _needed(arguments, "output")
+    for split, count in build.prepare_data(config, output, say=_say).items():
+        print(f"{split}: {count} samples")
+    print(f"to read them: --config.data.storage=array_record --config.data.root={output}")
+
+
+def _submit(arguments, overrides) -> None:
+    from ddrnet_jax.evaluation import submission
+
+    config = _config(arguments, overrides)
+    checkpoint, output = _checkpoint(arguments), _needed(arguments, "output")
+    count = submission.submit(config, checkpoint, output, say=_say)
+    print(f"{count} predictions are in {output}: names, sizes and label ids were read again and are right")
+
+
+def _report(arguments, overrides) -> None:
+    from ddrnet_jax.report import make
+
+    shown, config = _checkpoint(arguments), _optional_config(arguments, overrides)
+    path = make.make(shown, arguments.output, compare=arguments.compare, config=config, say=_say)
+    print(f"the report is in {path}")
+
+
+def _plan(arguments, overrides) -> None:
+    from ddrnet_jax.plan import plan
+    from ddrnet_jax.plan import report as plan_report
+    from ddrnet_jax.training import program
+
+    config, topology = _config(arguments, overrides), _needed(arguments, "topology")
+    planned = plan.plan(config, topology, program.lower_train_step, say=_say)
+    if arguments.output:
+        plan.write(planned, arguments.output)
+    print("\n".join(plan_report.report_lines(planned)))
+
+
+def _run_name(arguments) -> str:
+    """cityscapes_39 of configs/cityscapes.py:39"""
+    path, _, argument = arguments.config.rpartition(".py")
+    return Path(path).name + argument.replace(":", "_")
+
+
+def _checkpoint(arguments) -> str:
+    checkpoint = arguments.checkpoint or arguments.workdir
+    if not checkpoint:
+        raise UsageError(f"--mode {arguments.mode} needs --checkpoint: a workdir or one step's directory")
+    return checkpoint
+
+
+def _needed(arguments, name: str) -> str:
+    value = getattr(arguments, name)
+    if not value:
+        raise UsageError(f"--mode {arguments.mode} needs --{name}")
+    return value
+
+
+def _optional_config(arguments, overrides):
+    if overrides and not arguments.config:
+        raise UsageError(f"--config.{overrides[0]}: overrides need --config")
+    return _config(arguments, overrides) if arguments.config else None
+
+
+def _config(arguments, overrides):
+    if not arguments.config:
+        raise UsageError(f"--mode {arguments.mode} needs --config: a file like configs/demo.py")
+    from ddrnet_jax.config import files as config_files
+
+    return config_files.load(arguments.config, overrides)
+
+
+def _say(message: str) -> None:
+    if processes.is_first():
+        print(message, file=sys.stderr, flush=True)
+
+
+RUN = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "import_weights": _import_weights,
+    "export": _export,
+    "benchmark": _benchmark,
+    "submit": _submit,
+    "check_data": _check_data,
+    "doctor": _doctor,
+    "prepare_data": _prepare_data,
+    "report": _report,
+    "plan": _plan,
+}

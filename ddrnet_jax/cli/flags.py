@@ -1,0 +1,191 @@
+"""The flags of the command line: what there is, what each mode takes, --help."""
+
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Collection
+
+from ddrnet_jax.errors import UserError
+from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
+
+_DESCRIPTION = "DDRNet: train, evaluate, predict; weights and data in and out."
+_EXIT_CODES = f"""
+exit codes:
+  0    done
+  1    an error, said in one line
+  {AGAIN_EXIT_CODE}   training was told to stop (SIGTERM) and has saved its last step, or lost
+       another process of its run: the same command goes on from the last
+       checkpoint, as a loop around it or a scheduler may do
+  130  stopped by Ctrl-C; training saves its last step first, a second Ctrl-C
+       stops at once
+"""
+_EPILOG = """\
+modes:
+  train     train, evaluate and checkpoint in --workdir; run again, it resumes
+  evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split;
+            of a classifier top-1 and top-5 accuracy
+  predict   --input (an image, a folder of images, or a video) -> OUTPUT/masks/
+            <stem>.png (train ids) and OUTPUT/overlays/<stem>.png, of a video
+            .mkv (lossless) and .mp4; --side_by_side shows the image beside;
+            without --input, the held-out images of the run (or of --config),
+            and OUTPUT/samples.png;
+            --engine onnxruntime: --checkpoint is an exported .onnx file
+  import_weights  --input (.pth, .pt, .safetensors) -> a checkpoint in --output,
+            with a report; --config says for which data set, where the file
+            does not tell
+  export    --checkpoint -> --output as --format safetensors or pth, by the
+            names of --naming, or as a program from u8 image to u8 mask with the
+            weights inside: stablehlo (any size, runs with jax alone) or onnx
+            (of one --size); and a card OUTPUT.json
+  benchmark  latency and FPS of the three networks (of --checkpoint's alone) at
+            the paper's sizes by four protocols, beside --engines, as a table,
+            JSON and a plot in --output (default: runs/benchmark); it says first
+            how long it will take
+  check_data  what is wrong with the config's data set, every file by name,
+            and a picture of samples, in --output; exit code 1 if training
+            would fail
+  report    --workdir (or --checkpoint) -> report.html in it, or --output: one
+            self-contained page with scores, curves, confusions, the worst and
+            best images and the config; --compare another workdir side by side
+  submit    --checkpoint -> the zip of its Cityscapes test predictions that the
+            test server takes, checked, in --output
+  plan      memory, operations and estimated hours of the config on --topology
+            (v5e:2x2, ...), compiled but not run; --output takes them as JSON
+  doctor    why is my mIoU low? looks for the known causes in the config, its
+            data and, if given, --checkpoint; exit code 1 if it found an error
+  prepare_data  the config's data set -> ArrayRecords in --output, for pods and
+            object stores; run again, it completes what is missing
+
+examples:
+  python -m ddrnet_jax.main --config configs/demo.py --workdir runs/demo
+  python -m ddrnet_jax.main --config configs/demo.py --config.total_steps=50
+  python -m ddrnet_jax.main --config configs/demo.py --workdir runs/demo \\
+      --distributed localhost:4321,2,0     (and in a second shell ...,2,1)
+  python -m ddrnet_jax.main --mode evaluate --config configs/demo.py \\
+      --checkpoint runs/demo
+  python -m ddrnet_jax.main --mode predict --checkpoint runs/demo \\
+      --input street.jpg --output out
+  python -m ddrnet_jax.main --mode report --workdir runs/demo \\
+      --compare runs/other --output compared.html
+  python -m ddrnet_jax.main --mode import_weights --input best_val.pth \\
+      --output runs/official
+  python -m ddrnet_jax.main --mode export --checkpoint runs/demo \\
+      --format onnx --size 1024x2048 --output ddrnet.onnx
+  python -m ddrnet_jax.main --mode benchmark --engines onnxruntime
+"""
+
+
+class UsageError(UserError):
+    """The flags do not make a command."""
+
+
+# The flags beside --config that a mode takes.
+FLAGS = {
+    "train": {"workdir", "distributed"},
+    "evaluate": {"workdir", "checkpoint", "distributed"},
+    "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
+    "import_weights": {"input", "output"},
+    "export": {"workdir", "checkpoint", "output", "format", "naming", "size"},
+    "benchmark": {"checkpoint", "output", "engines", "variants", "sizes", "protocols", "batch_sizes", "seconds"},
+    "submit": {"workdir", "checkpoint", "output"},
+    "check_data": {"output"},
+    "doctor": {"workdir", "checkpoint"},
+    "prepare_data": {"output"},
+    "report": {"workdir", "checkpoint", "compare", "output"},
+    "plan": {"topology", "output"},
+}
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the KEY=VALUE texts of --config.KEY=VALUE in their order."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ddrnet_jax.main",
+        usage="%(prog)s --config FILE [--mode MODE] [flags]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="config file, FILE or FILE:ARGUMENT")
+    parser.add_argument("--mode", metavar="MODE", choices=FLAGS, default="train", help="see below (default: train)")
+    parser.add_argument("--workdir", metavar="DIR", help="where a run lives (default: runs/<config name>)")
+    parser.add_argument("--checkpoint", metavar="DIR", help="a workdir (its best, else latest step) or a step")
+    parser.add_argument(
+        "--distributed",
+        metavar="HOW",
+        help="train, evaluate: off (default); auto (TPU pod, SLURM); host:port,processes,index",
+    )
+    parser.add_argument("--compare", metavar="DIR", help="report: a second workdir or step, side by side")
+    parser.add_argument("--input", metavar="PATH", help="image, folder or video to predict; weights file")
+    parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
+    parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
+    parser.add_argument("--size", metavar="HxW", help="export: of the images an onnx file takes, as 1024x2048")
+    parser.add_argument("--engine", choices=("jax", "onnxruntime"), help="that predicts (default: jax)")
+    parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
+    parser.add_argument("--topology", metavar="NAME", help="accelerators to plan for; cpu: this machine")
+    parser.add_argument(
+        "--naming",
+        choices=("official", "mmsegmentation", "super-gradients"),
+        help="whose tensor names (default: official)",
+    )
+    benchmark = parser.add_argument_group("of benchmark; lists are separated by commas")
+    benchmark.add_argument("--engines", metavar="LIST", help="beside ours: onnxruntime, torch")
+    benchmark.add_argument("--variants", metavar="LIST", help="default: 23_slim,23,39")
+    benchmark.add_argument("--sizes", metavar="LIST", help="HxW each; default: 1024x2048,720x960,640x640")
+    benchmark.add_argument("--protocols", metavar="LIST", help="default: paper,logits,mask,file")
+    benchmark.add_argument("--batch_sizes", metavar="LIST", help="images at a time; default: 1")
+    benchmark.add_argument("--seconds", metavar="S", help="of forwards a row; default: 6")
+    arguments, rest = parser.parse_known_args(argv)
+    arguments.command = f"python -m ddrnet_jax.main {shlex.join(sys.argv[1:] if argv is None else argv)}"
+    for name, value in vars(arguments).items():  # a shell leaves the ~ of --flag=~/folder as it is
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(arguments, name, os.path.expanduser(value))
+    for name in ("workdir", "checkpoint", "compare", "input", "output"):
+        if "://" in (getattr(arguments, name) or ""):
+            raise UsageError(
+                f"--{name} {getattr(arguments, name)}: a bucket cannot be used directly; mount it (gcsfuse, Filestore) "
+                "and give the folder"
+            )
+    overrides = []
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--config."):
+            raise UsageError(f"unknown argument {flag!r}; --help lists what there is")
+        text = flag.removeprefix("--config.")
+        if "=" not in text and rest and not rest[0].startswith("--"):
+            text = f"{text}={rest.pop(0)}"
+        overrides.append(text)
+    for name in set().union(*FLAGS.values()) - FLAGS[arguments.mode]:
+        if getattr(arguments, name):
+            raise UsageError(f"--mode {arguments.mode} does not take --{name}; --help lists the modes and flags")
+    return arguments, overrides
+
+
+def listed(arguments: argparse.Namespace, name: str, allowed: Collection[str] | None = None) -> list[str]:
+    """The entries of a flag that takes a list, each once; none where it was not given. Raises UsageError."""
+    text = getattr(arguments, name)
+    entries = list(dict.fromkeys(entry.strip() for entry in text.split(","))) if text else []
+    for entry in entries:
+        if not entry or (allowed is not None and entry not in allowed):
+            choices = f" of {', '.join(allowed)}" if allowed else ""
+            raise UsageError(f"--{name} {text}: expected a list{choices}, separated by commas, found {entry!r}")
+    return entries
+
+
+def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float:
+    """The number of a flag. Raises UsageError."""
+    with contextlib.suppress(ValueError):
+        if 0 < (value := kind(text)) < float("inf"):
+            return value
+    expected = "whole numbers" if kind is int else "a number"
+    raise UsageError(f"--{name} {text}: expected {expected} above 0")
+
+
+def size_hw(text: str | None, name: str = "size") -> tuple[int, int] | None:
+    """(height, width) of "1024x2048", None where the flag was not given. Raises UsageError."""
+    parts = (text or "").lower().split("x")
+    if text and not (len(parts) == 2 and all(p.isdecimal() and int(p) > 0 for p in parts)):
+        raise UsageError(f"--{name} {text}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
+    return (int(parts[0]), int(parts[1])) if text else None

@@ -1,0 +1,56 @@
+"""Command line: flags -> one command -> an exit code, and one line where it fails."""
+
+import logging
+import sys
+import traceback
+
+from ddrnet_jax.cli import commands, flags
+from ddrnet_jax.cli.flags import UsageError
+from ddrnet_jax.errors import UserError
+from ddrnet_jax.runtime import processes
+from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
+from ddrnet_jax.training.interruption import Preempted, StoppedByUser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. What a user can get wrong ends in one line on stderr."""
+    try:
+        arguments, overrides = flags.parse(argv)
+    except UsageError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    try:
+        setting = processes.parse(arguments.distributed)
+        from ddrnet_jax.runtime import compilation
+
+        compilation.enable_cache()
+        # Orbax logs the tracebacks of what it also raises, and of what we pass over; so does asyncio of its tasks.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        with processes.joined(setting, leaving_in_order=(Preempted, StoppedByUser)):
+            return commands.RUN[arguments.mode](arguments, overrides) or 0
+    except (UserError, OSError) as e:  # OSError: a full disk, a vanished folder
+        code, message = 1, f"error: {e}"
+    except Preempted as e:
+        code, message = AGAIN_EXIT_CODE, f"{e} (exit code {AGAIN_EXIT_CODE})"
+    except KeyboardInterrupt as e:
+        code, message = 130, "\n" + (str(e) or _WHEN_STOPPED.get(arguments.mode, "stopped"))
+    except Exception as e:
+        if not processes.is_joined():
+            raise
+        traceback.print_exc()  # a fault of ours; the other processes must not wait for this one
+        code, message = 1, f"error: {type(e).__name__}: {e}"
+    print(message, file=sys.stderr)
+    processes.end_all(message.strip().removeprefix("error: "), code)
+    return code
+
+
+# What Ctrl-C leaves; other modes have nothing to go on with.
+_WHEN_STOPPED = {
+    "train": "stopped; a training run goes on from its last checkpoint with the same command",
+    "prepare_data": "stopped; run it again with the same --output, it completes what is missing",
+    "check_data": "stopped; nothing was written",
+    "submit": "stopped; no zip was written",
+    "predict": "stopped; what was predicted before is written",
+    "benchmark": "stopped; --output has the cases measured so far, before the first of them what it had",
+}

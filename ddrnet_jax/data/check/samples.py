@@ -1,0 +1,218 @@
+"""One sample looked at closely: what its files hold, and everything that is wrong with them."""
+
+import dataclasses
+import hashlib
+
+import cv2
+import numpy as np
+
+from ddrnet_jax.data import decode, matlab
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.data.samples import Source
+from ddrnet_jax.data.sets.specs import Color, DatasetSpec
+
+_MOST_COLORS = 64  # of a mask that are told apart; more are no classes but blended edges
+_RAW = DatasetSpec("raw", (), (), values={value: value for value in range(256)})
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
+
+
+@dataclasses.dataclass
+class Observation:
+    """What a sample is.
+
+    name      of the image; "" if it could not be read
+    size_wh   of the image in pixels, or None
+    digest    of the bytes of the image's file
+    counts    i64[C+1] labelled pixels (or samples) by class, the ignored ones last; None if the label is unreadable
+    raw       i64[256] pixels by raw value, of index masks
+    unknown   {raw value or RGB: pixels} that the data set does not know
+    colors    {RGB: pixels}, of masks whose colours do not fit the data set; the most frequent ones
+    problems  [(kind, "FILE: what is the matter")]; the kinds are those of check_findings
+    """
+
+    name: str = ""
+    size_wh: tuple[int, int] | None = None
+    digest: int = 0
+    counts: np.ndarray | None = None
+    raw: np.ndarray | None = None
+    unknown: dict = dataclasses.field(default_factory=dict)
+    colors: dict[Color, int] = dataclasses.field(default_factory=dict)
+    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    def note(self, kind: str, text: str | DataError) -> None:
+        """Adds a problem; the advice at the end of an error's message is left out."""
+        text = (str(text).rpartition("; ")[0] or str(text)) if isinstance(text, DataError) else text
+        self.problems.append((kind, text))
+
+
+def inspect(source: Source, index: int) -> Observation:
+    """Sample `index` of a source; damage of any kind is a problem in the answer, never an exception."""
+    seen = Observation()
+    try:
+        encoded = source.encoded(index)
+    except DataError as e:
+        seen.note("unreadable", e)
+        return seen
+    seen.name = encoded.name
+    seen.digest = int.from_bytes(hashlib.blake2b(encoded.image, digest_size=8).digest(), "big")
+    image_hw = _inspect_image(encoded.image, encoded.name, seen)
+    if not source.spec.has_masks:
+        _inspect_class(encoded.label, encoded.label_name, source.spec, seen)
+        return seen
+    inspect_mask = _inspect_colors if source.spec.has_color_masks else _inspect_indices
+    label_hw = inspect_mask(encoded.label, encoded.label_name, source.spec, seen)
+    if image_hw and label_hw:
+        _compare_sizes(image_hw, label_hw, encoded.label_name, seen)
+    return seen
+
+
+def _inspect_image(data: bytes, name: str, seen: Observation) -> tuple[int, int] | None:
+    try:
+        image = decode.decode_image(data, name)
+    except DataError as e:
+        seen.note("unreadable", e)
+        return None
+    seen.size_wh = (image.shape[1], image.shape[0])
+    channels, bits = _stored_form(data)
+    if channels < 3:
+        seen.note("grey", f"{name}: grey")
+    if channels in (2, 4):
+        seen.note("alpha", f"{name}: {channels} channels")
+    if bits > 8:
+        seen.note("deep", f"{name}: {bits} bits")
+    if (image[::8, ::8] == image[0, 0]).all() and (image == image[0, 0]).all():
+        seen.note("blank", f"{name}: RGB {tuple(map(int, image[0, 0]))} everywhere")
+    return image.shape[:2]
+
+
+def _stored_form(data: bytes) -> tuple[int, int]:
+    """(channels, bits a channel) of the file of a sound image."""
+    if data[: len(_PNG)] == _PNG:
+        return _PNG_CHANNELS.get(data[25], 3), data[24]
+    if decode.is_jpeg(data):
+        return _jpeg_channels(data), 8
+    pixels = _pixels(data)
+    return (1 if pixels.ndim == 2 else pixels.shape[2]), pixels.dtype.itemsize * 8
+
+
+def _jpeg_channels(data: bytes) -> int:
+    """Of the frame header; Adobe's four inks count as three colours."""
+    at = 2
+    while at + 10 <= len(data):
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in (0, 0xFF):
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return min(data[at + 9], 3)
+        else:
+            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return 3
+
+
+def _inspect_class(number: int, name: str, spec: DatasetSpec, seen: Observation) -> None:
+    seen.counts = np.zeros(spec.num_classes + 1, np.int64)
+    if 0 <= number < spec.num_classes:
+        seen.counts[number] = 1
+    else:
+        seen.note("class number", f"{name}: class number {number}")
+
+
+def _inspect_indices(data: bytes, name: str, spec: DatasetSpec, seen: Observation) -> tuple[int, int] | None:
+    """Height and width of an index mask; None if it is none."""
+    try:
+        raw = decode.decode_label(data, name, _RAW)
+    except DataError as e:
+        return _inspect_unfit(data, name, e, spec, seen)
+    seen.raw = np.bincount(raw.ravel(), minlength=256)
+    seen.unknown = {int(v): int(seen.raw[v]) for v in np.flatnonzero(seen.raw) if int(v) not in spec.values}
+    by_id = np.zeros(256, np.int64)
+    for value, train_id in spec.values.items():
+        by_id[train_id] += seen.raw[value]
+    _count(by_id, name, spec, seen)
+    if seen.unknown:
+        seen.note("value", f"{name}: {_listed(seen.unknown)}")
+    return raw.shape
+
+
+def _inspect_colors(data: bytes, name: str, spec: DatasetSpec, seen: Observation) -> tuple[int, int] | None:
+    """Height and width of a colour mask; None if it is none."""
+    try:
+        ids = decode.decode_label(data, name, spec)
+    except DataError as e:
+        return _inspect_unfit(data, name, e, spec, seen)
+    _count(np.bincount(ids.ravel(), minlength=256), name, spec, seen)
+    return ids.shape
+
+
+def _count(by_id: np.ndarray, name: str, spec: DatasetSpec, seen: Observation) -> None:
+    seen.counts = np.append(by_id[: spec.num_classes], by_id[IGNORE])
+    if not seen.counts[:-1].any() and not seen.unknown:
+        seen.note("unlabelled", f"{name}: every pixel is ignored")
+
+
+def _inspect_unfit(data: bytes, name: str, error: DataError, spec: DatasetSpec, seen: Observation):
+    """A label that the data set cannot read: is the file damaged, or of another form? Its height and width."""
+    try:
+        if data.startswith(matlab.MAGIC):
+            raise error
+        rgb = decode.decode_image(data, name)
+    except DataError:
+        seen.note("unreadable", error)
+        return None
+    pixels = _pixels(data)
+    if decode.is_jpeg(data):
+        seen.note("lossy", f"{name}: JPEG")
+    elif pixels.dtype != np.uint8:
+        seen.note("deep label", f"{name}: {pixels.dtype}")
+    else:
+        _inspect_form(rgb, name, spec, seen, channels=1 if pixels.ndim == 2 else pixels.shape[2])
+    return rgb.shape[:2]
+
+
+def _inspect_form(rgb: np.ndarray, name: str, spec: DatasetSpec, seen: Observation, channels: int) -> None:
+    """A sound mask whose colours, or whose having any, the data set does not know."""
+    colors, distinct = _colors_of(rgb)
+    if distinct > _MOST_COLORS and channels > 1:
+        seen.note("blended", f"{name}: {distinct:,} colours")
+        return
+    seen.colors = colors
+    seen.unknown = {color: n for color, n in colors.items() if color not in spec.values}
+    values = ", ".join(str(color[0]) for color in sorted(colors)[:8])
+    if spec.has_color_masks and channels == 1:
+        seen.note("index for color", f"{name}: one channel, values {values}")
+    elif spec.has_color_masks:
+        seen.note("color", f"{name}: {_listed(seen.unknown)}")
+    elif all(red == green == blue for red, green, blue in colors):
+        seen.note("greys", f"{name}: values {values}")
+    else:
+        seen.note("color for index", f"{name}: {distinct} colour(s)")
+
+
+def _compare_sizes(image_hw, label_hw, name: str, seen: Observation) -> None:
+    if tuple(image_hw) != tuple(label_hw):
+        turned = tuple(image_hw) == tuple(label_hw)[::-1]
+        sizes = f"label {label_hw[1]}x{label_hw[0]}, image {image_hw[1]}x{image_hw[0]} (WxH)"
+        seen.note("turned" if turned else "size", f"{name}: {sizes}")
+
+
+def _colors_of(rgb: np.ndarray) -> tuple[dict[Color, int], int]:
+    """({RGB: pixels} of the most frequent colours, how many there are in all)"""
+    red, green, blue = (rgb[..., i].astype(np.int32) for i in range(3))
+    codes, counts = np.unique(red << 16 | green << 8 | blue, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_MOST_COLORS]
+    rgbs = ((int(codes[i]), int(counts[i])) for i in order)
+    return {(code >> 16, code >> 8 & 255, code & 255): count for code, count in rgbs}, len(codes)
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _listed(unknown: dict) -> str:
+    """ "value 12 on 34 pixels, ...": the four most frequent."""
+    kind = "value" if isinstance(next(iter(unknown)), int) else "colour"
+    most = sorted(unknown, key=unknown.get, reverse=True)
+    rest = f", and {len(most) - 4} more" if len(most) > 4 else ""
+    return ", ".join(f"{kind} {value} on {unknown[value]:,} pixel(s)" for value in most[:4]) + rest

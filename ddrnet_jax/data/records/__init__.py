@@ -1,0 +1,1 @@
+"""written from folders, read back."""

@@ -1,0 +1,244 @@
+"""Folders -> ArrayRecords that TFDS and this package read: parallel, resumable, checked. TensorFlow is not needed."""
+
+import concurrent.futures
+import contextlib
+import hashlib
+import io
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import cv2
+import filelock
+from tqdm import tqdm
+
+from ddrnet_jax.data import decode, matlab
+from ddrnet_jax.data.check import jpegs
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.records.manifest import Manifest, Shard
+from ddrnet_jax.data.samples import EncodedSample, decode_sample
+from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.data.sources import FolderPairs, Scenes
+
+SHARD_BYTES = 256 * 2**20
+_PROBES = 16  # samples whose mean size tells how many make a shard
+_WRITER_OPTIONS = "group_size:1,uncompressed"  # random access; PNG and JPEG do not get smaller
+_PNG_LEVEL = (cv2.IMWRITE_PNG_COMPRESSION, 6)
+
+
+class _Stopped(Exception):
+    """Another shard failed, or the user stopped the run."""
+
+
+def prepare(
+    sources: Mapping[str, FolderPairs | Scenes],
+    output: str | Path,
+    *,
+    name: str,
+    num_threads: int = 2,
+    jpeg_quality: int = 0,
+    shard_bytes: int = SHARD_BYTES,
+    say: Callable[[str], None] = lambda message: None,
+) -> dict[str, int]:
+    """Write the samples of every split as ArrayRecords into `output`; run again, only what is missing is written.
+
+    sources       {split: source}; each sample is decoded once, so what is written is known to be good.
+                  A shard whose files have changed since (their sizes or times) is written again
+    name          of the data set, part of the file names
+    jpeg_quality  1..100: images that are no JPEGs are stored as JPEGs of this quality; 0: the files' own bytes
+    shard_bytes   what a file should hold, about
+    say           where it is said that files have changed
+    Returns {split: number of samples}. Raises DataError naming the file that is damaged or cannot be written.
+    """
+    output = Path(output)
+    _check_arguments(sources, name)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(output / ".prepare.lock", timeout=0):
+            _prepare(sources, output, name, num_threads, jpeg_quality, shard_bytes, say)
+    except filelock.Timeout as e:
+        raise DataError(f"--output {output}: another prepare_data is writing here; wait for it") from e
+    except OSError as e:
+        raise DataError(f"--output {output}: cannot be written ({e.strerror or e})") from e
+    return {split: len(source) for split, source in sources.items()}
+
+
+def _check_arguments(sources, name: str) -> None:
+    for split in sources:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", split):
+            raise DataError(f"split {split!r}: expected letters, digits and '_' in the name of a prepared split")
+    if len({(_label_kind(source.spec), source.spec.classes) for source in sources.values()}) != 1:
+        raise DataError(f"{name}: the splits differ in their classes or the form of their labels; prepare each apart")
+
+
+def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: int, shard_bytes: int, say) -> None:
+    spec = next(iter(sources.values())).spec
+    manifest = Manifest.read_or_new(output, name=name, labels=_label_kind(spec), jpeg_quality=jpeg_quality)
+    names = {split: source.names() for split, source in sources.items()}
+    for split, source in sources.items():
+        manifest.plan(split, names[split], _samples_per_shard(source, jpeg_quality, shard_bytes))
+    shards = [shard for split in sources for shard in manifest.shards(split)]
+    made_of = {shard: _sources_sha256(sources[shard.split], shard) for shard in shards}  # before they are read
+    if changed := manifest.forget_changed(made_of):
+        splits = ", ".join(sorted({shard.split for shard in changed}))
+        say(
+            f"{len(changed)} of {len(shards)} files are written again: images or labels of {splits} have other "
+            "sizes or times than when they were written (so has a copy that does not keep times)"
+        )
+    if unknown := manifest.adopt(made_of):
+        say(
+            f"warning: {len(unknown)} of {len(shards)} files were written by an earlier version, which did not note of "
+            "what: if images or labels have changed since, remove them first"
+        )
+    for stale in output.glob(".*.partial"):
+        stale.unlink()
+    features = _features(spec)
+
+    suspicious = []
+
+    def work(shard: Shard, advance: Callable) -> int | None:
+        if manifest.is_intact(shard):
+            advance(shard.count)
+            return None
+        mark = overheard.mark()
+        records = _records(sources[shard.split], names[shard.split], shard, features, jpeg_quality)
+        record_bytes = _write_shard(shard.path, records, advance)
+        if overheard.mark() > mark:  # of this shard, or of one that another thread was writing
+            suspicious.append(shard)
+        return record_bytes
+
+    with jpegs.Overheard() as overheard:
+        with contextlib.closing(_in_parallel(work, shards, num_threads)) as finished:
+            for shard, record_bytes in finished:
+                if record_bytes is not None:
+                    manifest.record(shard, record_bytes, made_of[shard])
+        for shard in suspicious:
+            indices = range(shard.first, shard.first + shard.count)
+            for complaint in jpegs.complaints(sources[shard.split], indices, overheard):
+                say(f"warning: {complaint}; the decoder filled in the rest, and so it is stored")
+    _write_metadata(manifest, features)
+
+
+def _sources_sha256(source, shard: Shard) -> str:
+    indices = range(shard.first, shard.first + shard.count)
+    return hashlib.sha256("\n".join(source.stamp(index) for index in indices).encode()).hexdigest()
+
+
+def _in_parallel(work: Callable, shards: list[Shard], num_threads: int) -> Iterator[tuple[Shard, int | None]]:
+    """Yields (shard, work(shard, advance)) as they are done, under one progress bar; the first error stops all."""
+    stop, lock = threading.Event(), threading.Lock()
+
+    def advance(count: int = 1) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with lock:
+            bar.update(count)
+
+    with (
+        tqdm(total=sum(shard.count for shard in shards), unit="image", disable=None, ncols=80) as bar,
+        concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
+    ):
+        futures = {pool.submit(work, shard, advance): shard for shard in shards}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _samples_per_shard(source, jpeg_quality: int, shard_bytes: int) -> int:
+    if not len(source):
+        raise DataError("a split without samples cannot be prepared; check data.root and the splits")
+    probes = sorted({len(source) * i // _PROBES for i in range(_PROBES)})
+    stored = [_stored(source.encoded(i), jpeg_quality) for i in probes]
+    size = sum(len(image) + (len(label) if isinstance(label, bytes) else 0) for image, label in stored)
+    return max(1, shard_bytes * len(probes) // size)
+
+
+def _records(source, names: list[str], shard: Shard, features, jpeg_quality: int) -> Iterator[bytes]:
+    """The serialised samples of a shard, each decoded once."""
+    for index in range(shard.first, shard.first + shard.count):
+        encoded = source.encoded(index)
+        decode_sample(encoded, source.spec)
+        image, label = _stored(encoded, jpeg_quality)
+        label = io.BytesIO(label) if isinstance(label, bytes) else label
+        yield features.serialize_example({"image": io.BytesIO(image), "label": label, "name": names[index]})
+
+
+def _write_shard(path: Path, records: Iterator[bytes], advance: Callable[[], None]) -> int:
+    """Writes the file, then gives it its name. Returns the bytes of its records."""
+    from array_record.python import array_record_module
+
+    partial = path.with_name(f".{path.name}.partial")
+    total = 0
+    try:
+        with contextlib.closing(array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as writer:
+            for record in records:
+                writer.write(record)
+                total += len(record)
+                advance()
+        os.replace(partial, path)
+    except RuntimeError as e:  # the writer's own, a full disk above all
+        raise DataError(f"{path}: cannot be written ({str(e).split(';')[0]})") from e
+    finally:
+        partial.unlink(missing_ok=True)
+    return total
+
+
+def _stored(encoded: EncodedSample, jpeg_quality: int) -> tuple[bytes, bytes | int]:
+    """Image and label bytes as they go into a record; MATLAB labels become PNGs of the same values."""
+    image, label = encoded.image, encoded.label
+    if jpeg_quality and not decode.is_jpeg(image):
+        pixels = cv2.cvtColor(decode.decode_image(image, encoded.name), cv2.COLOR_RGB2BGR)
+        image = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality))[1].tobytes()
+    if isinstance(label, bytes) and label.startswith(matlab.MAGIC):
+        label = cv2.imencode(".png", matlab.read_label_map(label, encoded.label_name), _PNG_LEVEL)[1].tobytes()
+    return image, label
+
+
+def _label_kind(spec: DatasetSpec) -> str:
+    if not spec.has_masks:
+        return "classes"
+    return "colors" if spec.has_color_masks else "indices"
+
+
+def _features(spec: DatasetSpec):
+    import tensorflow_datasets as tfds
+
+    if spec.has_masks:
+        label = tfds.features.Image(shape=(None, None, 3 if spec.has_color_masks else 1))
+    else:
+        label = tfds.features.ClassLabel(names=list(spec.classes))
+    image = tfds.features.Image(shape=(None, None, 3))
+    return tfds.features.FeaturesDict({"image": image, "label": label, "name": tfds.features.Text()})
+
+
+def _write_metadata(manifest: Manifest, features) -> None:
+    """features.json and dataset_info.json, with every split that is complete."""
+    import tensorflow_datasets as tfds
+
+    name = manifest.values["name"]
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=manifest.folder, dataset_name=name, filetype_suffix="array_record"
+    )
+    splits = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard.count for shard in manifest.shards(split)],
+            num_bytes=manifest.record_bytes(split),
+            filename_template=template.replace(split=split),
+        )
+        for split in manifest.values["splits"]
+        if manifest.is_complete(split)
+    ]
+    tfds.folder_dataset.write_metadata(
+        data_dir=manifest.folder,
+        features=features,
+        split_infos=splits,
+        version="1.0.0",
+        check_data=False,
+        description=f"{name}: encoded images, and labels with the data set's own values",
+    )

@@ -1,0 +1,1 @@
+"""Drawn street scenes, the data set that is built in."""

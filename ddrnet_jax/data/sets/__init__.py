@@ -1,0 +1,1 @@
+"""their classes, colours, label values, and where their files lie."""

@@ -1,0 +1,203 @@
+"""A checkpoint of ours as a file for others, with a card: weights by anyone's naming, or a program that runs alone."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from ddrnet_jax import build
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.errors import UserError
+from ddrnet_jax.evaluation.views import prediction_view
+from ddrnet_jax.export import load_stablehlo
+from ddrnet_jax.export import onnx as to_onnx
+from ddrnet_jax.export import stablehlo as to_stablehlo
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
+from ddrnet_jax.models.folding import fold
+from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runs.checkpoints import Loaded
+from ddrnet_jax.runtime import compilation
+from ddrnet_jax.weights import files as weight_files
+from ddrnet_jax.weights import fingerprint, origins, state_dicts
+from ddrnet_jax.weights.card import CONFIG_ENTRY, card_path
+
+WEIGHTS, PROGRAMS = ("safetensors", "pth"), ("stablehlo", "onnx")
+
+
+class ExportError(UserError):
+    """A checkpoint cannot be written in this form; the message says why."""
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    file_format: str,
+    naming: str | None = None,
+    size_hw: tuple[int, int] | None = None,
+) -> dict:
+    """Write OUTPUT (its suffix is the format) and its card, OUTPUT.json; returns the card.
+
+    file_format  one of WEIGHTS or PROGRAMS; beside a StableHLO file comes its loader, load_stablehlo.py
+    naming       of weights, one of names.ORIGINS; None: official
+    size_hw      of the images that a program takes. None: stablehlo any, onnx the checkpoint's eval.size_hw
+    Raises       ExportError, EngineError, CheckpointError or WeightsFileError with one line.
+    """
+    output = Path(output)
+    _check_arguments(output, file_format, naming, size_hw)
+    _make_folder(output)
+    loaded = checkpoints.load_weights(checkpoint)
+    model = variables.merge(loaded.graphdef, *jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats)))
+    card = _card(loaded, fingerprint.weights_sha256(model))
+    if file_format in WEIGHTS:
+        about, write = _weights(checkpoint, loaded, model, naming or "official", file_format)
+    else:
+        _check_segmenter(checkpoint, loaded)
+        program = _stablehlo if file_format == "stablehlo" else _onnx
+        about, write = program(loaded, model, size_hw, card)
+    card |= about
+    try:
+        write(output)
+        card_path(output).write_text(json.dumps(card, indent=2) + "\n")
+    except OSError as e:
+        raise ExportError(f"--output {output}: cannot be written ({e.strerror})") from e
+    return card
+
+
+def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw: tuple[int, int] | None) -> None:
+    if output.suffix != f".{file_format}":
+        raise ExportError(f"--output {output}: expected a name that ends in .{file_format}, the format asked for")
+    if naming and file_format in PROGRAMS:
+        raise ExportError(f"--naming {naming}: {file_format} files have no tensor names; {' and '.join(WEIGHTS)} have")
+    if size_hw and file_format in WEIGHTS:
+        size = "x".join(map(str, size_hw))
+        raise ExportError(
+            f"--size {size}: weights in {file_format} files have no image size; {' and '.join(PROGRAMS)} have"
+        )
+    for path in (output, card_path(output)):
+        if os.path.lexists(path):
+            raise ExportError(f"--output {path}: exists already; choose a new name")
+    loader = _loader_path(output)
+    if file_format == "stablehlo" and os.path.lexists(loader) and loader.read_bytes() != _loader():
+        raise ExportError(
+            f"--output {output}: {loader} is in the way, a file of another content; choose another folder"
+        )
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise ExportError(f"--output {output}: cannot be written ({e.strerror})") from e
+
+
+def _check_segmenter(checkpoint: str | Path, loaded: Loaded) -> None:
+    if loaded.config.task != "segmentation":
+        raise ExportError(
+            f"{checkpoint}: a classifier; programs are of segmenters, its weights go as {' or '.join(WEIGHTS)}"
+        )
+
+
+def _weights(
+    checkpoint: str | Path, loaded: Loaded, model: DDRNet, naming: str, file_format: str
+) -> tuple[dict, Callable[[Path], None]]:
+    """What the card says about them, and what writes them. So of the functions below."""
+    try:
+        tensors = origins.to_origin(state_dicts.to_state_dict(model), naming, model.variant)
+    except ValueError as e:
+        raise ExportError(f"{checkpoint}: {e}") from e
+
+    def write(output: Path) -> None:
+        if file_format == "safetensors":
+            metadata = {CONFIG_ENTRY: json.dumps(config_files.to_json(loaded.config)), "format": "pt"}
+            weight_files.write_safetensors(output, tensors, metadata)
+        else:
+            weight_files.write_pth(output, tensors)
+
+    return {
+        "naming": naming,
+        "output_stride": 1 if naming == "super-gradients" else 8,  # its heads upsample inside
+        "notes": _notes(loaded, naming),
+    }, write
+
+
+def _stablehlo(
+    loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
+) -> tuple[dict, Callable[[Path], None]]:
+    view = prediction_view(loaded.config)
+    if view.tile_hw and not (size_hw or view.size_hw):
+        raise ExportError("eval.tile_hw: a program that sees tiles takes images of one size; say which with --size")
+    program = to_stablehlo.to_stablehlo(fold(model, platform="cpu"), view, size_hw)  # the form all platforms run
+
+    def write(output: Path) -> None:
+        output.write_bytes(program)
+        _loader_path(output).write_bytes(_loader())
+
+    return _about_program(size_hw) | {
+        "platforms": list(to_stablehlo.PLATFORMS),
+        "compiler_options": compilation.OPTIONS,  # an exported program does not keep its own
+        "jax": jax.__version__,
+        "notes": [
+            f"{load_stablehlo.__name__.split('.')[-1]}.py beside it runs it; it needs jax {jax.__version__} or newer"
+        ],
+    }, write
+
+
+def _onnx(
+    loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
+) -> tuple[dict, Callable[[Path], None]]:
+    view = prediction_view(loaded.config)
+    size_hw = size_hw or view.size_hw
+    if size_hw is None:
+        raise ExportError("--format onnx takes images of one size; say which: --size HEIGHTxWIDTH")
+    if view.tile_hw and (view.tile_hw[0] < size_hw[0] or view.tile_hw[1] < size_hw[1]):
+        raise ExportError(f"eval.tile_hw: an onnx file sees no tiles; --size must fit into {view.tile_hw}")
+    about = _about_program(size_hw)
+    program, agreement = to_onnx.to_onnx(model, size_hw, json.dumps(card | about))
+    note = (
+        f"ONNX Runtime agrees: logits within {agreement.relative_logit_difference:.0e} of the largest, "
+        f"{agreement.differing_pixels} of {agreement.pixels} pixels differ"
+    )
+    return about | {"agreement": agreement._asdict(), "notes": [note]}, lambda output: output.write_bytes(program)
+
+
+def _about_program(size_hw: tuple[int, int] | None) -> dict:
+    height, width = size_hw or ("H", "W")
+    batch = "1" if size_hw else "B"
+    return {
+        "program": f"u8[{batch},{height},{width},3] RGB -> u8[{batch},{height},{width}] train ids; normalises itself",
+        "output_stride": 1,
+    }
+
+
+def _loader_path(output: Path) -> Path:
+    return output.with_name(Path(load_stablehlo.__file__).name)
+
+
+def _loader() -> bytes:
+    return Path(load_stablehlo.__file__).read_bytes()
+
+
+def _card(loaded: Loaded, weights_sha256: str) -> dict:
+    spec = build.dataset_spec(loaded.config)
+    return {
+        "network": f"DDRNet-{loaded.config.model.variant}",
+        "task": loaded.config.task,
+        loaded.metric.replace("/", "_"): loaded.score,
+        "classes": list(spec.classes),
+        "colors": [list(color) for color in spec.colors],
+        "ignore": 255,
+        "input": {"channels": "RGB", "scale": 1 / 255, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+        "weights_sha256": weights_sha256,
+        "config": config_files.to_json(loaded.config),
+    }
+
+
+def _notes(loaded: Loaded, naming: str) -> list[str]:
+    if naming == "mmsegmentation" and not loaded.config.model.aux_head:
+        return ["without an auxiliary head, which mmsegmentation's always has: load it there with strict=False"]
+    return []

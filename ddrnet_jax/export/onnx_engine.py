@@ -1,0 +1,79 @@
+"""Prediction by an exported ONNX file through ONNX Runtime."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+IMAGES, MASKS = "images", "masks"  # what a file of ours calls its input and its output
+CARD = "card"  # of its metadata
+
+
+class EngineError(UserError):
+    """Another engine is not installed, cannot use a file, or computes something else than we do."""
+
+
+def installed(name: str) -> ModuleType:
+    """onnx or onnxruntime. Raises EngineError with the command that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as e:
+        raise EngineError(f"{name} is not installed: pip install 'ddrnet-jax[onnx]'") from e
+
+
+def session(model: bytes | str) -> "onnxruntime.InferenceSession":
+    """An ONNX Runtime session on the CPU with as many threads as cores, of a file's bytes or its path."""
+    return installed("onnxruntime").InferenceSession(model, providers=["CPUExecutionProvider"])
+
+
+class OnnxPredictor:
+    """Images u8[H,W,3] -> masks u8[H,W] by a file of `export --format onnx`.
+
+    config   of the run that the weights are from
+    size_hw  of the images that the network sees
+    """
+
+    def __init__(self, path: str | Path, *, say: Callable[[str], None] = lambda message: None):
+        """Raises EngineError if onnxruntime is missing or the file is none of ours."""
+        self._say = say
+        try:
+            self._session = session(str(path))
+            card = json.loads(self._session.get_modelmeta().custom_metadata_map[CARD])
+            self.config: ConfigDict = config_files.from_json(card["config"])
+            self.size_hw: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:3])
+        except EngineError:
+            raise
+        except Exception as e:  # ONNX Runtime's own have no common class
+            reason = str(e).splitlines()[0] if not isinstance(e, KeyError) else "it has no card"
+            raise EngineError(f"--checkpoint {path}: not a file of export --format onnx ({reason})") from e
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """u8[H,W,3] RGB -> u8[H,W] train ids"""
+        image_hw = image.shape[:2]
+        if image_hw != self.size_hw:
+            self._say_once(image_hw)
+            image = cv2.resize(image, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+        mask = self._session.run([MASKS], {IMAGES: image[None]})[0][0]
+        if image_hw == self.size_hw:
+            return mask
+        return cv2.resize(mask, image_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def _say_once(self, image_hw: tuple[int, int]) -> None:
+        say, self._say = self._say, lambda message: None
+        say(
+            f"warning: images of {image_hw[0]}x{image_hw[1]} (HxW) are resized to the file's "
+            f"{self.size_hw[0]}x{self.size_hw[1]}, and their masks back to the nearest pixel; "
+            "an export with --size of theirs avoids it"
+        )

@@ -1,1 +1,0 @@
-"""Masks and overlays from a trained network."""

@@ -1,0 +1,236 @@
+"""What a config costs on accelerators that nobody needs to own: its programs compiled for them, never run."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ddrnet_jax import build
+from ddrnet_jax.evaluation.views import mask_program
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.folding import fold
+from ddrnet_jax.plan import accelerators
+from ddrnet_jax.plan.collectives import collective_totals
+from ddrnet_jax.runtime import devices
+
+_GIB = 2**30
+_IMAGE_HW = {"cityscapes": (1024, 2048), "camvid": (720, 960)}  # pixels of data sets whose images have one size
+_SAY_EVERY_S = 30.0
+_AMOUNT = r"([\d.]+)([KMGT]?)"
+_OUT_OF_MEMORY = re.compile(  # XLA's messages, of two generations
+    rf"\({_AMOUNT}\) exceeds available \w+ \({_AMOUNT}\)|[Uu]sed {_AMOUNT} of {_AMOUNT}"
+)
+
+LowerTrainStep = Callable[[ConfigDict, Mesh], jax.stages.Lowered]
+
+
+def plan(
+    config: ConfigDict, topology: str, lower_train_step: LowerTrainStep, *, say: Callable[[str], None] = lambda _: None
+) -> dict:
+    """Compile the training step and the inference of a config for a topology, one after the other.
+
+    topology          "v5e:2x2", ..., "cpu" (`accelerators.accepted_names`)
+    lower_train_step  the training step for a mesh, lowered
+    say               where progress goes
+    Returns what `report_lines` prints, ready for JSON: bytes, seconds, operations; per device unless it says otherwise.
+    Raises TopologyError, or ConfigError where the batch does not suit the devices. A program too large for the
+    memory is a result.
+    """
+    target = accelerators.topology(topology)
+    programs = {"train": training_program(config, target, lower_train_step, say)}
+    if config.task == "segmentation":
+        programs["inference"] = inference_program(config, target, say)
+    return assembled(config, target, programs)
+
+
+def training_program(
+    config: ConfigDict, target: accelerators.Topology, lower_train_step: LowerTrainStep, say: Callable[[str], None]
+) -> dict:
+    """The figures of the training step over all devices of the topology. Raises ConfigError as `plan` does."""
+    mesh = devices.data_mesh(list(target.devices))
+    # XLA counts what a loop repeats once; on CPUs the parts of a batch are no loop.
+    repeats = 1 if devices.platform(mesh) == "cpu" else config.optimizer.accumulate_steps
+    return _program("the training step", lambda: lower_train_step(config, mesh), target, mesh.size, repeats, say)
+
+
+def inference_program(config: ConfigDict, target: accelerators.Topology, say: Callable[[str], None]) -> dict:
+    """The figures of one image to its mask on one device of the topology, by the folded network."""
+    mesh = devices.data_mesh(list(target.devices[:1]))
+    return _program("the inference", lambda: _lower_inference(config, mesh), target, 1, 1, say)
+
+
+def assembled(config: ConfigDict, target: accelerators.Topology, programs: dict) -> dict:
+    """The plan of programs that were compiled, one by one."""
+    accelerator = target.accelerator
+    num_devices = len(target.devices)
+    chips = num_devices // accelerator.devices_per_chip if accelerator else None
+    return {
+        "topology": target.name,
+        "devices": num_devices,
+        "chips": chips,
+        "hosts": len({device.process_index for device in target.devices}),
+        "accelerator": dataclasses.asdict(accelerator) if accelerator else None,
+        "config": _what_is_planned(config),
+        "programs": programs,
+        "run": _run_estimate(config, programs["train"], chips),
+        "versions": versions_used(),
+        "measured": False,
+    }
+
+
+def write(planned: dict, path: str | Path) -> None:
+    """The plan as a JSON file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(planned, indent=1) + "\n")
+
+
+def _what_is_planned(config: ConfigDict) -> dict:
+    return {
+        "variant": config.model.variant,
+        "dtype": config.model.dtype,
+        "batch_size": config.batch_size,
+        "crop_hw": list(config.data.crop_hw),
+        "loss": config.loss.name,
+        "accumulate_steps": config.optimizer.accumulate_steps,
+        "ema_decay": config.ema_decay,
+        "total_steps": config.total_steps,
+        "inference_hw": list(_image_hw(config)),
+    }
+
+
+def _image_hw(config: ConfigDict) -> tuple[int, int]:
+    return tuple(config.eval.size_hw or _IMAGE_HW.get(config.data.name, config.data.crop_hw))
+
+
+def _lower_inference(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
+    folded = fold(build.model_builder(config)(nnx.Rngs(0)), platform=devices.platform(mesh))
+    graphdef, *weights = variables.split(folded)
+
+    def placed(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    weights = jax.tree.map(lambda leaf: placed(leaf, devices.replicated(mesh)), weights)
+    image = placed(jax.ShapeDtypeStruct((1, *_image_hw(config), 3), np.uint8), devices.by_batch(mesh))
+    return mask_program(graphdef).lower(weights, image)
+
+
+def _program(
+    label: str,
+    lower: Callable[[], jax.stages.Lowered],
+    target: accelerators.Topology,
+    num_devices: int,
+    repeats: int,
+    say: Callable[[str], None],
+) -> dict:
+    """One program's figures; `repeats`: the length of its outermost loop, which XLA's cost analysis counts once."""
+    lowered = lower()
+    with _announced(f"compiling {label} for {target.name}", say), _without_cache():
+        start = time.perf_counter()
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as e:
+            if "RESOURCE_EXHAUSTED" not in str(e):
+                raise
+            return {"fits": False, **needed_and_available(str(e))}
+        seconds = time.perf_counter() - start
+    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    communication = collective_totals(compiled.as_text(), outer_loop_length=repeats)
+    figures = {
+        "compile_s": round(seconds, 1),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "flops": cost["flops"] * repeats,
+        "bytes_accessed": cost["bytes accessed"] * repeats,
+        "collectives": {kind: dataclasses.asdict(total) for kind, total in communication.items()},
+    }
+    if target.accelerator is None:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_devices
+        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        return {"fits": needed <= available, "available_bytes": available, **figures}
+    estimate = accelerators.roofline(
+        target.accelerator,
+        flops=figures["flops"],
+        bytes_accessed=figures["bytes_accessed"],
+        reduced_bytes=sum(total.bytes for total in communication.values()),
+        num_devices=num_devices,
+    )
+    available = int(target.accelerator.memory_gib * _GIB / target.accelerator.devices_per_chip)
+    bounds = dataclasses.asdict(estimate) | {"seconds": estimate.seconds, "limit": estimate.limit}
+    return {"fits": True, "available_bytes": available, **figures, "roofline": bounds}
+
+
+def needed_and_available(message: str) -> dict:
+    """{"needed_bytes", "available_bytes"} of XLA's out-of-memory message, None where it does not say."""
+    units = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = _OUT_OF_MEMORY.search(message)
+    if not found:
+        return {"needed_bytes": None, "available_bytes": None}
+    needed, needed_unit, available, available_unit = (group for group in found.groups() if group is not None)
+    return {
+        "needed_bytes": int(float(needed) * units[needed_unit]),
+        "available_bytes": int(float(available) * units[available_unit]),
+    }
+
+
+def _run_estimate(config: ConfigDict, train: dict, chips: int | None) -> dict | None:
+    """Of the whole run, all devices together; None where there is no estimate of a step."""
+    if "roofline" not in train:
+        return None
+    step_s = train["roofline"]["seconds"]
+    hours = step_s * config.total_steps / 3600
+    return {"step_s": step_s, "images_per_s": config.batch_size / step_s, "hours": hours, "chip_hours": hours * chips}
+
+
+def versions_used() -> dict[str, str]:
+    """Versions of jax, jaxlib and libtpu, of those that are installed."""
+    versions = {}
+    for package in ("jax", "jaxlib", "libtpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+@contextlib.contextmanager
+def _without_cache() -> Iterator[None]:
+    """No persistent cache: programs for devices that are not there can be written to it, but not read from it."""
+    was_on = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", was_on)
+
+
+@contextlib.contextmanager
+def _announced(label: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Says what is being done, and every half minute for how long: a compile can take minutes."""
+    start, done = time.perf_counter(), threading.Event()
+
+    def remind():
+        while not done.wait(_SAY_EVERY_S):
+            say(f"  still compiling after {time.perf_counter() - start:.0f} s")
+
+    say(f"{label} (minutes)")
+    reminder = threading.Thread(target=remind, daemon=True)
+    reminder.start()
+    try:
+        yield
+    finally:
+        done.set()
+        reminder.join()
+    say(f"  done in {time.perf_counter() - start:.0f} s")

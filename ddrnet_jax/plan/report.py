@@ -1,0 +1,126 @@
+"""A plan as lines of at most 80 columns."""
+
+import textwrap
+
+from ddrnet_jax.plan.accelerators import THIS_MACHINE
+
+_WIDTH = 80
+
+
+def report_lines(planned: dict) -> list[str]:
+    """What `plan.plan` returns, for people."""
+    config, programs = planned["config"], planned["programs"]
+    crop = "x".join(map(str, config["crop_hw"]))
+    lines = [
+        f"DDRNet-{config['variant']} on {_where(planned)}",
+        f"batch {config['batch_size']} of {crop} (HxW), {config['dtype']}, {config['loss']}, "
+        f"{config['accumulate_steps']} part(s) a step",
+        "",
+        "training step, per device",
+        *_program_lines(programs["train"]),
+        *_run_lines(planned),
+    ]
+    if "inference" in programs:
+        image = "x".join(map(str, config["inference_hw"]))
+        lines += ["", f"inference, one image of {image} (HxW) to its mask on one device"]
+        lines += _program_lines(programs["inference"])
+        lines += _latency_lines(programs["inference"])
+    return lines + ["", *_assumption_lines(planned)]
+
+
+def _where(planned: dict) -> str:
+    if planned["topology"] == THIS_MACHINE:
+        return f"this machine: {planned['devices']} cpu device(s)"
+    return f"{planned['topology']}: {planned['chips']} chips, {planned['devices']} devices, {planned['hosts']} host(s)"
+
+
+def _program_lines(program: dict) -> list[str]:
+    if "argument_bytes" not in program:
+        needed, available = program["needed_bytes"], program["available_bytes"]
+        amounts = f": needs {_size(needed)} of {_size(available)}" if needed else ""
+        return [f"  DOES NOT FIT in memory{amounts}, by the compiler's own count"]
+    verdict = "fits" if program["fits"] else "DOES NOT FIT"
+    rows = [
+        ("memory", f"{verdict} in {_size(program['available_bytes'])}"),
+        ("  arguments", _size(program["argument_bytes"])),
+        ("  temporary", _size(program["temporary_bytes"])),
+        ("  peak", _size(program["peak_bytes"])),
+        ("  code", _size(program["code_bytes"])),
+        ("operations", f"{program['flops'] / 1e12:.3f} TFLOP"),
+        ("bytes accessed", _size(program["bytes_accessed"])),
+    ]
+    for kind, total in program["collectives"].items():
+        rows.append((kind, f"{total['count']}, together {_size(total['bytes'])}"))
+    if not program["collectives"]:
+        rows.append(("collectives", "none"))
+    return [f"  {name:<20}{value}" for name, value in rows]
+
+
+def _run_lines(planned: dict) -> list[str]:
+    train, run, config = planned["programs"]["train"], planned["run"], planned["config"]
+    if run is None:
+        return [f"  try: {hint}" for hint in _hints(config)] if not train["fits"] else []
+    per_host = run["images_per_s"] / planned["hosts"]
+    return [
+        "estimate, by the published figures of the chip",
+        f"  {_bounds(train)}",
+        f"  {'a step':<20}{_time(run['step_s'])}, limited by {train['roofline']['limit']}",
+        f"  {'images/s':<20}{run['images_per_s']:.0f}: what the input must deliver, {per_host:.0f} on each host",
+        f"  {'the run':<20}{config['total_steps']:,} steps: {run['hours']:.2f} h, {run['chip_hours']:.1f} chip-hours",
+    ]
+
+
+def _hints(config: dict) -> list[str]:
+    hints = [f"--config.optimizer.accumulate_steps={2 * config['accumulate_steps']}", "more devices"]
+    return hints if config["dtype"] == "bfloat16" else ["--config.model.dtype=bfloat16", *hints]
+
+
+def _latency_lines(program: dict) -> list[str]:
+    if "roofline" not in program:
+        return []
+    seconds = program["roofline"]["seconds"]
+    return [
+        "estimate, by the published figures of the chip",
+        f"  {_bounds(program)}",
+        f"  {'an image':<20}{_time(seconds)}, {1 / seconds:.0f} images/s",
+    ]
+
+
+def _bounds(program: dict) -> str:
+    bounds = program["roofline"]
+    return ", ".join(f"{name} {_time(bounds[f'{key}_s'])}" for name, key in _LIMITS)
+
+
+_LIMITS = (("compute", "compute"), ("memory", "memory"), ("links", "link"))
+
+
+def _assumption_lines(planned: dict) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in planned["versions"].items())
+    lines = [f"Compiled, not run: nothing here is a measurement. By {versions}."]
+    accelerator = planned["accelerator"]
+    if accelerator is None:
+        lines.append("No estimate of time: this machine's peak rates are not known.")
+    else:
+        lines += [
+            f"A chip of {accelerator['name']}, published: {accelerator['memory_gib']} GiB, "
+            f"{accelerator['flops_per_s'] / 1e12:.0f} TFLOP/s (bfloat16), "
+            f"{accelerator['memory_bytes_per_s'] / 1e9:.0f} GB/s memory, "
+            f"{accelerator['link_bytes_per_s'] / 1e9:.0f} GB/s to its neighbours [{accelerator['source']}].",
+            "Time is the largest of operations, bytes accessed and all-reduced bytes over these rates, as if each "
+            "overlapped the others and reached its peak. TPUs multiply float32 in bfloat16 unless told otherwise. "
+            "Bytes accessed are XLA's count: what stays on the chip counts too. "
+            "The latency of each collective does not count, nor do evaluation, checkpoints or waiting for input.",
+        ]
+    return [line for text in lines for line in textwrap.wrap(text, _WIDTH)]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -1,0 +1,1 @@
+"""Masks and overlays for people, of images, folders and videos."""

@@ -1,0 +1,154 @@
+"""A video to its masks and overlays, frame by frame: memory for one frame, whatever its length."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.prediction.files import PredictionFiles
+
+SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg"))
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file is said here, once
+_FRAMES_PER_S = 25.0  # where a file does not say
+_MOST_FRAMES_PER_S = 1000  # what OpenCV gives where a file has no rate
+_LOST_SHARE = 0.02  # of the frames that a file announces: some announce a few too many
+
+
+class Video(NamedTuple):
+    """What a video file says of itself: announced frames (0 if it does not), and their rate."""
+
+    frames: int
+    frames_per_s: float
+
+
+def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, files: PredictionFiles) -> int:
+    """Write OUTPUT/overlays/<stem>.mp4 and the exact train ids as OUTPUT/masks/<stem>.mkv (FFV1, lossless, grey).
+
+    predictor  u8[H,W,3] RGB -> u8[H,W] train ids
+    Sizes are the frames', made even as encoders need it by repeating the last row or column (255 in masks). No sound.
+    Returns how many frames there were.
+    Raises DataError if the file cannot be read, breaks off, or its results cannot be written; what came before is kept.
+    """
+    video, frames = _open(path)
+    overlays, masks = files.overlays / f"{path.stem}.mp4", files.masks / f"{path.stem}.mkv"
+    for output in (overlays, masks):
+        if output.resolve() == path.resolve():
+            raise DataError(f"--output: {output} is the video to read; choose another folder")
+    count = 0
+    writers = _Writers(overlays, masks, video.frames_per_s)
+    try:
+        for frame in tqdm(frames, total=video.frames or None, unit="frame", disable=None, ncols=80):
+            mask = predictor(frame)
+            writers.write(files.picture(frame, mask), mask)
+            count += 1
+    finally:  # a video without its end cannot be played
+        writers.close()
+    _check_written(overlays, count)
+    _check_written(masks, count)
+    if not count:
+        raise DataError(f"{path}: no frame can be read")
+    if count < (1 - _LOST_SHARE) * video.frames:
+        raise DataError(f"{path}: breaks off after frame {count} of {video.frames}; the frames before it are written")
+    return count
+
+
+def _open(path: Path) -> tuple[Video, Iterator[np.ndarray]]:
+    capture = _captured(path)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+    if not (math.isfinite(rate) and 0 < rate < _MOST_FRAMES_PER_S):
+        print(f"warning: {path} does not say its frame rate; {_FRAMES_PER_S:g} a second are written", file=sys.stderr)
+        rate, count = _FRAMES_PER_S, 0  # the count is an estimate by the rate
+    return Video(count, _writable_rate(rate)), _frames(capture)
+
+
+def _writable_rate(frames_per_s: float) -> float:
+    """The nearest rate that MPEG-4 can hold: a fraction whose denominator, and a second's ticks, fit 16 bits."""
+    return round(frames_per_s, 3 if frames_per_s < 65 else 2 if frames_per_s < 655 else 0)
+
+
+def check(path: Path) -> None:
+    """Raises DataError if the file cannot be read as a video."""
+    _captured(path).release()
+
+
+def _captured(path: Path) -> cv2.VideoCapture:
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise DataError(f"{path}: cannot be read as a video (damaged, or of a codec that OpenCV lacks)")
+    return capture
+
+
+def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """u8[H,W,3] RGB, one after another."""
+    try:
+        while True:
+            is_read, frame = capture.read()
+            if not is_read:
+                return
+            yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+
+
+class _Writers:
+    """Both results of a video, made once the size of the first frame is known."""
+
+    def __init__(self, overlays: Path, masks: Path, frames_per_s: float):
+        self._targets = {overlays: ("mp4v", True), masks: ("FFV1", False)}
+        self._frames_per_s = frames_per_s
+        self._writers: dict[Path, cv2.VideoWriter] = {}
+        self._sizes: dict[Path, tuple[int, ...]] = {}
+
+    def write(self, picture: np.ndarray, mask: np.ndarray) -> None:
+        """picture u8[h,w,3] RGB, mask u8[H,W] of one frame"""
+        frames = (cv2.cvtColor(_even(picture), cv2.COLOR_RGB2BGR), _even(mask, 255))
+        for (path, (codec, has_color)), frame in zip(self._targets.items(), frames, strict=True):
+            if path not in self._writers:
+                self._sizes[path] = frame.shape
+                self._writers[path] = self._opened(path, codec, frame.shape[1::-1], has_color)
+            if frame.shape != self._sizes[path]:
+                raise DataError(
+                    f"{path}: the frames change their size from {self._sizes[path]} to {frame.shape}; "
+                    "the frames before it are written"
+                )
+            self._writers[path].write(frame)
+
+    def _opened(self, path: Path, codec: str, size_wh: tuple[int, int], has_color: bool) -> cv2.VideoWriter:
+        code = cv2.VideoWriter_fourcc(*codec)
+        writer = cv2.VideoWriter(str(path), code, self._frames_per_s, size_wh, has_color)
+        if not writer.isOpened():
+            what = f"{codec}, {size_wh[0]}x{size_wh[1]}, {self._frames_per_s:g} frames a second"
+            raise DataError(f"{path}: cannot be written as a video ({what})")
+        return writer
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.release()
+
+
+def _even(picture: np.ndarray, fill: int | None = None) -> np.ndarray:
+    """Even height and width: encoders drop an odd row or column."""
+    height, width = picture.shape[:2]
+    edge = (cv2.BORDER_REPLICATE, None) if fill is None else (cv2.BORDER_CONSTANT, fill)
+    if height % 2 == width % 2 == 0:
+        return picture
+    return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, edge[0], value=edge[1])
+
+
+def _check_written(path: Path, count: int) -> None:
+    """OpenCV's writer does not say that a disk is full."""
+    if not count:
+        return
+    capture = cv2.VideoCapture(str(path))
+    written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    capture.release()
+    if written < count:
+        raise DataError(f"{path}: only {written} of {count} frames could be written; is the disk full?")

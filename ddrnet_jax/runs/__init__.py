@@ -1,0 +1,1 @@
+"""All that a run has on disk: its folder, its checkpoints, its metrics, what made it."""

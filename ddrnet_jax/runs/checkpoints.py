@@ -1,0 +1,147 @@
+"""One checkpoint for use anywhere: found, loaded on whatever devices there are; weights written as one.
+
+A checkpoint is one directory: of a run's step (runs/save.py), or of weights alone.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from ddrnet_jax import build
+from ddrnet_jax.config import ConfigError
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.ddrnet import DDRNet
+from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs.metrics_file import SCORES
+from ddrnet_jax.runs.step_files import CheckpointError, first_line
+
+__all__ = ["CheckpointError", "Loaded", "find_step", "load_checkpoint", "load_weights", "save_weights"]
+
+
+class Loaded(NamedTuple):
+    """What a checkpoint holds, the leaves as numpy arrays."""
+
+    graphdef: nnx.GraphDef
+    params: dict
+    batch_stats: dict
+    config: ConfigDict
+    metric: str  # what the score is: "val/miou", "val/top1"
+    score: float | None  # 0..1, on the config's eval split; None if it was not evaluated there
+    step: int | None  # of the run; None of weights that no run of ours made
+    is_averaged: bool  # whether the weights are the run's moving average
+
+    @property
+    def miou(self) -> float | None:
+        """The score of a segmenter, None of a classifier."""
+        return self.score if self.metric == SCORES["segmentation"] else None
+
+
+def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
+    """A trained model on whatever devices this machine has, however many it was saved on.
+
+    path     a workdir (its best, else latest step), or one step's directory, anywhere it was copied to
+    Returns  (model in eval mode, its config); the moving average of the weights where the run kept one
+    Raises   CheckpointError if there is no checkpoint or it cannot be read.
+    """
+    loaded = load_weights(path)
+    model = variables.merge(loaded.graphdef, *jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats)))
+    model.eval()
+    return model, loaded.config
+
+
+def load_weights(path: str | Path, *, averaged: bool = True) -> Loaded:
+    """The weights of a checkpoint and what they are the weights of; see load_checkpoint.
+
+    averaged  the moving average where the run kept one; False: the weights themselves
+    """
+    folder = find_step(path)
+    metadata = step_files.read_metadata(folder)
+    tree = metadata.metadata
+    is_averaged = averaged and "ema" in tree
+    names = ("ema",) if is_averaged else ("params", "batch_stats")
+    try:
+        loaded = step_files.read(folder, {name: tree[name] for name in (*names, "step") if name in tree})
+    except CheckpointError as e:
+        raise CheckpointError(f"{e}{step_files.beside(folder)}") from e
+    weights = loaded["ema"] if is_averaged else loaded
+    try:
+        config = config_files.from_json(metadata.custom_metadata["config"])
+        model = variables.split(nnx.eval_shape(lambda: build.model_builder(config)(nnx.Rngs(0))))
+    except (ConfigError, DataError) as e:
+        raise CheckpointError(f"{folder}: its config cannot be used ({e})") from e
+    _check_fits(folder, weights, {"params": model[1], "batch_stats": model[2]})
+    metric = SCORES[config.task]
+    return Loaded(
+        model[0],
+        weights["params"],
+        weights["batch_stats"],
+        config,
+        metric,
+        metadata.custom_metadata.get(metric),
+        int(loaded["step"]) if "step" in loaded else None,
+        is_averaged,
+    )
+
+
+def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: ConfigDict) -> None:
+    """Write weights alone as one step's directory that load_checkpoint reads.
+
+    Raises CheckpointError if there is something already, or it cannot be written.
+    """
+    folder = Path(folder).resolve()
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CheckpointError(f"--output {folder}: exists already; choose a new folder")
+        folder.mkdir(parents=True, exist_ok=True)  # Orbax would find out late, and wait for itself
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
+        state = {"params": params, "batch_stats": batch_stats}
+        description = step_files.described(state, {"config": config_files.to_json(config)})
+        ocp.save(folder, state, overwrite=True, custom_metadata=description)  # over the empty folder
+    except OSError as e:
+        raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or first_line(e)})") from e
+
+
+def _check_fits(folder: Path, weights: dict, model: dict) -> None:
+    found, wanted = (
+        {k: tuple(v.shape) for part in ("params", "batch_stats") for k, v in variables.paths(tree[part]).items()}
+        for tree in (weights, model)
+    )
+    wrong = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: its weights are not those of its config's model, {len(wrong)} differ, first {wrong[0]}: "
+            f"{found.get(wrong[0], 'missing')} where {wanted.get(wrong[0], 'nothing')} is expected"
+        )
+
+
+def find_step(path: str | Path) -> Path:
+    """The step directory that a workdir or step directory stands for: the best, else the latest.
+
+    Raises CheckpointError if there is none, or if a damaged one may be the best: another model must not
+    take its place unnoticed.
+    """
+    path = Path(path).expanduser().absolute()
+    if step_files.is_step(path):
+        return path
+    root = path / step_files.FOLDER if (path / step_files.FOLDER).is_dir() else path
+    steps = {int(p.name): p for p in step_files.steps(root) if step_files.is_step(p)}
+    for aside in root.glob(f"[0-9]*{step_files.REPLACED}"):  # whose replacement a kill may have cut short
+        steps.setdefault(int(aside.name.removesuffix(step_files.REPLACED)), aside)
+    ranked = {}
+    for number, step in steps.items():
+        try:
+            ranked[step] = (step_files.score(step_files.read_metadata(step).custom_metadata), number)
+        except CheckpointError as e:
+            if step.exists():  # a run that goes on may have removed it meanwhile
+                raise CheckpointError(f"{e}, and it may be the best{step_files.beside(step)}") from e
+    if not ranked:
+        raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
+    return max(ranked, key=ranked.get)

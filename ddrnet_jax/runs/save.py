@@ -1,0 +1,216 @@
+"""The checkpoints of one run: saved while it trains, the best and the latest kept, resumed on any devices.
+
+One directory per step with a nested dict {step, params, batch_stats, opt_state, [ema]}; the config travels in its
+metadata, so that the directory alone is enough to rebuild the model (runs/checkpoints.py).
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs.metrics_file import SCORES
+from ddrnet_jax.runs.step_files import CheckpointError, first_line
+from ddrnet_jax.runtime import devices
+
+
+class Resumed(NamedTuple):
+    """What a run goes on from."""
+
+    step: int
+    state: dict
+    warnings: list[str]  # one line for each damaged step that was passed over
+
+
+class Checkpoints:
+    """The checkpoints of one run: the best by its evaluations (mIoU, of a classifier top-1) and the latest few."""
+
+    def __init__(self, workdir: str | Path, config: ConfigDict, made_by: dict | None = None):
+        """
+        made_by  JSON values to keep with every step, see provenance.made_by
+        """
+        self._description = {"config": config_files.to_json(config), "made_by": made_by or {}}
+        self._metric = SCORES[config.task]
+        self._keep = config.checkpoint.keep
+        self._root = Path(workdir).absolute() / step_files.FOLDER
+        self._checkpointer: ocp.training.Checkpointer | None = None  # reads every step's files when it is made
+        self._saving: tuple[int, object] | None = None
+        self._has_failed = False
+
+    def latest_step(self) -> int | None:
+        """The newest complete step, None before the first."""
+        latest = self._orbax().latest
+        return None if latest is None else latest.step
+
+    def resume(self, like: dict) -> Resumed | None:
+        """The newest step that every process can read, in the structure, shapes and dtypes of `like`.
+
+        None before the first step. Damaged steps are passed over with a warning and set aside as <step>.damaged;
+        call it before the first save.
+        Raises CheckpointError if there are steps and none can be read; all of them then stay as they are.
+        """
+        is_first = jax.process_index() == 0
+        if is_first:
+            self._tidy()
+        problems: dict[Path, CheckpointError] = {}
+        for step in _agreed(step_files.steps(self._root)):
+            folder = self._root / str(step)
+            state, problem = None, None
+            try:
+                step_files.check_description(folder, self._metric)  # Orbax reads the score at the next save
+                state = step_files.read(folder, like)
+                step_files.check_number(folder, state)
+            except CheckpointError as e:
+                problem = e
+            unreadable = devices.sum_over_processes(np.array([problem is not None]).astype(np.int64))[0]
+            if not unreadable:
+                break
+            problems[folder] = problem or CheckpointError(f"{folder}: cannot be read by {unreadable} other process(es)")
+        else:
+            if problems:
+                first = next(iter(problems.values()))
+                raise CheckpointError(
+                    f"{self._root}: none of its {len(problems)} checkpoint(s) can be read, the newest: {first}; "
+                    "put back a copy, or start anew in another --workdir"
+                ) from first
+            return None
+        warnings = []
+        if is_first:
+            problems |= self._damaged_before(step)
+            for path, problem in problems.items():
+                kept = step_files.set_aside(path).name
+                warnings.append(f"warning: {problem}; kept as {kept}, going on from step {step}")
+        devices.wait_for_all("checkpoints")  # nobody makes Orbax's list of steps before this
+        return Resumed(step, state, warnings)
+
+    def save(self, step: int, state: dict, score: float | None = None) -> None:
+        """Start saving; returns once the state is copied. A step that exists is replaced only to give it its score.
+
+        score  of this step's evaluation, by which the best is kept; None if it had none
+        Raises CheckpointError, now or from a later call, if the disk is full or cannot be written.
+        """
+        self._wait()
+        with self._explained(step):
+            exists = step == self.latest_step()
+        if exists and score is None:
+            return
+        metrics = None if score is None else {self._metric: score}
+        # A step's own copy of what it is, for whoever has only its directory.
+        description = step_files.described(state, self._description | (metrics or {}))
+        with self._explained(step), self._moved_away(step) if exists else contextlib.nullcontext():
+            saving = self._orbax().save_async(step, state, force=True, metrics=metrics, custom_metadata=description)
+            if exists:
+                saving.result()
+            else:
+                self._saving = step, saving
+
+    def check(self) -> bool:
+        """Whether a save is still being written. Raises CheckpointError if it has failed; costs next to nothing."""
+        self._wait(timeout_s=0)
+        return self._saving is not None
+
+    def close(self) -> None:
+        """Wait for the last save and release Orbax's threads. Raises CheckpointError if that save failed."""
+        try:
+            if not self._has_failed:
+                self._wait()
+        finally:
+            checkpointer, self._checkpointer = self._checkpointer, None
+            if checkpointer is not None:
+                with contextlib.suppress(Exception) if self._has_failed else contextlib.nullcontext():
+                    checkpointer.close()  # says a second time why a save failed
+            if self._has_failed and jax.process_index() == 0:
+                step_files.remove_unfinished(self._root)  # a full disk has use for the space
+
+    def _wait(self, timeout_s: float | None = None) -> None:
+        if self._saving is None:
+            return
+        step, saving = self._saving
+        with self._explained(step):
+            try:
+                saving.result(timeout_s)
+            except TimeoutError:
+                if timeout_s is None:
+                    raise
+                return
+        self._saving = None
+
+    def _orbax(self) -> ocp.training.Checkpointer:
+        if self._checkpointer is None:
+            policies = ocp.training.preservation_policies
+            best = policies.BestN(
+                get_metric_fn=step_files.score, reverse=False, n=1, keep_checkpoints_without_metrics=False
+            )
+            self._checkpointer = ocp.training.Checkpointer(
+                self._root,
+                preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
+            )
+        return self._checkpointer
+
+    def _tidy(self) -> None:
+        """Finish what a kill has cut short: saves, and the replacement of a step."""
+        step_files.remove_unfinished(self._root)
+        for path in self._root.glob(f"*{step_files.REPLACED}"):
+            step = path.with_suffix("")
+            if step_files.is_step(step):
+                shutil.rmtree(path)
+            else:
+                shutil.rmtree(step, ignore_errors=True)  # what there is of the replacement
+                os.replace(path, step)
+
+    def _damaged_before(self, step: int) -> dict[Path, CheckpointError]:
+        """Older steps whose description is damaged: Orbax could not rank them. Their arrays are not read."""
+        problems = {}
+        for folder in step_files.steps(self._root):
+            if int(folder.name) < step:
+                try:
+                    step_files.check_description(folder, self._metric)
+                except CheckpointError as e:
+                    problems[folder] = e
+        return problems
+
+    @contextlib.contextmanager
+    def _moved_away(self, step: int) -> Iterator[None]:
+        """The step under another name until its replacement is complete: a kill in between loses neither."""
+        folder = self._root / str(step)
+        aside = folder.with_name(f"{step}{step_files.REPLACED}")
+        if jax.process_index() == 0:
+            os.replace(folder, aside)
+        devices.wait_for_all("moved away")
+        self._orbax().reload()
+        yield
+        if jax.process_index() == 0:
+            shutil.rmtree(aside)
+
+    @contextlib.contextmanager
+    def _explained(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as e:  # Orbax raises many kinds for a disk that is full or gone
+            self._saving, self._has_failed = None, True
+            raise CheckpointError(
+                f"{self._root / str(step)}: the checkpoint cannot be saved ({first_line(e)}; {_free(self._root)}); "
+                "the checkpoints before it are intact: make room, then run the same command again"
+            ) from e
+
+
+def _agreed(folders: list[Path]) -> Iterator[int]:
+    """The steps of the first process's folders on every process: a network file system may show each others."""
+    for i in range(devices.from_first_process(len(folders))):
+        yield devices.from_first_process(int(folders[i].name) if i < len(folders) else 0)
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free"
+    except OSError as e:
+        return f"{folder} is gone: {e.strerror}"

@@ -1,0 +1,180 @@
+"""One step's directory on disk: read whole and verified, or why it cannot be.
+
+Orbax notices missing and truncated files, but most flipped bits decode to other numbers (a flip in the arrays' own
+file always did, benchmarks/fault_injection.py); so a step carries checksums of what was saved, and reading compares.
+"""
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from ddrnet_jax.errors import UserError
+from ddrnet_jax.runs.metrics_file import SCORES
+
+FOLDER = "checkpoints"  # in a workdir
+REPLACED = ".replaced"  # a step under this name until its replacement is complete
+_CHECKSUMS = "checksums"
+_UNFINISHED = ".orbax-checkpoint-tmp"
+_DAMAGED = ".damaged"
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, does not fit or cannot be saved; the message names it and says what to do."""
+
+
+def is_step(path: Path) -> bool:
+    """Whether this is a step's directory that was written to its end."""
+    return (path / "_CHECKPOINT_METADATA").is_file() and _UNFINISHED not in path.name
+
+
+def steps(root: Path) -> list[Path]:
+    """The directories of a run's steps, newest first, complete or not; not those set aside."""
+    return sorted((p for p in root.glob("*") if p.name.isdigit() and p.is_dir()), key=lambda p: -int(p.name))
+
+
+def beside(folder: Path) -> str:
+    """The other steps of the run, as the end of a message about one that cannot be read."""
+    others = [p.name for p in steps(folder.parent) if p != folder and is_step(p)]
+    if not others:
+        return ""
+    return f"; beside it are {', '.join(others)}: choose one, as --checkpoint {folder.with_name(others[0])}"
+
+
+def described(state: dict, description: dict) -> dict:
+    """The description (JSON values) to save with a state, the checksums of both added."""
+    return description | {_CHECKSUMS: {part: _checksum(tree) for part, tree in state.items()} | _about(description)}
+
+
+def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
+    """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours."""
+    _ignore_echoes()
+    try:
+        metadata = ocp.metadata(folder)
+    except Exception as e:  # Orbax raises many kinds for damaged files
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
+    description = metadata.custom_metadata or {}
+    if not metadata.metadata or "config" not in description:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (its description is damaged or not ours)")
+    _compare(folder, description, _about(description))
+    return metadata
+
+
+def check_description(folder: Path, metric: str) -> None:
+    """Raises CheckpointError unless a run can rank this step by its score; its arrays are not read."""
+    if not is_step(folder):
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (it is not complete)")
+    score = read_metadata(folder).custom_metadata.get(metric)
+    try:  # Orbax's own copy of the score, by which it keeps the best
+        ranked = json.loads((folder / "metrics" / "metrics").read_text())[metric]
+    except FileNotFoundError:
+        ranked = None
+    except (ValueError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (its score: {first_line(e)})") from e
+    if ranked != score:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (its score is {ranked}, {score} was saved)")
+
+
+def check_number(folder: Path, state: dict) -> None:
+    """Raises CheckpointError if the state is another step's: its data and learning rate would be those of the name."""
+    if int(state["step"]) != int(folder.name):
+        raise CheckpointError(f"{folder}: the checkpoint is that of step {int(state['step'])}, renamed")
+
+
+def read(folder: Path, like: dict) -> dict:
+    """The parts of a step that `like` has, in its structure, shapes and dtypes; the leaves numpy arrays.
+
+    Each process reads by itself, so that one which cannot leaves no other waiting.
+    Raises CheckpointError if something cannot be read or is not what was saved.
+    """
+    if not is_step(folder):
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (it is not complete)")
+    templates = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), like)
+    description = read_metadata(folder).custom_metadata
+    context = ocp.Context()
+    context.pytree_options.loading.partial_load = True
+    context.multiprocessing_options.primary_host = jax.process_index()
+    context.multiprocessing_options.active_processes = {jax.process_index()}
+    try:
+        with context:
+            state = ocp.load(folder, templates)
+    except Exception as e:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
+    _compare(folder, description, {part: _checksum(tree) for part, tree in state.items()})
+    return state
+
+
+def score(metrics: dict | None) -> float:
+    """Of the steps of one run, which have the same metric."""
+    return max((float(metrics[name]) for name in SCORES.values() if name in (metrics or {})), default=-1.0)
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a damaged step another name, so that the run can save that step again; returns the new path."""
+    names = (f"{folder.name}{_DAMAGED}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
+    return folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
+
+
+def remove_unfinished(root: Path) -> None:
+    """Remove what saves that were cut short have left; a step is one only once Orbax has given it its final name."""
+    for path in root.glob(f"*{_UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another package says, short enough for one line."""
+    text = str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+        if os.strerror(number) in text:  # TensorStore puts long paths before it
+            return os.strerror(number)
+    return (text.splitlines() or [type(error).__name__])[0][:200]
+
+
+def _checksum(tree) -> int:
+    value = 0
+    for leaf in jax.tree.leaves(tree):
+        array = np.ascontiguousarray(leaf)
+        value = zlib.crc32(f"{array.dtype}{np.shape(leaf)}".encode(), value)
+        value = zlib.crc32(array.reshape(-1).view(np.uint8), value)
+    return value
+
+
+def _about(description: dict) -> dict[str, int]:
+    text = json.dumps({k: v for k, v in description.items() if k != _CHECKSUMS}, sort_keys=True)
+    return {"description": zlib.crc32(text.encode())}
+
+
+def _compare(folder: Path, description: dict, found: dict[str, int]) -> None:
+    """Steps of earlier versions have no checksums."""
+    saved = description.get(_CHECKSUMS, {})
+    wrong = sorted(part for part in found if saved.get(part, found[part]) != found[part])
+    if wrong:
+        raise CheckpointError(
+            f"{folder}: the checkpoint cannot be read (its files have changed: {', '.join(wrong)} "
+            "differ from what was saved)"
+        )
+
+
+def _ignore_echoes() -> None:
+    """At the first bad array Orbax closes its loop, to which TensorStore then answers for each of the others.
+
+    Hundreds of tracebacks "Event loop is closed", some after the load has returned; so the filter stays.
+    """
+    previous = sys.unraisablehook
+    if hasattr(previous, "ignores_echoes"):
+        return
+
+    def report(unraisable) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            previous(unraisable)
+
+    report.ignores_echoes = True
+    sys.unraisablehook = report

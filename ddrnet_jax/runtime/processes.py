@@ -1,0 +1,290 @@
+"""Several processes as one run: they join before any work, and they end together.
+
+A process that stops in the middle leaves the others waiting in a collective operation that nobody will complete, for
+minutes or for ever. So every process watches JAX's coordination service for the message of one that failed.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn
+
+from ddrnet_jax.errors import UserError
+
+AGAIN_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
+
+# Hosts of a pod start minutes apart, and JAX aborts without a word to Python where it waits itself.
+JOIN_TIMEOUT_S = 300.0
+# A host that went without a message is noticed by its heartbeats (JAX's own default).
+_HEARTBEAT_TIMEOUT_S = 100
+# A long last save of one process: the others wait for it before they leave.
+_LEAVE_TIMEOUT_S = 3600
+_POLL_S = 0.5
+_GRACE_S = 5.0
+_FAILED = "ddrnet_jax/failed"
+_SEEN = "ddrnet_jax/seen"
+_FORMS = "off, auto, or host:port,processes,index like 10.0.0.1:1234,2,0"
+# How collective operations say that another process is gone, by backend.
+_LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "coordination service", "heartbeat")
+
+
+class ProcessesError(UserError):
+    """The processes of a run do not find each other; the message says what was given and what to do."""
+
+
+class Place(NamedTuple):
+    """This process's place among those of the run."""
+
+    address: str  # host:port of process 0, which coordinates
+    count: int
+    index: int
+
+
+def parse(text: str | None) -> Place | str:
+    """The value of --distributed: "off", "auto" or a Place. Raises ProcessesError."""
+    if text in (None, "off", "auto"):
+        return text or "off"
+    try:
+        address, count, index = text.split(",")
+        host, port = address.rsplit(":", 1)
+        place = Place(address, int(count), int(index))
+        is_valid = host.strip() == host != "" and 0 < int(port) < 2**16 and 0 <= place.index < place.count
+    except ValueError:
+        is_valid = False
+    if not is_valid:
+        raise ProcessesError(f"--distributed {text}: expected {_FORMS} (indices count from 0)")
+    return place
+
+
+@contextlib.contextmanager
+def joined(setting: Place | str, *, leaving_in_order: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+    """This process as one of the run's, before any use of a JAX backend; at the end of the context all leave together.
+
+    leaving_in_order  what all processes raise at the same point. Any other exception leaves the run joined: whoever
+                      reports it calls `end_all`.
+    Raises ProcessesError if the others are not found. If one is lost later, the process ends in one line.
+    """
+    global _member
+    if setting == "off":
+        yield
+        return
+    _join(setting)
+    _member = _Member()
+    try:
+        with ending_if_lost():
+            yield
+    except leaving_in_order:
+        _leave()
+        raise
+    _leave()
+
+
+@contextlib.contextmanager
+def ending_if_lost() -> Iterator[None]:
+    """End this process where an exception tells that another is gone.
+
+    Enter it last: what has to be cleaned up may wait for the one that is gone.
+    """
+    try:
+        yield
+    except Exception as e:
+        if _member is not None and _tells_of_a_loss(e):
+            _member.lost(e)
+        raise
+
+
+def _tells_of_a_loss(error: BaseException | None) -> bool:
+    """Whether the runtime says so, here or in a cause; our own errors and the system's may quote a path."""
+    while error is not None:
+        is_runtimes = not isinstance(error, OSError) and not type(error).__module__.startswith("ddrnet_jax")
+        if is_runtimes and any(word in str(error).lower() for word in _LOST):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def end_at_sigterm() -> None:
+    """Let SIGTERM end this process again: of several processes JAX takes it, for a loop that asks between its steps."""
+    if is_joined():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _leave() -> None:
+    global _member
+    _member.leave()
+    _member = None
+
+
+def is_joined() -> bool:
+    """Whether this process is one of several, or was started as one."""
+    return _member is not None
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return _member is None or _member.index == 0
+
+
+def end_all(message: str, code: int = 1) -> None:
+    """Tell the other processes why this one ends, and end it; where there are none, return.
+
+    Without a cleanup: JAX's own would wait for the others, and they for this one.
+    """
+    if _member is not None:
+        _member.fail(message, code)
+
+
+class _Member:
+    """This process in the run, and the thread that waits for the message of one that failed."""
+
+    def __init__(self):
+        import jax
+        from jax._src import distributed  # the public API has no way to send a word to the other processes
+
+        self._client = distributed.global_state.client
+        self.index, self.count = jax.process_index(), jax.process_count()
+        self._ending = threading.Lock()
+        self._is_left = threading.Event()
+        self._watch = threading.Thread(target=self._watch_others, daemon=True)
+        self._watch.start()
+
+    def leave(self) -> None:
+        """Wait until all are done, then disconnect."""
+        import jax
+
+        self._client.wait_at_barrier("ddrnet_jax/leave", _LEAVE_TIMEOUT_S * 1000)
+        self._is_left.set()
+        self._watch.join()
+        jax.distributed.shutdown()
+
+    def fail(self, message: str, code: int) -> NoReturn:
+        self._ending.acquire()
+        with contextlib.suppress(Exception):  # the service itself may be what failed
+            self._client.key_value_set(f"{_FAILED}/{self.index}", f"{code} {message}")
+        self._exit_in_turn(code)
+
+    def lost(self, error: Exception) -> NoReturn:
+        time.sleep(_GRACE_S)  # the other's own message, if it sent one, ends this process meanwhile
+        message = (
+            f"process {self.index} of {self.count} lost another one ({str(error).splitlines()[0][:200]}); run the same "
+            "command again in all processes: a training run goes on from its last checkpoint"
+        )
+        print(f"error: {message}", file=sys.stderr)
+        self.fail(message, AGAIN_EXIT_CODE)
+
+    def _watch_others(self) -> None:
+        while not self._is_left.wait(_POLL_S):
+            try:
+                failed = self._client.key_value_dir_get(_FAILED)
+            except Exception:
+                if self._is_left.is_set():
+                    return
+                self._end(
+                    "process 0, which coordinates the run, is gone; run the same command again in all processes",
+                    AGAIN_EXIT_CODE,
+                )
+            for key, value in failed:
+                index, (code, message) = key.rsplit("/", 1)[1], value.split(" ", 1)
+                if int(index) != self.index:
+                    self._end(f"process {index} of {self.count} failed: {message}", int(code))
+
+    def _end(self, message: str, code: int) -> NoReturn:
+        self._ending.acquire()  # whoever fails at the same time speaks for itself
+        with contextlib.suppress(OSError):  # nobody reads any more: it ends all the same
+            print(f"error: {message}", file=sys.stderr)
+        self._exit_in_turn(code)
+
+    def _exit_in_turn(self, code: int) -> NoReturn:
+        """Process 0 goes last, once the others know: the messages are kept in it."""
+        with contextlib.suppress(Exception):  # the service itself may be what failed
+            if self.index != 0:
+                self._client.key_value_set(f"{_SEEN}/{self.index}", "")
+            else:
+                deadline = time.monotonic() + _GRACE_S
+                while time.monotonic() < deadline and len(self._client.key_value_dir_get(_SEEN)) < self.count - 1:
+                    time.sleep(0.05)
+        _exit(code)
+
+
+_member: _Member | None = None
+
+
+def _exit(code: int) -> NoReturn:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
+
+
+def _join(setting: Place | str) -> None:
+    import jax
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if setting == "auto":
+        place, flag = {}, "--distributed auto"
+    else:
+        place = {"coordinator_address": setting.address, "num_processes": setting.count, "process_id": setting.index}
+        flag = f"--distributed {setting.address},{setting.count},{setting.index}"
+        _check_address(setting, flag)
+    waiting = f"{flag}: not all processes of the run have joined"
+    with _time_limit(f"{waiting} within {JOIN_TIMEOUT_S:.0f} s; start each of them, with the same address and count"):
+        try:
+            jax.distributed.initialize(
+                **place,
+                initialization_timeout=round(JOIN_TIMEOUT_S) + 60,  # the limit here comes first: JAX's own aborts
+                heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
+            )
+        except ValueError as e:
+            raise ProcessesError(
+                f"{flag}: no cluster found here, neither a TPU pod nor SLURM ({e}); expected {_FORMS}"
+            ) from e
+        except RuntimeError as e:
+            raise ProcessesError(f"{flag}: cannot start the run's coordination ({str(e).splitlines()[0]})") from e
+        devices, own = jax.device_count(), jax.local_device_count()  # waits for all to bring up their devices
+    if devices != own * jax.process_count():
+        raise ProcessesError(
+            f"{flag}: process {jax.process_index()} of {jax.process_count()} has {own} of all {devices} devices; "
+            "expected the same number in each"
+        )
+
+
+def _check_address(place: Place, flag: str) -> None:
+    host, port = place.address.rsplit(":", 1)
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except OSError as e:
+        raise ProcessesError(f"{flag}: host {host} is not known here ({e.strerror or e})") from e
+    if place.index == 0:
+        try:
+            with contextlib.closing(socket.socket()) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: an old run's port is free
+                probe.bind(("", int(port)))
+        except OSError as e:
+            raise ProcessesError(f"{flag}: process 0 cannot listen on port {port} ({e.strerror}); use another") from e
+
+
+@contextlib.contextmanager
+def _time_limit(message: str) -> Iterator[None]:
+    """End the process in one line if the context takes too long: what waits in it cannot be interrupted."""
+
+    def end():
+        print(f"error: {message}", file=sys.stderr)
+        _exit(1)
+
+    def remind():
+        print("waiting for the other processes of the run ...", file=sys.stderr, flush=True)
+
+    timers = [threading.Timer(JOIN_TIMEOUT_S, end), threading.Timer(min(10.0, JOIN_TIMEOUT_S / 2), remind)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()

@@ -1,0 +1,10 @@
+"""The card beside an exported file: what the weights are of, and how they are to be used."""
+
+from pathlib import Path
+
+CONFIG_ENTRY = "config"  # of a .safetensors file's metadata and of a card
+
+
+def card_path(weights_file: Path) -> Path:
+    """Where the card of an exported file is."""
+    return weights_file.with_name(weights_file.name + ".json")

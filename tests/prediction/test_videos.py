@@ -1,0 +1,159 @@
+"""Videos in and out: every frame, its exact train ids, the rate, and what is said where a file is not whole."""
+
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+
+from ddrnet_jax.config import base
+from ddrnet_jax.data import decode, pictures
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.sets.specs import folder_spec
+from ddrnet_jax.prediction import predict, videos
+from ddrnet_jax.prediction.files import PredictionFiles
+
+SPEC = folder_spec(("ground", "car", "sky"))
+RATE = 12.5
+
+
+def write_video(path, count=12, size_hw=(96, 128), codec="mp4v", rate=RATE):
+    """Frames of one grey each, brighter from one to the next."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), rate, size_hw[::-1])
+    assert writer.isOpened()
+    for i in range(count):
+        writer.write(np.full((*size_hw, 3), 20 * (i % 12), np.uint8))
+    writer.release()
+    return path
+
+
+def by_brightness(frame):
+    """The class of a frame by its grey, in blocks that a lossy codec would blur."""
+    mask = np.full(frame.shape[:2], round(frame.mean() / 20) % 3, np.uint8)
+    mask[::7] = 1
+    return mask
+
+
+def read_video(path, channels=3):
+    capture = cv2.VideoCapture(str(path))
+    capture.set(cv2.CAP_PROP_CONVERT_RGB, int(channels == 3))
+    rate, frames = capture.get(cv2.CAP_PROP_FPS), []
+    while (read := capture.read())[0]:
+        frames.append(read[1])
+    return rate, np.array(frames)
+
+
+def test_every_frame_has_its_exact_mask_and_its_overlay(tmp_path):
+    source = write_video(tmp_path / "drive.mp4")
+    files = PredictionFiles(tmp_path / "out", SPEC)
+    assert videos.predict_video(by_brightness, source, files) == 12
+    rate, masks = read_video(tmp_path / "out" / "masks" / "drive.mkv", channels=1)
+    assert rate == RATE
+    expected = np.array([by_brightness(np.full((96, 128, 3), 20 * i)) for i in range(12)])
+    np.testing.assert_array_equal(masks.reshape(expected.shape), expected)
+    rate, overlays = read_video(tmp_path / "out" / "overlays" / "drive.mp4")
+    assert rate == RATE
+    assert overlays.shape == (12, 96, 128, 3)
+    first = pictures.overlay(np.zeros((96, 128, 3), np.uint8), expected[0], SPEC)[..., ::-1]
+    assert abs(overlays[0].astype(int) - first).mean() < 12  # lossy
+    assert decode.decode_image((tmp_path / "out" / "legend.png").read_bytes(), "legend.png").shape[1] == 640
+
+
+@pytest.mark.parametrize("size_hw", [(95, 127)])
+def test_odd_sizes_are_made_even(size_hw, tmp_path):
+    picture = np.arange(95 * 127, dtype=np.uint8).reshape(size_hw)
+    even = videos._even(picture, 255)
+    assert even.shape == (96, 128)
+    np.testing.assert_array_equal(even[:95, :127], picture)
+    assert set(even[95]) == set(even[:, 127]) == {255}
+    assert videos._even(np.dstack([picture] * 3)).shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize("rate", [239.7631, 240.123, 65.536789, 29.97002997, 59.94005994, 14.9873])
+def test_every_frame_rate_can_be_written(rate, tmp_path):
+    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", videos._writable_rate(rate))
+    for _ in range(3):
+        writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
+    writers.close()
+    for name in ("a.mp4", "a.mkv"):
+        written, frames = read_video(tmp_path / name)
+        assert len(frames) == 3
+        assert written == pytest.approx(rate, rel=2e-3)
+
+
+def test_frames_of_another_size_are_refused(tmp_path):
+    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", RATE)
+    writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
+    with pytest.raises(DataError, match="the frames change their size"):
+        writers.write(np.zeros((16, 32, 3), np.uint8), np.zeros((16, 32), np.uint8))
+    writers.close()
+
+
+def test_side_by_side_shows_image_overlay_and_legend(tmp_path):
+    image, mask = np.full((96, 128, 3), 200, np.uint8), np.zeros((96, 128), np.uint8)
+    files = PredictionFiles(tmp_path, SPEC, side_by_side=True)
+    picture = files.picture(image, mask)
+    assert picture.shape[1] > 2 * 128
+    assert picture.shape[0] > 96
+    np.testing.assert_array_equal(picture[:96, :128], image)
+    np.testing.assert_array_equal(picture[:96, -128:], pictures.overlay(image, mask, SPEC))
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path):
+    peaks = []
+    for count in (4, 60):
+        source = write_video(tmp_path / f"{count}.mp4", count, (240, 320))
+        tracemalloc.start()
+        videos.predict_video(by_brightness, source, PredictionFiles(tmp_path / "out", SPEC))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_a_file_that_is_no_video_or_breaks_off_is_named(tmp_path):
+    files = PredictionFiles(tmp_path / "out", SPEC)
+    broken = tmp_path / "text.mp4"
+    broken.write_text("no video")
+    with pytest.raises(DataError, match=r"text\.mp4: cannot be read as a video"):
+        videos.predict_video(by_brightness, broken, files)
+    whole = write_video(tmp_path / "whole.avi", 60, codec="MJPG").read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"cut\.avi: breaks off after frame \d+ of \d+; the frames before it are"):
+        videos.predict_video(by_brightness, cut, files)
+    assert len(read_video(tmp_path / "out" / "overlays" / "cut.mp4")[1]) > 5
+
+
+def test_frames_that_are_not_written_are_noticed(tmp_path, monkeypatch):
+    source = write_video(tmp_path / "drive.mp4")
+
+    class Full(videos._Writers):
+        """A disk that is full after the first frame."""
+
+        def write(self, picture, mask):
+            if not self._writers:
+                super().write(picture, mask)
+
+    monkeypatch.setattr(videos, "_Writers", Full)
+    with pytest.raises(DataError, match="only 1 of 12 frames could be written; is the disk full"):
+        videos.predict_video(by_brightness, source, PredictionFiles(tmp_path / "out", SPEC))
+
+
+def test_the_source_is_never_written_over(tmp_path):
+    files = PredictionFiles(tmp_path, SPEC)
+    source = write_video(tmp_path / "overlays" / "drive.mp4")
+    before = source.read_bytes()
+    with pytest.raises(DataError, match="is the video to read; choose another folder"):
+        videos.predict_video(by_brightness, source, files)
+    assert source.read_bytes() == before
+
+
+def test_predict_takes_a_video_and_warns_of_those_in_a_folder(tmp_path, monkeypatch, capsys):
+    config = base()
+    config.data.name, config.data.classes = "folder", SPEC.classes
+    monkeypatch.setitem(predict._ENGINES, "jax", lambda checkpoint: (by_brightness, config))
+    source = write_video(tmp_path / "drive.MP4")
+    assert predict.predict_files("run", source, tmp_path / "out") == 12
+    pictures.write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    assert predict.predict_files("run", tmp_path, tmp_path / "out") == 1
+    assert "warning: 1 video(s) here are left out, first drive.MP4; give each as --input" in capsys.readouterr().err
