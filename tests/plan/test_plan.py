@@ -191,8 +191,9 @@ needs_libtpu = pytest.mark.skipif(
 )
 ON_A_TPU = """
 import jax, jax.numpy as jnp, numpy as np, json
-from ddrnet_jax import config_files, devices
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.plan import accelerators, plan
+from ddrnet_jax.runtime import devices
 def small_step(config, mesh):
     weights = jax.ShapeDtypeStruct((256, 256), np.float32, sharding=devices.replicated(mesh))
     rows = jax.ShapeDtypeStruct((64, 256), np.float32, sharding=devices.by_batch(mesh))

@@ -15,7 +15,7 @@ from ddrnet_jax.runtime import compilation
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from ddrnet_jax import compilation
+from ddrnet_jax.runtime import compilation
 print(compilation.enable_cache())
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 hits = []
