@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from ddrnet_jax import build, config
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import compilation, devices
 from ddrnet_jax.training import program, state
@@ -29,8 +30,8 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
     settings = config.base()
     settings.model.variant, settings.data.crop_hw, settings.batch_size = variant, crop_hw, batch
     mesh = devices.data_mesh()
-    _, sgd = program.schedule_and_optimizer(settings)
-    graphdef, run_state = state.create(build.model_builder(settings), sgd, seed=0, ema_decay=settings.ema_decay)
+    _, sgd = program.schedule_and_optimizer(build.experiment(settings))
+    graphdef, run_state = state.create(build.experiment(settings).network, sgd, seed=0, ema_decay=settings.ema_decay)
     run_state = devices.put_replicated(run_state, mesh)
     state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(run_state))
     classes = build.dataset_spec(settings).num_classes
@@ -40,7 +41,7 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
         "labels": rng.integers(0, classes, (batch, *crop_hw), dtype=np.uint8),
     }
     pictures = devices.put_batch(images, mesh)
-    step = program.train_step(settings, graphdef, sgd, mesh).lower(run_state, pictures).compile()
+    step = program.train_step(build.experiment(settings), graphdef, sgd, mesh).lower(run_state, pictures).compile()
 
     def one_step() -> float:
         nonlocal run_state
@@ -52,7 +53,7 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
     one_step()
     alone, blocked, extra, written = [], [], [], []
     with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as folder:
-        checkpoints = Checkpoints(folder, settings)
+        checkpoints = Checkpoints(folder, config_files.to_json(settings), keep=settings.checkpoint.keep)
         for number in range(saves):
             quiet = [one_step() for _ in range(steps)]
             start = time.perf_counter()

@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from ddrnet_jax import build
 from ddrnet_jax.config import base
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.evaluation import metrics
@@ -67,7 +68,7 @@ def fine_tuning_config(init_from: str, seed: int, steps: int) -> ConfigDict:
 def train(config: ConfigDict, workdir: Path) -> tuple[metrics.Scores | metrics.Accuracy, dict]:
     """(last evaluation, {"losses" by step, "seconds" and "cpu_seconds" with compilation and evaluation})"""
     start, cpu_start = time.perf_counter(), time.process_time()
-    result = loop.train(config, workdir).result
+    result = loop.train(build.experiment(config), workdir).result
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: round(line["loss"], 4) for line in lines if "loss" in line}

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ddrnet_jax import build
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import ddrnet, variables
 from ddrnet_jax.models.folding import fold
@@ -59,7 +60,9 @@ def lowered_training(dtype: str) -> jax.stages.Lowered:
     """The training step of configs/cityscapes.py, two crops of 512x1024 on each of four chips."""
     overrides = ["batch_size=8", "data.crop_hw=(512,1024)", f"model.dtype={dtype}"]
     config = config_files.load(f"{REPO / 'configs' / 'cityscapes.py'}:23_slim", overrides)
-    return program.lower_train_step(config, devices.data_mesh(list(accelerators.topology("v5e:2x2").devices)))
+    return program.lower_train_step(
+        build.experiment(config), devices.data_mesh(list(accelerators.topology("v5e:2x2").devices))
+    )
 
 
 def measure(name: str, top: int) -> dict:

@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from ddrnet_jax import build
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.plan import accelerators, plan
 from ddrnet_jax.training import program
@@ -37,17 +38,18 @@ CASES = {
 def complete(case: str, done: dict) -> None:
     """Compile what `done` lacks of a case, writing after each program."""
     variant, topology, overrides = CASES[case]
-    config = config_files.load(f"{REPO / 'configs' / 'cityscapes.py'}:{variant}", list(overrides))
+    path = f"{REPO / 'configs' / 'cityscapes.py'}:{variant}"
+    experiment = build.experiment(config_files.load(path, list(overrides)))
     programs = done.get(case, {}).get("programs", {})
     if {"train", "inference"} <= programs.keys():
         return
     target = accelerators.topology(topology)
     if "train" not in programs:
-        programs["train"] = plan.training_program(config, target, program.lower_train_step, _say)
-        _write(case, done, plan.assembled(config, target, programs))
+        programs["train"] = plan.training_program(experiment, target, program.lower_train_step)
+        _write(case, done, plan.assembled(experiment, target, programs))
     if "inference" not in programs:
-        programs["inference"] = plan.inference_program(config, target, _say)
-        _write(case, done, plan.assembled(config, target, programs))
+        programs["inference"] = plan.inference_program(experiment, target)
+        _write(case, done, plan.assembled(experiment, target, programs))
 
 
 def _write(case: str, done: dict, planned: dict) -> None:

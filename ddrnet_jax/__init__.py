@@ -4,12 +4,13 @@ Each line may import what stands below it, never above.
 
 main.py      python -m ddrnet_jax.main
 cli/         flags, one function a mode, exit codes
+api.py       what a person calls from Python
 benchmark/   how fast, by which protocol, beside whom
 plan/        what a config costs on accelerators that nobody here owns
 doctor/      why is the mIoU low
 report/      what a run was, as one HTML page
 prediction/  masks, overlays and videos for people
-export/      a checkpoint as a file for others, and engines that run such files
+exports/     a checkpoint as a file for others, and engines that run such files
 training/    state, step, losses, optimiser, loop
 evaluation/  mIoU on whole images; top-1 and top-5 of a classifier; views, submission, gallery
 weights/     anyone's weights in and out: files, names, origins, what of them fits
@@ -28,10 +29,16 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "DDRNet": "ddrnet_jax.models.ddrnet",
+    "Segmenter": "ddrnet_jax.prediction.segmenter",
+    "batches": "ddrnet_jax.api",
+    "evaluate": "ddrnet_jax.api",
+    "export": "ddrnet_jax.exports.export",
+    "load": "ddrnet_jax.prediction.segmenter",
     "load_checkpoint": "ddrnet_jax.runs.checkpoints",
     "load_pretrained": "ddrnet_jax.weights.pretrained",
+    "train": "ddrnet_jax.api",
 }
-__all__ = ["DDRNet", "load_checkpoint", "load_pretrained"]
+__all__ = sorted(_LAZY)
 
 
 def __getattr__(name: str) -> object:

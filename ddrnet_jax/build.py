@@ -1,15 +1,15 @@
-"""What a config describes, made: its data set, its sources, its model."""
+"""What a config describes, resolved once: config -> Experiment. Below this nobody takes a config."""
 
+import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
 from ddrnet_jax.config import ConfigError
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.pipeline import Augment, AugmentImage, CentreCrop
-from ddrnet_jax.data.records import prepare
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets import layouts
@@ -21,8 +21,123 @@ from ddrnet_jax.models.ddrnet import DDRNet
 _COMPUTE_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config describes, as plain values. Settings are the arguments of the function that each is for.
+
+    config         JSON values, as a run keeps them
+    network        nnx.Rngs -> the network
+    train_source   () -> random access to the training samples; raises ConfigError or DataError if they are not there
+    eval_source    the same of the held-out samples
+    augment        what a training sample goes through
+    eval_transform what a sample goes through before it is evaluated, None: nothing
+    schedule       settings of training.optimizer.learning_rate_schedule
+    optimizer      settings of training.optimizer.sgd
+    view           settings of evaluation.views.View
+    """
+
+    config: dict
+    task: str
+    variant: str
+    dtype: str
+    seed: int
+    batch_size: int
+    total_steps: int
+    log_every_steps: int
+    init_from: str
+    fresh_head: bool
+    data_name: str
+    data_root: str
+    storage: str
+    train_split: str
+    eval_split: str
+    num_threads: int
+    crop_hw: tuple[int, int]
+    scale_range: tuple[float, float]
+    spec: DatasetSpec
+    network: Callable[[nnx.Rngs], nnx.Module]
+    train_source: Callable[[], Source]
+    eval_source: Callable[[], Source]
+    augment: Augment | AugmentImage
+    eval_transform: CentreCrop | None
+    loss: dict
+    uses_class_weights: bool
+    aux_weight: float
+    schedule: dict
+    optimizer: dict
+    ema_decay: float
+    accumulate_steps: int
+    remat: bool
+    view: dict
+    eval_batch_size: int
+    eval_every_steps: int
+    checkpoint_every_steps: int
+    checkpoint_keep: int
+
+    def class_weights(self) -> tuple[float, ...] | None:
+        """The data set's class weights if they are asked for. Raises ConfigError if it has none."""
+        if not self.uses_class_weights:
+            return None
+        if self.spec.class_weights is None:
+            raise ConfigError(
+                f"config.loss.class_weights: True given, but data set {self.data_name!r} has no class weights"
+            )
+        return self.spec.class_weights
+
+
+def experiment(config: ConfigDict) -> Experiment:
+    """The experiment of a valid config. Raises DataError if `config.data` describes no data set."""
+    spec, d, o = dataset_spec(config), config.data, config.optimizer
+    loss, optimizer = config.loss.to_dict(), o.to_dict()
+    schedule = {
+        "schedule": optimizer.pop("schedule"),
+        "peak": optimizer.pop("learning_rate"),
+        "total_steps": config.total_steps,
+        **{key: optimizer.pop(key) for key in ("warmup_steps", "poly_power", "step_fractions")},
+    }
+    return Experiment(
+        config=config_files.to_json(config),
+        task=config.task,
+        variant=config.model.variant,
+        dtype=config.model.dtype,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        total_steps=config.total_steps,
+        log_every_steps=config.log_every_steps,
+        init_from=config.init_from,
+        fresh_head=config.init_head == "fresh",
+        data_name=d.name,
+        data_root=d.root,
+        storage=d.storage,
+        train_split=d.train_split,
+        eval_split=d.eval_split,
+        num_threads=d.num_threads,
+        crop_hw=d.crop_hw,
+        scale_range=d.scale_range,
+        spec=spec,
+        network=_network(config, spec.num_classes),
+        train_source=lambda: _source(config, d.train_split, spec, is_training=True),
+        eval_source=lambda: _source(config, d.eval_split, spec, is_training=False),
+        augment=_augment(config),
+        eval_transform=_eval_transform(config),
+        uses_class_weights=loss.pop("class_weights"),
+        aux_weight=loss.pop("aux_weight"),
+        loss=loss,
+        schedule=schedule,
+        accumulate_steps=optimizer.pop("accumulate_steps"),
+        optimizer=optimizer,
+        ema_decay=config.ema_decay,
+        remat=config.model.remat,
+        view={key: config.eval[key] for key in ("scales", "flip", "size_hw", "tile_hw")},
+        eval_batch_size=config.eval.batch_size,
+        eval_every_steps=config.eval.every_steps,
+        checkpoint_every_steps=config.checkpoint.every_steps,
+        checkpoint_keep=config.checkpoint.keep,
+    )
+
+
 def dataset_spec(config: ConfigDict) -> DatasetSpec:
-    """The classes, colours and label values of the config's data set."""
+    """The classes, colours and label values of the config's data set. Raises DataError if they disagree."""
     d = config.data
     if d.name == "folder":
         return folder_spec(
@@ -33,21 +148,14 @@ def dataset_spec(config: ConfigDict) -> DatasetSpec:
     return SCENE_IMAGES if d.name == "scenes" and config.task == "classification" else SPECS[d.name]
 
 
-def train_source(config: ConfigDict) -> Source:
-    """Random access to the training samples. Raises ConfigError or DataError if they are not there."""
-    return _source(config, config.data.train_split, scenes=_train_scenes)
-
-
-def eval_source(config: ConfigDict) -> Source:
-    """Random access to the held-out samples. Raises ConfigError or DataError if they are not there."""
-    return _source(config, config.data.eval_split, scenes=_eval_scenes)
-
-
 def sources_to_prepare(config: ConfigDict) -> dict[str, FolderPairs | Scenes]:
-    """{split: source} of every split that the config names, from its folders. Raises DataError if one is not there."""
+    """{split: source} of every split that the config names, from its folders.
+
+    Raises ConfigError, or DataError if a split is not there.
+    """
     d = config.data
     if d.name == "scenes":
-        return {d.train_split: _train_scenes(config), d.eval_split: _eval_scenes(config)}
+        return {d.train_split: _scenes(config, is_training=True), d.eval_split: _scenes(config, is_training=False)}
     _check_root(config)
     if d.storage != "folder":
         raise ConfigError(f"config.data.storage: {d.storage!r} given, but prepare_data reads folders")
@@ -55,24 +163,27 @@ def sources_to_prepare(config: ConfigDict) -> dict[str, FolderPairs | Scenes]:
     return {split: FolderPairs(d.root, split, dataset_spec(config)) for split in splits}
 
 
-def prepare_data(
-    config: ConfigDict, output: str | Path, say: Callable[[str], None] = lambda message: None
-) -> dict[str, int]:
-    """Write the config's data set as ArrayRecords into `output`; {split: number of samples}. Raises DataError."""
-    d = config.data
-    sources = sources_to_prepare(config)
-    return prepare.prepare(
-        sources, output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality, say=say
-    )
+def _network(config: ConfigDict, num_classes: int) -> Callable[[nnx.Rngs], DDRNet]:
+    def network(rngs: nnx.Rngs) -> DDRNet:
+        return DDRNet(
+            config.model.variant,
+            task=config.task,
+            num_classes=num_classes,
+            aux_head=config.model.aux_head,
+            dtype=_COMPUTE_DTYPES[config.model.dtype],
+            rngs=rngs,
+        )
+
+    return network
 
 
-def _source(config: ConfigDict, split: str, scenes: Callable[[ConfigDict], Scenes]) -> Source:
+def _source(config: ConfigDict, split: str, spec: DatasetSpec, *, is_training: bool) -> Source:
     _check_root(config)
     if config.data.storage == "array_record":
-        return ArrayRecords(config.data.root, split, dataset_spec(config))
+        return ArrayRecords(config.data.root, split, spec)
     if config.data.name == "scenes":
-        return scenes(config)
-    return FolderPairs(config.data.root, split, dataset_spec(config))
+        return _scenes(config, is_training=is_training)
+    return FolderPairs(config.data.root, split, spec)
 
 
 def _check_root(config: ConfigDict) -> None:
@@ -84,56 +195,19 @@ def _check_root(config: ConfigDict) -> None:
         )
 
 
-def _train_scenes(config: ConfigDict) -> Scenes:
-    return _scenes(config, config.data.scenes_train, seed=0)
-
-
-def _eval_scenes(config: ConfigDict) -> Scenes:
-    return _scenes(config, config.data.scenes_eval, seed=1)
-
-
-def _scenes(config: ConfigDict, count: int, seed: int) -> Scenes:
+def _scenes(config: ConfigDict, *, is_training: bool) -> Scenes:
     kind = SceneImages if config.task == "classification" else Scenes
+    count, seed = (config.data.scenes_train, 0) if is_training else (config.data.scenes_eval, 1)
     return kind(count, seed=seed, size_hw=config.data.scenes_hw)
 
 
-def augmentation(config: ConfigDict) -> Augment | AugmentImage:
-    """The training augmentation of the config."""
+def _augment(config: ConfigDict) -> Augment | AugmentImage:
     d = config.data
     if config.task == "classification":
         return AugmentImage(d.crop_hw, d.area_range, d.flip)
     return Augment(d.crop_hw, d.scale_range, d.flip)
 
 
-def evaluation_view(config: ConfigDict) -> CentreCrop | None:
-    """What is done to an image before it is evaluated: a classifier sees its centre, a segmenter all of it."""
+def _eval_transform(config: ConfigDict) -> CentreCrop | None:
+    """A classifier sees the centre of an image, a segmenter all of it."""
     return CentreCrop(config.eval.size_hw or config.data.crop_hw) if config.task == "classification" else None
-
-
-def model_builder(config: ConfigDict) -> Callable[[nnx.Rngs], DDRNet]:
-    """A function rngs -> DDRNet of the config."""
-    num_classes = dataset_spec(config).num_classes
-
-    def build(rngs: nnx.Rngs) -> DDRNet:
-        return DDRNet(
-            config.model.variant,
-            task=config.task,
-            num_classes=num_classes,
-            aux_head=config.model.aux_head,
-            dtype=_COMPUTE_DTYPES[config.model.dtype],
-            rngs=rngs,
-        )
-
-    return build
-
-
-def class_weights(config: ConfigDict) -> tuple[float, ...] | None:
-    """The data set's class weights if the config asks for them. Raises ConfigError if it has none."""
-    if not config.loss.class_weights:
-        return None
-    weights = dataset_spec(config).class_weights
-    if weights is None:
-        raise ConfigError(
-            f"config.loss.class_weights: True given, but data set {config.data.name!r} has no class weights"
-        )
-    return weights

@@ -1,5 +1,6 @@
 """One compilation cache for all tests and the processes they start; four virtual CPU devices."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -15,6 +16,24 @@ jax.config.update("jax_num_cpu_devices", 4)
 from ddrnet_jax.runtime import compilation  # noqa: E402
 
 compilation.enable_cache()
+
+
+@pytest.fixture
+def said():
+    """The lines that the package logs, as a terminal shows them."""
+    lines = []
+
+    class Lines(logging.Handler):
+        def emit(self, record):
+            lines.append(("warning: " if record.levelno >= logging.WARNING else "") + record.getMessage())
+
+    package, handler = logging.getLogger("ddrnet_jax"), Lines()
+    level = package.level
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
+    yield lines
+    package.removeHandler(handler)
+    package.setLevel(level)
 
 
 @pytest.fixture(scope="session")

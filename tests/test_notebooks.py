@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ddrnet_jax import build, config
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import variables
 from ddrnet_jax.training import optimizer, state
 from ddrnet_jax.runs.save import Checkpoints
@@ -38,7 +39,7 @@ ours = config.base()
 ours.data.scenes_hw = ours.data.crop_hw = (64, 64)
 ours.data.scenes_eval = ours.eval.batch_size = 4
 sgd = optimizer.sgd(lambda step: 0.1, momentum=0.9, nesterov=False, weight_decay=0.0)
-_, fresh = state.create(build.model_builder(ours), sgd, seed=3)
+_, fresh = state.create(build.experiment(ours).network, sgd, seed=3)
 fresh["batch_stats"] = jax.tree.map(lambda a: a + 0.25, fresh["batch_stats"])
 mesh = devices.data_mesh()
 
@@ -49,7 +50,7 @@ def spread(array):
 fresh = jax.tree.map(spread, fresh)
 kernel = fresh["params"]["stem"]["0"]["conv"]["kernel"]
 assert len(kernel.sharding.device_set) == 8 and not kernel.sharding.is_fully_replicated
-run = Checkpoints(workdir, ours)
+run = Checkpoints(workdir, config_files.to_json(ours), keep=ours.checkpoint.keep)
 run.save(3, fresh, 0.25)
 run.close()
 leaves = variables.paths(fresh["params"]) | variables.paths(fresh["batch_stats"])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ddrnet_jax.benchmark.published import CITYSCAPES_HW, GMACS
-from ddrnet_jax.export.onnx_engine import EngineError
+from ddrnet_jax.exports.onnx_engine import EngineError
 
 PAPER_SIZES_HW = (CITYSCAPES_HW, (720, 960), (640, 640))
 SECONDS = 6.0  # of forwards a row, as in the paper

@@ -9,9 +9,9 @@ import numpy as np
 from ddrnet_jax.benchmark.cases import Protocol
 from ddrnet_jax.benchmark.files import image_to_measure
 from ddrnet_jax.benchmark.timing import Program
-from ddrnet_jax.export import onnx as to_onnx
-from ddrnet_jax.export import onnx_engine
-from ddrnet_jax.export.onnx_engine import IMAGES, MASKS, EngineError
+from ddrnet_jax.exports import onnx as to_onnx
+from ddrnet_jax.exports import onnx_engine
+from ddrnet_jax.exports.onnx_engine import IMAGES, MASKS, EngineError
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, DDRNet
 
 PACKAGES = ("onnx", "onnxruntime")

@@ -18,7 +18,7 @@ from ddrnet_jax.benchmark import device
 from ddrnet_jax.benchmark.cases import Protocol
 from ddrnet_jax.benchmark.files import image_to_measure
 from ddrnet_jax.benchmark.timing import Program
-from ddrnet_jax.export.onnx_engine import EngineError
+from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.weights.state_dicts import to_state_dict
 

@@ -17,7 +17,7 @@ from ddrnet_jax.benchmark.cases import Case, Protocol
 from ddrnet_jax.benchmark.files import file_program, write_image
 from ddrnet_jax.benchmark.ours import OurNetwork
 from ddrnet_jax.benchmark.published import num_classes
-from ddrnet_jax.export.onnx_engine import EngineError
+from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import VARIANTS, DDRNet
 from ddrnet_jax.runs import checkpoints

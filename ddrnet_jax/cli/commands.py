@@ -3,50 +3,51 @@
 Each imports what it needs when it runs, so that --help and a wrong flag cost no start of jax.
 """
 
-import sys
+import argparse
+import logging
 from pathlib import Path
 
 from ddrnet_jax.cli import flags
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.runtime import processes
 
+_log = logging.getLogger(__name__)
+
 
 def _train(arguments, overrides) -> None:
-    from ddrnet_jax import build
     from ddrnet_jax.report import make
     from ddrnet_jax.training import loop
 
-    config = _config(arguments, overrides)
+    experiment = _experiment(arguments, overrides)
     workdir = Path(arguments.workdir or Path("runs") / _run_name(arguments))
-    finished = loop.train(config, workdir, arguments.command)
+    finished = loop.train(experiment, workdir, command=arguments.command)
     if processes.is_first():
-        make.after_training(workdir, config, say=_say, **finished._asdict())
-        print(finished.result.table(build.dataset_spec(config).classes))
+        make.after_training(workdir, experiment, **finished._asdict())
+        print(finished.result.table(experiment.spec.classes))
         print(f"report.html, checkpoints, metrics.jsonl and TensorBoard files are in {workdir}")
 
 
 def _evaluate(arguments, overrides) -> None:
-    from ddrnet_jax import build
     from ddrnet_jax.evaluation import evaluate
 
     processes.end_at_sigterm()
-    config = _config(arguments, overrides)
-    result = evaluate.evaluate_checkpoint(config, _checkpoint(arguments), say=_say)
+    experiment = _experiment(arguments, overrides)
+    result = evaluate.evaluate_checkpoint(experiment, _checkpoint(arguments))
     if processes.is_first():
-        print(result.table(build.dataset_spec(config).classes))
+        print(result.table(experiment.spec.classes))
 
 
 def _predict(arguments, overrides) -> None:
     from ddrnet_jax.prediction import predict
 
-    config = _optional_config(arguments, overrides)
+    wanted = _optional_experiment(arguments, overrides)
     checkpoint = _checkpoint(arguments)
     output = arguments.output or "predictions"
     options = {"engine": arguments.engine or "jax", "side_by_side": arguments.side_by_side}
     if arguments.input:
         count = predict.predict_files(checkpoint, arguments.input, output, **options)
     else:
-        count = predict.predict_held_out(checkpoint, output, config, **options)
+        count = predict.predict_held_out(checkpoint, output, wanted, **options)
         print(f"image, label and prediction side by side: {Path(output) / 'samples.png'}")
     print(f"{count} masks and overlays are in {output}\nlegend.png there explains the colours")
 
@@ -60,7 +61,7 @@ def _import_weights(arguments, overrides) -> None:
 
 
 def _export(arguments, overrides) -> None:
-    from ddrnet_jax.export import export
+    from ddrnet_jax.exports import export
 
     if arguments.config or overrides:
         raise UsageError("--mode export takes no --config: a checkpoint carries its own")
@@ -112,23 +113,21 @@ def _benchmark_options(arguments) -> dict:
 
 
 def _check_data(arguments, overrides) -> int:
-    from ddrnet_jax import build
     from ddrnet_jax.data.check import check
     from ddrnet_jax.data.check import report as check_report
 
-    config = _config(arguments, overrides)
-    d = config.data
+    e = _experiment(arguments, overrides)
     report = check.check(
         (
-            check.Split("training", d.train_split, lambda: build.train_source(config)),
-            check.Split("evaluation", d.eval_split, lambda: build.eval_source(config)),
+            check.Split("training", e.train_split, e.train_source),
+            check.Split("evaluation", e.eval_split, e.eval_source),
         ),
-        build.dataset_spec(config),
-        root=d.root,
-        crop_hw=d.crop_hw,
-        scale_range=d.scale_range,
-        eval_size_hw=config.eval.size_hw,
-        num_threads=d.num_threads,
+        e.spec,
+        root=e.data_root,
+        crop_hw=e.crop_hw,
+        scale_range=e.scale_range,
+        eval_size_hw=e.view["size_hw"],
+        num_threads=e.num_threads,
     )
     output = arguments.output or Path("runs") / "check_data" / _run_name(arguments)
     print("\n".join(check_report.write(report, output)))
@@ -138,17 +137,23 @@ def _check_data(arguments, overrides) -> int:
 def _doctor(arguments, overrides) -> int:
     from ddrnet_jax.doctor import examine
 
-    examination = examine.examine(_config(arguments, overrides), arguments.checkpoint or arguments.workdir, say=_say)
+    checkpoint = arguments.checkpoint or arguments.workdir
+    examination = examine.examine(_experiment(arguments, overrides), checkpoint)
     print("\n".join(examination.lines()))
     return int(examination.has_errors)
 
 
 def _prepare_data(arguments, overrides) -> None:
     from ddrnet_jax import build
+    from ddrnet_jax.data.records import prepare
 
     config = _config(arguments, overrides)
-    output = _needed(arguments, "output")
-    for split, count in build.prepare_data(config, output, say=_say).items():
+    output, d = _needed(arguments, "output"), config.data
+    sources = build.sources_to_prepare(config)
+    counts = prepare.prepare(
+        sources, output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality, say=_say
+    )
+    for split, count in counts.items():
         print(f"{split}: {count} samples")
     print(f"to read them: --config.data.storage=array_record --config.data.root={output}")
 
@@ -156,17 +161,17 @@ def _prepare_data(arguments, overrides) -> None:
 def _submit(arguments, overrides) -> None:
     from ddrnet_jax.evaluation import submission
 
-    config = _config(arguments, overrides)
+    experiment = _experiment(arguments, overrides)
     checkpoint, output = _checkpoint(arguments), _needed(arguments, "output")
-    count = submission.submit(config, checkpoint, output, say=_say)
+    count = submission.submit(experiment, checkpoint, output)
     print(f"{count} predictions are in {output}: names, sizes and label ids were read again and are right")
 
 
 def _report(arguments, overrides) -> None:
     from ddrnet_jax.report import make
 
-    shown, config = _checkpoint(arguments), _optional_config(arguments, overrides)
-    path = make.make(shown, arguments.output, compare=arguments.compare, config=config, say=_say)
+    shown, experiment = _checkpoint(arguments), _optional_experiment(arguments, overrides)
+    path = make.make(shown, arguments.output, compare=arguments.compare, experiment=experiment)
     print(f"the report is in {path}")
 
 
@@ -175,8 +180,8 @@ def _plan(arguments, overrides) -> None:
     from ddrnet_jax.plan import report as plan_report
     from ddrnet_jax.training import program
 
-    config, topology = _config(arguments, overrides), _needed(arguments, "topology")
-    planned = plan.plan(config, topology, program.lower_train_step, say=_say)
+    experiment, topology = _experiment(arguments, overrides), _needed(arguments, "topology")
+    planned = plan.plan(experiment, topology, program.lower_train_step)
     if arguments.output:
         plan.write(planned, arguments.output)
     print("\n".join(plan_report.report_lines(planned)))
@@ -202,23 +207,40 @@ def _needed(arguments, name: str) -> str:
     return value
 
 
+def read_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    """The config of the flags, if they name one, kept in `arguments`. Raises UserError; loads no jax."""
+    if arguments.config:
+        from ddrnet_jax.config import files as config_files
+
+        arguments.read_config = config_files.load(arguments.config, overrides)
+
+
+def _config(arguments, overrides):
+    if not arguments.config:
+        raise UsageError(f"--mode {arguments.mode} needs --config: a file like configs/demo.py")
+    if not hasattr(arguments, "read_config"):
+        read_config(arguments, overrides)
+    return arguments.read_config
+
+
 def _optional_config(arguments, overrides):
     if overrides and not arguments.config:
         raise UsageError(f"--config.{overrides[0]}: overrides need --config")
     return _config(arguments, overrides) if arguments.config else None
 
 
-def _config(arguments, overrides):
-    if not arguments.config:
-        raise UsageError(f"--mode {arguments.mode} needs --config: a file like configs/demo.py")
-    from ddrnet_jax.config import files as config_files
+def _experiment(arguments, overrides):
+    from ddrnet_jax import build
 
-    return config_files.load(arguments.config, overrides)
+    return build.experiment(_config(arguments, overrides))
+
+
+def _optional_experiment(arguments, overrides):
+    return _experiment(arguments, overrides) if _optional_config(arguments, overrides) else None
 
 
 def _say(message: str) -> None:
-    if processes.is_first():
-        print(message, file=sys.stderr, flush=True)
+    _log.info(message)
 
 
 RUN = {

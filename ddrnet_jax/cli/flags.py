@@ -124,6 +124,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--size", metavar="HxW", help="export: of the images an onnx file takes, as 1024x2048")
     parser.add_argument("--engine", choices=("jax", "onnxruntime"), help="that predicts (default: jax)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
+    parser.add_argument("--verbose", action="store_true", help="what the libraries log too")
     parser.add_argument("--topology", metavar="NAME", help="accelerators to plan for; cpu: this machine")
     parser.add_argument(
         "--naming",

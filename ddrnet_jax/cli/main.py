@@ -1,10 +1,9 @@
 """Command line: flags -> one command -> an exit code, and one line where it fails."""
 
-import logging
 import sys
 import traceback
 
-from ddrnet_jax.cli import commands, flags
+from ddrnet_jax.cli import commands, flags, log
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime import processes
@@ -21,12 +20,12 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     try:
         setting = processes.parse(arguments.distributed)
+        log.configure(verbose=arguments.verbose)
+        if setting == "off":  # else all processes are told of a wrong config
+            commands.read_config(arguments, overrides)  # before jax is loaded
         from ddrnet_jax.runtime import compilation
 
         compilation.enable_cache()
-        # Orbax logs the tracebacks of what it also raises, and of what we pass over; so does asyncio of its tasks.
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         with processes.joined(setting, leaving_in_order=(Preempted, StoppedByUser)):
             return commands.RUN[arguments.mode](arguments, overrides) or 0
     except (UserError, OSError) as e:  # OSError: a full disk, a vanished folder

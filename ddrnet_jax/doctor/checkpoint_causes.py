@@ -1,8 +1,8 @@
 """Causes of a low mIoU that stand in a checkpoint: its numbers, and the config it was trained with."""
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.data.check.findings import Finding
 from ddrnet_jax.evaluation.evaluate import other_network
 from ddrnet_jax.models import variables
@@ -11,9 +11,9 @@ from ddrnet_jax.runs.checkpoints import Loaded
 _SHARE_OF_LAYERS = 0.5
 
 
-def findings(config: ConfigDict, loaded: Loaded) -> list[Finding]:
-    """What is odd in the weights, and where `config` asks for something else than was trained."""
-    found = [not_finite(loaded), _untouched_statistics(loaded), _unfinished(loaded), _other_network(config, loaded)]
+def findings(experiment: Experiment, loaded: Loaded) -> list[Finding]:
+    """What is odd in the weights, and where the experiment asks for something else than was trained."""
+    found = [not_finite(loaded), _untouched_statistics(loaded), _unfinished(loaded), _other_network(experiment, loaded)]
     return [finding for finding in found if finding]
 
 
@@ -46,7 +46,7 @@ def _untouched_statistics(loaded: Loaded) -> Finding | None:
 
 
 def _unfinished(loaded: Loaded) -> Finding | None:
-    total = loaded.config.total_steps
+    total = loaded.experiment.total_steps
     if loaded.step is None or loaded.step >= total:
         return None
     return Finding(
@@ -57,7 +57,7 @@ def _unfinished(loaded: Loaded) -> Finding | None:
     )
 
 
-def _other_network(config: ConfigDict, loaded: Loaded) -> Finding | None:
-    for line in other_network(config, loaded.config):
-        return Finding("warning", line.removeprefix("warning: "), "is it the network that you meant?")
+def _other_network(experiment: Experiment, loaded: Loaded) -> Finding | None:
+    for line in other_network(experiment, loaded.experiment):
+        return Finding("warning", line, "is it the network that you meant?")
     return None

@@ -1,10 +1,9 @@
-"""Causes of a low mIoU that a config tells by itself, beside the sizes of the data it names."""
+"""Causes of a low mIoU that an experiment tells by itself, beside the sizes of the data it names."""
 
 import collections
 import math
 
-from ml_collections import ConfigDict
-
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.data.check.findings import Finding, padding_share
 
 _FEW_EPOCHS = 15
@@ -19,26 +18,26 @@ _MANY_EMA_LENGTHS = 3  # an average of 1 / (1 - decay) steps forgets its start a
 Sizes = collections.Counter  # {(W, H): how many of the images looked at have it}
 
 
-def of_training(config: ConfigDict, train_images: int, train_sizes: Sizes, eval_sizes: Sizes) -> list[Finding]:
+def of_training(experiment: Experiment, train_images: int, train_sizes: Sizes, eval_sizes: Sizes) -> list[Finding]:
     """What the settings that a network was, or is to be, trained with say."""
     found = (
-        _initial_weights(config),
-        _trunk_rate(config),
-        _length(config, train_images),
-        _batch(config),
-        _average(config),
-        _padding(config, train_sizes),
-        _small_crop(config, eval_sizes),
-        _augmentation(config),
+        _initial_weights(experiment),
+        _trunk_rate(experiment),
+        _length(experiment, train_images),
+        _batch(experiment),
+        _average(experiment),
+        _padding(experiment, train_sizes),
+        _small_crop(experiment, eval_sizes),
+        _augmentation(experiment),
     )
     return [finding for finding in found if finding]
 
 
-def of_evaluation(config: ConfigDict, eval_sizes: Sizes) -> list[Finding]:
+def of_evaluation(experiment: Experiment, eval_sizes: Sizes) -> list[Finding]:
     """What the settings of the evaluation say."""
-    if config.eval.size_hw is None:
+    if experiment.view["size_hw"] is None:
         return []
-    height, width = config.eval.size_hw
+    height, width = experiment.view["size_hw"]
     areas = [height * width / (w * h) for w, h in eval_sizes.elements()]
     if areas and _SAME_AREA[0] <= sum(areas) / len(areas) <= _SAME_AREA[1]:
         return []
@@ -47,13 +46,13 @@ def of_evaluation(config: ConfigDict, eval_sizes: Sizes) -> list[Finding]:
             "warning",
             f"images are resized to {height}x{width} (HxW) before the network sees them (eval.size_hw)",
             "scores of benchmarks are of whole images at their own size; if memory is short, use tiles",
-            paste=("config.eval.size_hw = None", f"config.eval.tile_hw = {tuple(config.data.crop_hw)}"),
+            paste=("config.eval.size_hw = None", f"config.eval.tile_hw = {tuple(experiment.crop_hw)}"),
         )
     ]
 
 
-def _initial_weights(config: ConfigDict) -> Finding | None:
-    if config.init_from or config.data.name == "scenes":
+def _initial_weights(experiment: Experiment) -> Finding | None:
+    if experiment.init_from or experiment.data_name == "scenes":
         return None
     return Finding(
         "warning",
@@ -64,9 +63,9 @@ def _initial_weights(config: ConfigDict) -> Finding | None:
     )
 
 
-def _trunk_rate(config: ConfigDict) -> Finding | None:
-    factor, peak = config.optimizer.trunk_lr_factor, config.optimizer.learning_rate
-    if config.init_from or factor >= 1 or factor * peak >= _SLOW_TRUNK:
+def _trunk_rate(experiment: Experiment) -> Finding | None:
+    factor, peak = experiment.optimizer["trunk_lr_factor"], experiment.schedule["peak"]
+    if experiment.init_from or factor >= 1 or factor * peak >= _SLOW_TRUNK:
         return None
     return Finding(
         "warning",
@@ -77,68 +76,68 @@ def _trunk_rate(config: ConfigDict) -> Finding | None:
     )
 
 
-def _length(config: ConfigDict, train_images: int) -> Finding | None:
-    epochs = config.total_steps * config.batch_size / max(1, train_images)
-    if epochs >= _FEW_EPOCHS or config.data.name == "scenes":
+def _length(experiment: Experiment, train_images: int) -> Finding | None:
+    epochs = experiment.total_steps * experiment.batch_size / max(1, train_images)
+    if epochs >= _FEW_EPOCHS or experiment.data_name == "scenes":
         return None
     return Finding(
         "warning",
-        f"{config.total_steps} steps of {config.batch_size} see each of {train_images:,} training images "
+        f"{experiment.total_steps} steps of {experiment.batch_size} see each of {train_images:,} training images "
         f"{epochs:.1f} times",
         "train longer: the paper's recipes see each image 110 to 968 times",
-        paste=(f"config.total_steps = {math.ceil(100 * train_images / config.batch_size)}",),
+        paste=(f"config.total_steps = {math.ceil(100 * train_images / experiment.batch_size)}",),
     )
 
 
-def _batch(config: ConfigDict) -> Finding | None:
-    parts = config.optimizer.accumulate_steps
-    seen = config.batch_size // parts
+def _batch(experiment: Experiment) -> Finding | None:
+    parts = experiment.accumulate_steps
+    seen = experiment.batch_size // parts
     if seen >= _SMALL_BATCH:
         return None
     of_parts = f", in {parts} parts (optimizer.accumulate_steps)" if parts > 1 else ""
     return Finding(
         "warning",
-        f"batch norm and the loss see {seen} images at a time: batch_size is {config.batch_size}{of_parts}",
+        f"batch norm and the loss see {seen} images at a time: batch_size is {experiment.batch_size}{of_parts}",
         f"{_SMALL_BATCH} or more; the paper's recipe has 12. With smaller crops more fit into memory",
     )
 
 
-def _average(config: ConfigDict) -> Finding | None:
-    if not config.ema_decay:
+def _average(experiment: Experiment) -> Finding | None:
+    if not experiment.ema_decay:
         return None
-    length = 1 / (1 - config.ema_decay)
-    if config.total_steps >= _MANY_EMA_LENGTHS * length:
+    length = 1 / (1 - experiment.ema_decay)
+    if experiment.total_steps >= _MANY_EMA_LENGTHS * length:
         return None
-    distance = float(f"{min(1.0, 3 * _MANY_EMA_LENGTHS / config.total_steps):.1g}")  # of the decay from 1
+    distance = float(f"{min(1.0, 3 * _MANY_EMA_LENGTHS / experiment.total_steps):.1g}")  # of the decay from 1
     return Finding(
         "warning",
-        f"the moving average of the weights reaches back {length:,.0f} steps (ema_decay={config.ema_decay:g}), "
-        f"but the run has {config.total_steps:,}",
+        f"the moving average of the weights reaches back {length:,.0f} steps (ema_decay={experiment.ema_decay:g}), "
+        f"but the run has {experiment.total_steps:,}",
         "it is what is evaluated, and it lags behind: choose a shorter one, or none (0.0)",
         paste=(f"config.ema_decay = {1 - distance:.{max(1, -math.floor(math.log10(distance)))}f}",),
     )
 
 
-def _padding(config: ConfigDict, sizes: Sizes) -> Finding | None:
-    share = padding_share(sizes, config.data.crop_hw, config.data.scale_range)
+def _padding(experiment: Experiment, sizes: Sizes) -> Finding | None:
+    share = padding_share(sizes, experiment.crop_hw, experiment.scale_range)
     if share <= _MOST_PADDING:
         return None
     height, width = (max(8, n // 8 * 8) for n in sizes.most_common(1)[0][0][::-1])
     return Finding(
         "warning",
-        f"{share:.0%} of the average training crop is padding: data.crop_hw is {config.data.crop_hw}, "
+        f"{share:.0%} of the average training crop is padding: data.crop_hw is {experiment.crop_hw}, "
         f"most images are {height}x{width} (HxW)",
         "choose a crop that the images fill",
         paste=(f"config.data.crop_hw = {(height, width)}",),
     )
 
 
-def _small_crop(config: ConfigDict, sizes: Sizes) -> Finding | None:
-    if not sizes or config.eval.size_hw or config.eval.tile_hw:
+def _small_crop(experiment: Experiment, sizes: Sizes) -> Finding | None:
+    if not sizes or experiment.view["size_hw"] or experiment.view["tile_hw"]:
         return None
     (width, height), _ = sizes.most_common(1)[0]
-    (crop_h, crop_w), (largest_h, largest_w) = config.data.crop_hw, _LARGE_CROP_HW
-    low, high = config.data.scale_range
+    (crop_h, crop_w), (largest_h, largest_w) = experiment.crop_hw, _LARGE_CROP_HW
+    low, high = experiment.scale_range
     share = crop_h * crop_w / (height * width * ((low + high) / 2) ** 2)
     if share >= _SMALL_CROP:
         return None
@@ -152,10 +151,10 @@ def _small_crop(config: ConfigDict, sizes: Sizes) -> Finding | None:
     )
 
 
-def _augmentation(config: ConfigDict) -> Finding | None:
-    low, high = config.data.scale_range
+def _augmentation(experiment: Experiment) -> Finding | None:
+    low, high = experiment.scale_range
     usual = {"data.scale_range": "(0.5, 2.0)"} if low == high else {}
-    usual |= {} if config.data.flip else {"data.flip": "True"}
+    usual |= {} if experiment.augment.options["flip"] else {"data.flip": "True"}
     if not usual:
         return None
     return Finding(

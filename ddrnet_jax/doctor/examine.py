@@ -1,14 +1,13 @@
-"""The examination: config, data and checkpoint, one after another, as findings with what to do."""
+"""The examination: settings, data and checkpoint, one after another, as findings with what to do."""
 
 import collections
 import dataclasses
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import numpy as np
-from ml_collections import ConfigDict
 
-from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data.check import check
 from ddrnet_jax.data.check import report as check_report
@@ -17,11 +16,13 @@ from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
 from ddrnet_jax.evaluation import metrics
-from ddrnet_jax.evaluation.evaluate import check_same_classes, view_of
+from ddrnet_jax.evaluation.evaluate import check_same_classes
+from ddrnet_jax.evaluation.views import View
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights import pretrained
 from ddrnet_jax.weights.files import WeightsFileError
 
+_log = logging.getLogger(__name__)
 _IMAGES = 8  # of each split; every one is seen by the network about eight times
 _DARK, _BRIGHT = 20, 235  # mean of an image set, of 255
 
@@ -60,72 +61,69 @@ class Examination:
         return [*out, f"{told}; --mode check_data reads every file of the data"]
 
 
-def examine(
-    config: ConfigDict, checkpoint: str | Path | None, *, say: Callable[[str], None] = lambda _: None
-) -> Examination:
+def examine(experiment: Experiment, checkpoint: str | Path | None) -> Examination:
     """Look for the known causes of a low mIoU.
 
-    config      the data set, and how it is evaluated; without a checkpoint also how it is to be trained
+    experiment  the data set, and how it is evaluated; without a checkpoint also how it is to be trained
     checkpoint  a workdir or step; None: what config and data tell alone
     Raises ConfigError for a classifier, DataError or CheckpointError where something cannot be read at all.
     """
-    if config.task != "segmentation":
-        raise ConfigError(f"config.task: {config.task!r} given, but --mode doctor examines segmenters")
-    train_source, eval_source = build.train_source(config), build.eval_source(config)
+    if experiment.task != "segmentation":
+        raise ConfigError(f"config.task: {experiment.task!r} given, but --mode doctor examines segmenters")
+    train_source, eval_source = experiment.train_source(), experiment.eval_source()
     loaded = None if checkpoint is None else checkpoints.load_weights(checkpoint)
     if loaded is not None:
-        check_same_classes(config, checkpoint, loaded.config)
-    say(f"reading {min(_IMAGES, len(train_source))} training and {min(_IMAGES, len(eval_source))} held-out images")
+        check_same_classes(experiment, checkpoint, loaded.experiment)
+    _log.info(
+        f"reading {min(_IMAGES, len(train_source))} training and {min(_IMAGES, len(eval_source))} held-out images"
+    )
     trained_on, held_out = _some(train_source), _some(eval_source)
     shared = check.lines_about_shared(train_source, eval_source)
     found = [Finding("warning", line, "evaluate on images that no training has seen") for line in shared]
     found += _of_samples(trained_on, held_out, train_source.spec.classes)
     sizes = [collections.Counter(s["image"].shape[1::-1] for s in samples) for samples in (trained_on, held_out)]
-    found += config_causes.of_evaluation(config, sizes[1])
+    found += config_causes.of_evaluation(experiment, sizes[1])
     if loaded is None:
-        found += _initial_weights(config) + config_causes.of_training(config, len(train_source), *sizes)
+        found += _initial_weights(experiment) + config_causes.of_training(experiment, len(train_source), *sizes)
         return Examination(_sorted(found))
     if loaded.step is not None:  # imported weights were trained by no config of ours
-        found += config_causes.of_training(_as_trained(config, loaded.config), len(train_source), *sizes)
-    found += checkpoint_causes.findings(config, loaded)
+        found += config_causes.of_training(_as_trained(experiment, loaded.experiment), len(train_source), *sizes)
+    found += checkpoint_causes.findings(experiment, loaded)
     held_out = prediction_causes.of_one_size(held_out)
     if not held_out:
         found.append(Finding("warning", "only one held-out image", "predictions were not examined: it takes two"))
     if checkpoint_causes.not_finite(loaded) or not held_out:
         return Examination(_sorted(found), recorded=loaded.miou)
-    say("compiling the network, twice, to see the same images in several ways")
+    _log.info("compiling the network, twice, to see the same images in several ways")
     raw = checkpoints.load_weights(checkpoint, averaged=False) if loaded.is_averaged else None
     scores, of_predictions = prediction_causes.findings(
         loaded,
         raw,
         eval_source.spec.classes,
-        view_of(config),
+        View(**experiment.view),
         held_out,
         prediction_causes.of_one_size(trained_on, held_out[0]["label"].shape),
     )
     return Examination(_sorted(found + of_predictions), scores, loaded.miou, len(held_out))
 
 
-def _initial_weights(config: ConfigDict) -> list[Finding]:
+def _initial_weights(experiment: Experiment) -> list[Finding]:
     """Whether the weights to start from are there, and of the network that is to be trained."""
-    if not config.init_from:
+    if not experiment.init_from:
         return []
     try:
-        weights = pretrained.read(config.init_from)
+        weights = pretrained.read(experiment.init_from)
     except (pretrained.PretrainedError, checkpoints.CheckpointError, WeightsFileError) as e:
         return [Finding("error", f"config.init_from: {e}", "give weights of the same variant")]
-    if weights.variant == config.model.variant:
+    if weights.variant == experiment.variant:
         return []
-    message = f"config.init_from: {weights.path} holds {weights.describe()}, model.variant is {config.model.variant!r}"
+    message = f"config.init_from: {weights.path} holds {weights.describe()}, model.variant is {experiment.variant!r}"
     return [Finding("error", message, "choose the file of this variant, or set model.variant")]
 
 
-def _as_trained(config: ConfigDict, trained: ConfigDict) -> ConfigDict:
+def _as_trained(wanted: Experiment, trained: Experiment) -> Experiment:
     """The settings of the checkpoint's training with the evaluation that is asked for."""
-    settings = trained.copy_and_resolve_references()
-    with settings.unlocked():
-        settings.eval = config.eval
-    return settings
+    return dataclasses.replace(trained, view=wanted.view)
 
 
 def _sorted(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -4,7 +4,8 @@ And the one function that evaluates a checkpoint, segmenter or classifier.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -13,19 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.data import pipeline
+from ddrnet_jax.data.pipeline import CentreCrop
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.evaluation import batches, metrics
 from ddrnet_jax.evaluation.classification import ClassEvaluator
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
-from ddrnet_jax.models import variables
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runtime import devices
 
+_log = logging.getLogger(__name__)
 _MANY_SIZES = 16
 
 
@@ -47,15 +48,13 @@ class Evaluator:
         *,
         batch_size: int,
         view: View = WHOLE_IMAGES,
-        say: Callable[[str], None] = lambda message: None,
         watch: Watch | None = None,
     ):
         """
         batch_size  rounded up to a multiple of the devices
-        say         where announcements of compilations and warnings go
         watch       is shown this process's images
         """
-        self.num_classes, self.mesh, self.view, self.say, self.watch = num_classes, mesh, view, say, watch
+        self.num_classes, self.mesh, self.view, self.watch = num_classes, mesh, view, watch
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self._seen_sizes: set[tuple[int, int]] = set()
 
@@ -64,7 +63,7 @@ class Evaluator:
             return counts, predictions.astype(jnp.uint8)
 
         self._count = prediction_program(
-            lambda weights: evaluated(graphdef, weights),
+            graphdef,
             count,
             view,
             by_batch=devices.by_batch(mesh),
@@ -97,79 +96,55 @@ class Evaluator:
         if size_hw in self._seen_sizes:
             return
         self._seen_sizes.add(size_hw)
-        self.say(f"compiling evaluation for {size_hw[0]}x{size_hw[1]} (HxW) images")
+        _log.info(f"compiling evaluation for {size_hw[0]}x{size_hw[1]} (HxW) images")
         if len(self._seen_sizes) == _MANY_SIZES + 1 and self.view.size_hw is None:
-            self.say(
-                f"warning: more than {_MANY_SIZES} image sizes, each compiles anew; "
+            _log.warning(
+                f"more than {_MANY_SIZES} image sizes, each compiles anew; "
                 "set eval.size_hw=(height, width) to let the network see one size"
             )
 
 
-def evaluated(graphdef: nnx.GraphDef, weights: tuple[dict, dict]) -> nnx.Module:
-    """The network of (params, batch_stats), in eval mode."""
-    model = variables.merge(graphdef, *weights)
-    model.eval()
-    return model
-
-
-def view_of(config: ConfigDict) -> View:
-    """What the config's `eval` group lets the network see of an image."""
-    e = config.eval
-    return View(scales=e.scales, flip=e.flip, size_hw=e.size_hw, tile_hw=e.tile_hw)
-
-
 def make_evaluator(
-    config: ConfigDict,
-    graphdef: nnx.GraphDef,
-    mesh: Mesh,
-    *,
-    say: Callable[[str], None],
-    watch: Watch | None = None,
+    experiment: Experiment, graphdef: nnx.GraphDef, mesh: Mesh, *, watch: Watch | None = None
 ) -> Evaluator | ClassEvaluator:
-    """The evaluator of the config's task that its `eval` group describes.
+    """The evaluator of an experiment.
 
     mesh   of this process's devices alone: each evaluates its own part of the samples at its own pace
     watch  is shown the images of a segmenter's evaluation
     """
-    batch_size = -(-config.eval.batch_size // jax.process_count())
-    if config.task == "classification":
-        return ClassEvaluator(graphdef, mesh, batch_size=batch_size, say=say)
-    return Evaluator(
-        graphdef,
-        build.dataset_spec(config).num_classes,
-        mesh,
-        batch_size=batch_size,
-        view=view_of(config),
-        say=say,
-        watch=watch,
-    )
+    batch_size = -(-experiment.eval_batch_size // jax.process_count())
+    if experiment.task == "classification":
+        return ClassEvaluator(graphdef, mesh, batch_size=batch_size)
+    view = View(**experiment.view)
+    return Evaluator(graphdef, experiment.spec.num_classes, mesh, batch_size=batch_size, view=view, watch=watch)
 
 
 @contextlib.contextmanager
-def samples_to_evaluate(config: ConfigDict, source: Source) -> Iterator[Iterator[Sample]]:
-    """This process's part of the source's samples in order, each as the config's evaluator takes it."""
-    view = build.evaluation_view(config)
+def samples_to_evaluate(
+    source: Source, transform: CentreCrop | None, *, num_threads: int
+) -> Iterator[Iterator[Sample]]:
+    """This process's part of the source's samples in order, each as an evaluator takes it."""
     shard = pipeline.Shard(jax.process_index(), jax.process_count())
-    samples = pipeline.samples_in_order(source, view, shard=shard, num_threads=config.data.num_threads)
+    samples = pipeline.samples_in_order(source, transform, shard=shard, num_threads=num_threads)
     with contextlib.closing(samples):
         yield samples
 
 
 def evaluate_checkpoint(
-    config: ConfigDict, checkpoint: str | Path, say: Callable[[str], None], watch: Watch | None = None
+    experiment: Experiment, checkpoint: str | Path, watch: Watch | None = None
 ) -> metrics.Scores | metrics.Accuracy:
-    """Scores of a checkpoint on the eval split of `config`; of several processes each evaluates a part.
+    """Scores of a checkpoint on the eval split of an experiment; of several processes each evaluates a part.
 
     Raises CheckpointError if the checkpoint was trained for another task or on other classes.
     """
-    source = build.eval_source(config)
+    source = experiment.eval_source()
     loaded = checkpoints.load_weights(checkpoint)
-    check_same_classes(config, checkpoint, loaded.config)
-    for line in other_network(config, loaded.config):
-        say(line)
+    check_same_classes(experiment, checkpoint, loaded.experiment)
+    for line in other_network(experiment, loaded.experiment):
+        _log.warning(line)
     weights = devices.fingerprint((loaded.params, loaded.batch_stats)) if jax.process_count() > 1 else ""
     differing = devices.differing(
-        {"weights": weights, "number of images": len(source), "eval": repr(config.eval.to_dict())}
+        {"weights": weights, "number of images": len(source), "eval": (experiment.view, experiment.eval_batch_size)}
     )
     if differing:
         raise checkpoints.CheckpointError(
@@ -177,32 +152,31 @@ def evaluate_checkpoint(
             "command, checkpoint and data"
         )
     mesh = devices.local_mesh(devices.data_mesh())
-    evaluator = make_evaluator(config, loaded.graphdef, mesh, say=say, watch=watch)
+    evaluator = make_evaluator(experiment, loaded.graphdef, mesh, watch=watch)
     params, batch_stats = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
     is_hidden = None if jax.process_index() == 0 else True
     part = -(-len(source) // jax.process_count())
-    with samples_to_evaluate(config, source) as samples:
+    with samples_to_evaluate(source, experiment.eval_transform, num_threads=experiment.num_threads) as samples:
         bar = tqdm(samples, total=part, unit="image", disable=is_hidden, ncols=80)
         return evaluator(params, batch_stats, bar)
 
 
-def other_network(config: ConfigDict, trained: ConfigDict) -> list[str]:
-    """A warning if the config describes another network than the checkpoint's, which is the one that is used."""
-    changed = [key for key in ("variant", "dtype") if config.model[key] != trained.model[key]]
-    given, used = (", ".join(f"model.{key}={c.model[key]!r}" for key in changed) for c in (config, trained))
-    return [f"warning: the checkpoint's network is used, {used}; the config has {given}"] if changed else []
+def other_network(wanted: Experiment, trained: Experiment) -> list[str]:
+    """A line if an experiment describes another network than the checkpoint's, which is the one that is used."""
+    changed = [key for key in ("variant", "dtype") if getattr(wanted, key) != getattr(trained, key)]
+    given, used = (", ".join(f"model.{key}={getattr(e, key)!r}" for key in changed) for e in (wanted, trained))
+    return [f"the checkpoint's network is used, {used}; the config has {given}"] if changed else []
 
 
-def check_same_classes(config: ConfigDict, checkpoint: str | Path, trained: ConfigDict) -> None:
-    """Raises CheckpointError unless the checkpoint was trained for the config's task and classes."""
-    if trained.task != config.task:
+def check_same_classes(wanted: Experiment, checkpoint: str | Path, trained: Experiment) -> None:
+    """Raises CheckpointError unless the checkpoint was trained for the task and classes that are wanted."""
+    if trained.task != wanted.task:
         raise checkpoints.CheckpointError(
-            f"{checkpoint}: trained for {trained.task}, but the config's task is {config.task}; "
+            f"{checkpoint}: trained for {trained.task}, but the config's task is {wanted.task}; "
             "use the config it was trained with"
         )
-    spec, trained_spec = build.dataset_spec(config), build.dataset_spec(trained)
-    if trained_spec.classes != spec.classes:
+    if trained.spec.classes != wanted.spec.classes:
         raise checkpoints.CheckpointError(
-            f"{checkpoint}: trained on {trained_spec.num_classes} classes of {trained_spec.name!r}, but the config's "
-            f"data set {spec.name!r} has {spec.num_classes}; use the config it was trained with"
+            f"{checkpoint}: trained on {trained.spec.num_classes} classes of {trained.spec.name!r}, but the config's "
+            f"data set {wanted.spec.name!r} has {wanted.spec.num_classes}; use the config it was trained with"
         )

@@ -2,21 +2,21 @@
 
 import collections
 import contextlib
+import logging
 import os
 import re
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.errors import DataError
@@ -25,8 +25,8 @@ from ddrnet_jax.data.sets import layouts
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import Images
 from ddrnet_jax.errors import UserError
-from ddrnet_jax.evaluation.evaluate import check_same_classes, evaluated, other_network, view_of
-from ddrnet_jax.evaluation.views import prediction_program
+from ddrnet_jax.evaluation.evaluate import check_same_classes, other_network
+from ddrnet_jax.evaluation.views import View, prediction_program
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runtime import devices
 
@@ -35,29 +35,30 @@ _NAME = re.compile(r"[A-Za-z-]+_\d{6}_\d{6}_leftImg8bit\.png")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EIGHT_BIT_GREY = (8, 0)
 _BATCHES_IN_FLIGHT = 1
+_log = logging.getLogger(__name__)
 
 
 class SubmissionError(UserError):
     """A zip is not what the test server takes; the message says what is the matter with which file of it."""
 
 
-def submit(config: ConfigDict, checkpoint: str | Path, output: str | Path, say: Callable[[str], None]) -> int:
-    """Write the zip of a checkpoint's predictions of the test split, seen as `config.eval` says; how many it holds.
+def submit(experiment: Experiment, checkpoint: str | Path, output: str | Path) -> int:
+    """Write the zip of a checkpoint's predictions of the test split, seen as in evaluation; how many it holds.
 
     OUTPUT appears when all of it was written, read again and found right; what was there before is replaced.
     Raises ConfigError, DataError, CheckpointError or SubmissionError with one line.
     """
-    spec, output = build.dataset_spec(config), Path(output)
-    source = _test_images(config, spec)
+    spec, output = experiment.spec, Path(output)
+    source = _test_images(experiment)
     if output.suffix != ".zip" or output.is_dir():
         raise SubmissionError(f"--output {output}: expected the name of a file that ends in .zip")
     loaded = checkpoints.load_weights(checkpoint)
-    check_same_classes(config, checkpoint, loaded.config)
-    for line in other_network(config, loaded.config):
-        say(line)
-    say("compiling for {}x{} (HxW) images".format(*spec.hidden_test.size_hw))
+    check_same_classes(experiment, checkpoint, loaded.experiment)
+    for line in other_network(experiment, loaded.experiment):
+        _log.warning(line)
+    _log.info("compiling for {}x{} (HxW) images".format(*spec.hidden_test.size_hw))
     sizes_hw = {os.path.basename(path): spec.hidden_test.size_hw for path in source.paths}
-    write(output, _masks(config, loaded, source, spec), sizes_hw, values=set(label_values(spec).tolist()))
+    write(output, _masks(experiment, loaded, source), sizes_hw, values=set(label_values(spec).tolist()))
     return len(sizes_hw)
 
 
@@ -123,20 +124,21 @@ def _validate_mask(data: bytes, name: str, size_hw: tuple[int, int], values: set
         raise SubmissionError(f"{name}: has the value {min(wrong)}, which is no label id that is evaluated")
 
 
-def _test_images(config: ConfigDict, spec: DatasetSpec) -> Images:
+def _test_images(experiment: Experiment) -> Images:
     """The test images, all of them, of the right names and sizes. Reads only their headers."""
-    hidden = spec.hidden_test
+    hidden = experiment.spec.hidden_test
     if hidden is None:
         raise ConfigError(
-            f"config.data.name: {config.data.name!r} given, expected 'cityscapes', whose test labels only a server has"
+            f"config.data.name: {experiment.data_name!r} given, expected 'cityscapes', whose test labels only a "
+            "server has"
         )
-    if config.data.storage != "folder" or not config.data.root:
+    if experiment.storage != "folder" or not experiment.data_root:
         raise ConfigError(
-            f"config.data.root: {config.data.root!r} with data.storage={config.data.storage!r} given, expected the "
+            f"config.data.root: {experiment.data_root!r} with data.storage={experiment.storage!r} given, expected the "
             "folder with leftImg8bit/test and data.storage='folder'"
         )
-    folder = Path(config.data.root) / "leftImg8bit" / hidden.split
-    paths = layouts.cityscapes_images(config.data.root, hidden.split)
+    folder = Path(experiment.data_root) / "leftImg8bit" / hidden.split
+    paths = layouts.cityscapes_images(experiment.data_root, hidden.split)
     if len(paths) != hidden.images:
         raise DataError(
             f"{folder}: has {len(paths)} images, the test split has {hidden.images}; unzip leftImg8bit_trainvaltest.zip"
@@ -157,25 +159,23 @@ def _test_images(config: ConfigDict, spec: DatasetSpec) -> Images:
     return Images(paths)
 
 
-def _masks(
-    config: ConfigDict, loaded: checkpoints.Loaded, source: Images, spec: DatasetSpec
-) -> Iterator[tuple[str, np.ndarray]]:
+def _masks(experiment: Experiment, loaded: checkpoints.Loaded, source: Images) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, u8[H,W] label values) of every image; the next batch is computed meanwhile."""
     mesh = devices.data_mesh()
-    batch_size = -(-config.eval.batch_size // mesh.size) * mesh.size
-    table = jnp.asarray(label_values(spec))
+    batch_size = -(-experiment.eval_batch_size // mesh.size) * mesh.size
+    table = jnp.asarray(label_values(experiment.spec))
     program = prediction_program(
-        lambda weights: evaluated(loaded.graphdef, weights),
+        loaded.graphdef,
         lambda predictions: table[predictions],
-        view_of(config),
+        View(**experiment.view),
         by_batch=devices.by_batch(mesh),
         out=devices.by_batch(mesh),
     )
     weights = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
-    with contextlib.closing(pipeline.samples_in_order(source, num_threads=config.data.num_threads)) as samples:
+    with contextlib.closing(pipeline.samples_in_order(source, num_threads=experiment.num_threads)) as samples:
         samples = tqdm(samples, total=len(source), unit="image", disable=None, ncols=80)
         in_flight = collections.deque()
-        for names, images in _batches(samples, batch_size, spec.hidden_test.size_hw):
+        for names, images in _batches(samples, batch_size, experiment.spec.hidden_test.size_hw):
             batch = devices.put_batch({"images": images}, mesh)
             in_flight.append((names, program(weights, batch["images"])))
             if len(in_flight) > _BATCHES_IN_FLIGHT:

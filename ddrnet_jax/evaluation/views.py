@@ -3,18 +3,17 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Sharding
-from ml_collections import ConfigDict
 
-from ddrnet_jax.models import variables
 from ddrnet_jax.models.blocks import resize, upsample_x8
 from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.models.inference import merged
 from ddrnet_jax.models.upsampling import argmax_x8
 from ddrnet_jax.runtime import compilation
 
@@ -40,46 +39,44 @@ class View:
 WHOLE_IMAGES = View()
 
 
-def prediction_view(config: ConfigDict) -> View:
-    """What a network sees of an image when it predicts: evaluation's sizes, one scale, no mirror image."""
-    return View(size_hw=config.eval.size_hw, tile_hw=config.eval.tile_hw)
+def prediction_view(settings: Mapping) -> View:
+    """What a network sees of an image when it predicts: evaluation's sizes and tiles, one scale, no mirror image."""
+    return View(size_hw=settings["size_hw"], tile_hw=settings["tile_hw"])
 
 
 def prediction_program(
-    model_of: Callable,
+    graphdef: nnx.GraphDef,
     finish: Callable,
-    view: View,
+    view: View = WHOLE_IMAGES,
     *,
     by_batch: Sharding | None = None,
     out: Sharding | tuple[Sharding, ...] | None = None,
 ) -> Callable:
     """A function (weights, images u8[B,H,W,3], *rest) -> finish(predictions i32[B,H,W] (0..C-1), *rest), compiled.
 
-    model_of  weights -> the network in eval mode
+    weights   (params, batch_stats) of the network of `graphdef`
     by_batch  how images and logits are spread over devices, and `out` what finish returns; None: as JAX chooses
     Compiles once per image size; with view.size_hw only two resizes, the network is compiled once.
     """
 
-    def jit(function, sharding, **options):
-        placed = {} if sharding is None else {"out_shardings": sharding}
-        return jax.jit(function, compiler_options=compilation.options(), **placed, **options)
+    def at_image_size(weights, images, *rest):
+        return finish(predictions(merged(graphdef, weights), images, view), *rest)
 
-    def logits(weights, images):
-        model = model_of(weights)
-        return averaged_logits(model, images, scales=view.scales, flip=view.flip, tile_hw=view.tile_hw)
+    def network(weights, images):
+        return averaged_logits(merged(graphdef, weights), images, view)
 
-    def predict(logits, image_hw, *rest):
-        return finish(jnp.argmax(resize(logits, image_hw), -1).astype(jnp.int32), *rest)
+    def enlarge(logits, image_hw, *rest):
+        return finish(_best_class(logits, image_hw), *rest)
 
-    at_image_size = jit(lambda weights, images, *rest: finish(predictions(model_of(weights), images, view), *rest), out)
+    whole = _jit(at_image_size, out)
     if view.size_hw is None:
-        return at_image_size
-    shrink = jit(functools.partial(to_size, size_hw=view.size_hw), by_batch)
-    network, enlarge = jit(logits, by_batch), jit(predict, out, static_argnums=1)
+        return whole
+    shrink = _jit(functools.partial(to_size, size_hw=view.size_hw), by_batch)
+    network, enlarge = _jit(network, by_batch), _jit(enlarge, out, static_argnums=1)
 
     def by_way_of_size(weights, images, *rest):
         if images.shape[1:3] == tuple(view.size_hw):
-            return at_image_size(weights, images, *rest)
+            return whole(weights, images, *rest)
         return enlarge(network(weights, shrink(images)), images.shape[1:3], *rest)
 
     return by_way_of_size
@@ -87,19 +84,25 @@ def prediction_program(
 
 def mask_program(graphdef: nnx.GraphDef, view: View = WHOLE_IMAGES) -> Callable:
     """A function (weights, images u8[B,H,W,3]) -> masks u8[B,H,W], compiled; weights are (params, batch_stats)."""
-    return prediction_program(
-        lambda weights: variables.merge(graphdef, *weights), lambda predictions: predictions.astype(jnp.uint8), view
-    )
+    return prediction_program(graphdef, lambda predictions: predictions.astype(jnp.uint8), view)
+
+
+def _jit(function: Callable, sharding: Sharding | tuple[Sharding, ...] | None, **options) -> Callable:
+    placed = {} if sharding is None else {"out_shardings": sharding}
+    return jax.jit(function, compiler_options=compilation.options(), **placed, **options)
 
 
 def predictions(model: nnx.Module, images: jax.Array, view: View = WHOLE_IMAGES) -> jax.Array:
     """images u8[B,H,W,3] -> i32[B,H,W] (0..C-1), what a view predicts, as one function to compile or export"""
     image_hw = images.shape[1:3]
-    if view.size_hw not in (None, image_hw):
-        images = to_size(images, view.size_hw)
-    elif tuple(view.scales) == (1.0,) and not view.flip:
+    is_resized = view.size_hw not in (None, image_hw)
+    if not is_resized and tuple(view.scales) == (1.0,) and not view.flip:
         return argmax_x8(_logits_by_tiles(model, normalise(images), view.tile_hw), image_hw)
-    logits = averaged_logits(model, images, scales=view.scales, flip=view.flip, tile_hw=view.tile_hw)
+    seen = to_size(images, view.size_hw) if is_resized else images
+    return _best_class(averaged_logits(model, seen, view), image_hw)
+
+
+def _best_class(logits: jax.Array, image_hw: tuple[int, int]) -> jax.Array:
     return jnp.argmax(resize(logits, image_hw), -1).astype(jnp.int32)
 
 
@@ -108,32 +111,25 @@ def to_size(images: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
     return resize(images.astype(jnp.float32), size_hw)
 
 
-def averaged_logits(
-    model: nnx.Module,
-    images: jax.Array,
-    *,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
-    tile_hw: tuple[int, int] | None = None,
-) -> jax.Array:
+def averaged_logits(model: nnx.Module, images: jax.Array, view: View = WHOLE_IMAGES) -> jax.Array:
     """Logits at image size, averaged over scales (rounded to multiples of 8), mirror images and overlapping tiles.
 
-    images [B,H,W,3] (0..255) -> f32[B,H,W,C]
+    images [B,H,W,3] (0..255) -> f32[B,H,W,C]; view.size_hw is not looked at
     """
     x = normalise(images)
     image_hw = images.shape[1:3]
 
     def logits_of(scaled):
-        return resize(upsample_x8(_logits_by_tiles(model, scaled, tile_hw), scaled.shape[1:3]), image_hw)
+        return resize(upsample_x8(_logits_by_tiles(model, scaled, view.tile_hw), scaled.shape[1:3]), image_hw)
 
     total = 0.0
-    for scale in scales:
+    for scale in view.scales:
         scaled_hw = image_hw if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in image_hw)
         scaled = resize(x, scaled_hw)
         total += logits_of(scaled)
-        if flip:
+        if view.flip:
             total += logits_of(scaled[:, :, ::-1])[:, :, ::-1]
-    return total / (len(scales) * (1 + flip))
+    return total / (len(view.scales) * (1 + view.flip))
 
 
 def _logits_by_tiles(model: nnx.Module, x: jax.Array, tile_hw: tuple[int, int] | None) -> jax.Array:

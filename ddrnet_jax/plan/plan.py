@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import os
 import re
 import threading
@@ -15,9 +16,8 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.evaluation.views import mask_program
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.folding import fold
@@ -25,6 +25,7 @@ from ddrnet_jax.plan import accelerators
 from ddrnet_jax.plan.collectives import collective_totals
 from ddrnet_jax.runtime import devices
 
+_log = logging.getLogger(__name__)
 _GIB = 2**30
 _IMAGE_HW = {"cityscapes": (1024, 2048), "camvid": (720, 960)}  # pixels of data sets whose images have one size
 _SAY_EVERY_S = 30.0
@@ -33,45 +34,40 @@ _OUT_OF_MEMORY = re.compile(  # XLA's messages, of two generations
     rf"\({_AMOUNT}\) exceeds available \w+ \({_AMOUNT}\)|[Uu]sed {_AMOUNT} of {_AMOUNT}"
 )
 
-LowerTrainStep = Callable[[ConfigDict, Mesh], jax.stages.Lowered]
+LowerTrainStep = Callable[[Experiment, Mesh], jax.stages.Lowered]
 
 
-def plan(
-    config: ConfigDict, topology: str, lower_train_step: LowerTrainStep, *, say: Callable[[str], None] = lambda _: None
-) -> dict:
-    """Compile the training step and the inference of a config for a topology, one after the other.
+def plan(experiment: Experiment, topology: str, lower_train_step: LowerTrainStep) -> dict:
+    """Compile the training step and the inference of an experiment for a topology, one after the other.
 
     topology          "v5e:2x2", ..., "cpu" (`accelerators.accepted_names`)
     lower_train_step  the training step for a mesh, lowered
-    say               where progress goes
     Returns what `report_lines` prints, ready for JSON: bytes, seconds, operations; per device unless it says otherwise.
     Raises TopologyError, or ConfigError where the batch does not suit the devices. A program too large for the
     memory is a result.
     """
     target = accelerators.topology(topology)
-    programs = {"train": training_program(config, target, lower_train_step, say)}
-    if config.task == "segmentation":
-        programs["inference"] = inference_program(config, target, say)
-    return assembled(config, target, programs)
+    programs = {"train": training_program(experiment, target, lower_train_step)}
+    if experiment.task == "segmentation":
+        programs["inference"] = inference_program(experiment, target)
+    return assembled(experiment, target, programs)
 
 
-def training_program(
-    config: ConfigDict, target: accelerators.Topology, lower_train_step: LowerTrainStep, say: Callable[[str], None]
-) -> dict:
+def training_program(experiment: Experiment, target: accelerators.Topology, lower_train_step: LowerTrainStep) -> dict:
     """The figures of the training step over all devices of the topology. Raises ConfigError as `plan` does."""
     mesh = devices.data_mesh(list(target.devices))
     # XLA counts what a loop repeats once; on CPUs the parts of a batch are no loop.
-    repeats = 1 if devices.platform(mesh) == "cpu" else config.optimizer.accumulate_steps
-    return _program("the training step", lambda: lower_train_step(config, mesh), target, mesh.size, repeats, say)
+    repeats = 1 if devices.platform(mesh) == "cpu" else experiment.accumulate_steps
+    return _program("the training step", lambda: lower_train_step(experiment, mesh), target, mesh.size, repeats)
 
 
-def inference_program(config: ConfigDict, target: accelerators.Topology, say: Callable[[str], None]) -> dict:
+def inference_program(experiment: Experiment, target: accelerators.Topology) -> dict:
     """The figures of one image to its mask on one device of the topology, by the folded network."""
     mesh = devices.data_mesh(list(target.devices[:1]))
-    return _program("the inference", lambda: _lower_inference(config, mesh), target, 1, 1, say)
+    return _program("the inference", lambda: _lower_inference(experiment, mesh), target, 1, 1)
 
 
-def assembled(config: ConfigDict, target: accelerators.Topology, programs: dict) -> dict:
+def assembled(experiment: Experiment, target: accelerators.Topology, programs: dict) -> dict:
     """The plan of programs that were compiled, one by one."""
     accelerator = target.accelerator
     num_devices = len(target.devices)
@@ -82,9 +78,9 @@ def assembled(config: ConfigDict, target: accelerators.Topology, programs: dict)
         "chips": chips,
         "hosts": len({device.process_index for device in target.devices}),
         "accelerator": dataclasses.asdict(accelerator) if accelerator else None,
-        "config": _what_is_planned(config),
+        "config": _what_is_planned(experiment),
         "programs": programs,
-        "run": _run_estimate(config, programs["train"], chips),
+        "run": _run_estimate(experiment, programs["train"], chips),
         "versions": versions_used(),
         "measured": False,
     }
@@ -97,33 +93,33 @@ def write(planned: dict, path: str | Path) -> None:
     path.write_text(json.dumps(planned, indent=1) + "\n")
 
 
-def _what_is_planned(config: ConfigDict) -> dict:
+def _what_is_planned(experiment: Experiment) -> dict:
     return {
-        "variant": config.model.variant,
-        "dtype": config.model.dtype,
-        "batch_size": config.batch_size,
-        "crop_hw": list(config.data.crop_hw),
-        "loss": config.loss.name,
-        "accumulate_steps": config.optimizer.accumulate_steps,
-        "ema_decay": config.ema_decay,
-        "total_steps": config.total_steps,
-        "inference_hw": list(_image_hw(config)),
+        "variant": experiment.variant,
+        "dtype": experiment.dtype,
+        "batch_size": experiment.batch_size,
+        "crop_hw": list(experiment.crop_hw),
+        "loss": experiment.loss["name"],
+        "accumulate_steps": experiment.accumulate_steps,
+        "ema_decay": experiment.ema_decay,
+        "total_steps": experiment.total_steps,
+        "inference_hw": list(_image_hw(experiment)),
     }
 
 
-def _image_hw(config: ConfigDict) -> tuple[int, int]:
-    return tuple(config.eval.size_hw or _IMAGE_HW.get(config.data.name, config.data.crop_hw))
+def _image_hw(experiment: Experiment) -> tuple[int, int]:
+    return tuple(experiment.view["size_hw"] or _IMAGE_HW.get(experiment.data_name, experiment.crop_hw))
 
 
-def _lower_inference(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    folded = fold(build.model_builder(config)(nnx.Rngs(0)), platform=devices.platform(mesh))
+def _lower_inference(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
+    folded = fold(experiment.network(nnx.Rngs(0)), platform=devices.platform(mesh))
     graphdef, *weights = variables.split(folded)
 
     def placed(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     weights = jax.tree.map(lambda leaf: placed(leaf, devices.replicated(mesh)), weights)
-    image = placed(jax.ShapeDtypeStruct((1, *_image_hw(config), 3), np.uint8), devices.by_batch(mesh))
+    image = placed(jax.ShapeDtypeStruct((1, *_image_hw(experiment), 3), np.uint8), devices.by_batch(mesh))
     return mask_program(graphdef).lower(weights, image)
 
 
@@ -133,11 +129,10 @@ def _program(
     target: accelerators.Topology,
     num_devices: int,
     repeats: int,
-    say: Callable[[str], None],
 ) -> dict:
     """One program's figures; `repeats`: the length of its outermost loop, which XLA's cost analysis counts once."""
     lowered = lower()
-    with _announced(f"compiling {label} for {target.name}", say), _without_cache():
+    with _announced(f"compiling {label} for {target.name}"), _without_cache():
         start = time.perf_counter()
         try:
             compiled = lowered.compile()
@@ -187,13 +182,18 @@ def needed_and_available(message: str) -> dict:
     }
 
 
-def _run_estimate(config: ConfigDict, train: dict, chips: int | None) -> dict | None:
+def _run_estimate(experiment: Experiment, train: dict, chips: int | None) -> dict | None:
     """Of the whole run, all devices together; None where there is no estimate of a step."""
     if "roofline" not in train:
         return None
     step_s = train["roofline"]["seconds"]
-    hours = step_s * config.total_steps / 3600
-    return {"step_s": step_s, "images_per_s": config.batch_size / step_s, "hours": hours, "chip_hours": hours * chips}
+    hours = step_s * experiment.total_steps / 3600
+    return {
+        "step_s": step_s,
+        "images_per_s": experiment.batch_size / step_s,
+        "hours": hours,
+        "chip_hours": hours * chips,
+    }
 
 
 def versions_used() -> dict[str, str]:
@@ -217,15 +217,15 @@ def _without_cache() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _announced(label: str, say: Callable[[str], None]) -> Iterator[None]:
+def _announced(label: str) -> Iterator[None]:
     """Says what is being done, and every half minute for how long: a compile can take minutes."""
     start, done = time.perf_counter(), threading.Event()
 
     def remind():
         while not done.wait(_SAY_EVERY_S):
-            say(f"  still compiling after {time.perf_counter() - start:.0f} s")
+            _log.info(f"  still compiling after {time.perf_counter() - start:.0f} s")
 
-    say(f"{label} (minutes)")
+    _log.info(f"{label} (minutes)")
     reminder = threading.Thread(target=remind, daemon=True)
     reminder.start()
     try:
@@ -233,4 +233,4 @@ def _announced(label: str, say: Callable[[str], None]) -> Iterator[None]:
     finally:
         done.set()
         reminder.join()
-    say(f"  done in {time.perf_counter() - start:.0f} s")
+    _log.info(f"  done in {time.perf_counter() - start:.0f} s")

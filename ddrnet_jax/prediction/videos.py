@@ -1,8 +1,8 @@
 """A video to its masks and overlays, frame by frame: memory for one frame, whatever its length."""
 
+import logging
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.prediction.files import PredictionFiles
 
+_log = logging.getLogger(__name__)
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg"))
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file is said here, once
 _FRAMES_PER_S = 25.0  # where a file does not say
@@ -64,7 +65,7 @@ def _open(path: Path) -> tuple[Video, Iterator[np.ndarray]]:
     rate = capture.get(cv2.CAP_PROP_FPS)
     count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     if not (math.isfinite(rate) and 0 < rate < _MOST_FRAMES_PER_S):
-        print(f"warning: {path} does not say its frame rate; {_FRAMES_PER_S:g} a second are written", file=sys.stderr)
+        _log.warning(f"{path} does not say its frame rate; {_FRAMES_PER_S:g} a second are written")
         rate, count = _FRAMES_PER_S, 0  # the count is an estimate by the rate
     return Video(count, _writable_rate(rate)), _frames(capture)
 

@@ -1,14 +1,15 @@
 """A page about a run that is read and evaluated, or about two; and about one that has just been trained."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.gallery import Gallery, short_name
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.report import page, run
+
+_log = logging.getLogger(__name__)
 
 
 def make(
@@ -16,14 +17,13 @@ def make(
     output: str | Path | None = None,
     *,
     compare: str | Path | None = None,
-    config: ConfigDict | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    experiment: Experiment | None = None,
 ) -> Path:
     """Write the report on a workdir or one step's directory; returns the page's path.
 
     output   a file that ends in .html, or a folder; None: report.html in the workdir
     compare  the same of a second run, side by side
-    config   see run.read
+    experiment  see run.read
     Raises ReportError before anything is evaluated, and what run.read raises.
     """
     output = output or run.workdir_of(shown)
@@ -31,27 +31,27 @@ def make(
         raise run.ReportError(f"{shown}: no workdir of a run here; give one, or --output for the page of a copied step")
     found = [run.find(path) for path in (shown, compare) if path]
     for each in found:
-        if config is not None and each.step_folder is not None:
-            check_same_classes(config, each.step_folder, each.config)
+        if experiment is not None and each.step_folder is not None:
+            check_same_classes(experiment, each.step_folder, each.experiment)
     output = page.prepare(output)
-    first = run.read(found[0], config=config, say=say)
+    first = run.read(found[0], experiment=experiment)
     names = [short_name(seen.name, first.data_root) for seen in (*first.gallery.worst, *first.gallery.best)]
-    return page.write([first, *(run.read(each, config=config, also=names, say=say) for each in found[1:])], output)
+    others = [run.read(each, experiment=experiment, also=names) for each in found[1:]]
+    return page.write([first, *others], output)
 
 
 def after_training(
     workdir: Path,
-    config: ConfigDict,
+    experiment: Experiment,
     *,
     step: int,
     result: Scores | Accuracy,
     gallery: Gallery,
     made_by: dict,
-    say: Callable[[str], None],
 ) -> None:
     """Write report.html of a run that has just evaluated its last step; what keeps it from that is a warning."""
     try:
-        page.write([run.of_training(workdir, config, step, result, gallery, made_by)], workdir / page.NAME)
+        page.write([run.of_training(workdir, experiment, step, result, gallery, made_by)], workdir / page.NAME)
     except Exception as e:  # whatever it is, the run is done and must end as one
         problem = (str(e).splitlines() or [""])[0]
-        say(f"warning: {workdir / page.NAME} is not written ({type(e).__name__}: {problem})")
+        _log.warning(f"{workdir / page.NAME} is not written ({type(e).__name__}: {problem})")

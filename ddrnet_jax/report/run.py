@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.errors import DataError
@@ -22,6 +24,7 @@ from ddrnet_jax.runs import checkpoints, step_files
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, SCORES, is_number, read_lines, series
 from ddrnet_jax.runs.step_files import CheckpointError
 
+_log = logging.getLogger(__name__)
 _EVALUATED_BY = (
     *("data.name", "data.root", "data.eval_split"),
     *("eval.scales", "eval.flip", "eval.size_hw", "eval.tile_hw"),
@@ -88,15 +91,14 @@ class Run:
 
 
 def of_training(
-    workdir: Path, config: ConfigDict, step: int, result: Scores | Accuracy, gallery: Gallery, made_by: dict
+    workdir: Path, experiment: Experiment, step: int, result: Scores | Accuracy, gallery: Gallery, made_by: dict
 ) -> Run:
     """The run in `workdir` with the evaluation after its last step."""
-    spec = build.dataset_spec(config)
-    evaluation = _evaluation(result, config, step, "evaluated after the last step")
+    evaluation = _evaluation(result, experiment, step, "evaluated after the last step")
     return Run(
         name=str(workdir),
-        config=config_files.to_json(config),
-        spec=spec,
+        config=experiment.config,
+        spec=experiment.spec,
         lines=read_lines(workdir),
         evaluation=evaluation,
         gallery=gallery,
@@ -120,7 +122,7 @@ class Found:
     workdir: Path | None
     step_folder: Path | None
     description: dict
-    config: ConfigDict
+    experiment: Experiment
     notes: list[str]
 
 
@@ -137,43 +139,44 @@ def find(path: str | Path) -> Found:
     except CheckpointError as e:
         step_folder, description = None, {}
         notes.append(f"No weights to evaluate: {e}")
-    return Found(path, workdir, step_folder, description, _own_config(path, workdir, description), notes)
+    return Found(
+        path, workdir, step_folder, description, build.experiment(_own_config(path, workdir, description)), notes
+    )
 
 
 def read(
     found: Found,
     *,
-    config: ConfigDict | None = None,
+    experiment: Experiment | None = None,
     also: Collection[str] = (),
-    say: Callable[[str], None] = lambda message: None,
 ) -> Run:
     """The run that was found, evaluated.
 
-    config  to evaluate by, on whose eval split; None: the run's own
-    also    short names of images whose pictures are wanted
+    experiment  to evaluate by, on whose eval split; None: the run's own
+    also        short names of images whose pictures are wanted
     What cannot be had, as scores where the data set is not there, is a note and a warning.
-    Raises ConfigError, DataError or CheckpointError if `config` does not fit.
+    Raises ConfigError, DataError or CheckpointError if `experiment` does not fit.
     """
-    own, notes = found.config, [*found.notes]
-    used = config or own
-    gallery, evaluation = Gallery(also, used.data.root), None
+    own, notes = found.experiment, [*found.notes]
+    used = experiment or own
+    gallery, evaluation = Gallery(also, used.data_root), None
     if found.step_folder is not None:
         try:
-            result = evaluate_checkpoint(used, found.step_folder, say, watch=gallery)
+            result = evaluate_checkpoint(used, found.step_folder, watch=gallery)
             number = found.step_folder.name.split(".")[0]
             step = int(number) if number.isdigit() else None
             evaluation = _evaluation(result, used, step, "evaluated for this report")
         except (ConfigError, DataError, CheckpointError) as e:
-            if config is not None:
+            if experiment is not None:
                 raise
             gallery.clear()
             notes.append(f"Not evaluated for this report: {e}")
     for note in notes:
-        say(f"warning: {note}")
+        _log.warning(note)
     run = Run(
         name=str(found.path),
-        config=config_files.to_json(own),
-        spec=build.dataset_spec(own),
+        config=own.config,
+        spec=own.spec,
         lines=read_lines(found.workdir) if found.workdir else [],
         evaluation=evaluation,
         gallery=gallery,
@@ -213,9 +216,9 @@ def _own_config(path: Path, workdir: Path | None, description: dict) -> ConfigDi
     return config_files.from_json(description["config"])
 
 
-def _evaluation(result: Scores | Accuracy, config: ConfigDict, step: int | None, origin: str) -> Evaluation:
-    values, confusion = result.values(build.dataset_spec(config).classes), getattr(result, "confusion", None)
-    return Evaluation(values, confusion, step, origin, _settings(config_files.to_json(config)))
+def _evaluation(result: Scores | Accuracy, experiment: Experiment, step: int | None, origin: str) -> Evaluation:
+    values, confusion = result.values(experiment.spec.classes), getattr(result, "confusion", None)
+    return Evaluation(values, confusion, step, origin, _settings(experiment.config))
 
 
 def _settings(config: dict) -> dict[str, object]:

@@ -3,6 +3,7 @@
 A checkpoint is one directory: of a run's step (runs/save.py), or of weights alone.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.errors import DataError
@@ -38,6 +40,11 @@ class Loaded(NamedTuple):
     is_averaged: bool  # whether the weights are the run's moving average
 
     @property
+    def experiment(self) -> Experiment:
+        """The experiment of the config."""
+        return build.experiment(self.config)
+
+    @property
     def miou(self) -> float | None:
         """The score of a segmenter, None of a classifier."""
         return self.score if self.metric == SCORES["segmentation"] else None
@@ -56,10 +63,13 @@ def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
     return model, loaded.config
 
 
-def load_weights(path: str | Path, *, averaged: bool = True) -> Loaded:
+def load_weights(
+    path: str | Path, *, averaged: bool = True, network: Callable[[nnx.Rngs], nnx.Module] | None = None
+) -> Loaded:
     """The weights of a checkpoint and what they are the weights of; see load_checkpoint.
 
     averaged  the moving average where the run kept one; False: the weights themselves
+    network   makes what the weights are of; None: the network of the checkpoint's config
     """
     folder = find_step(path)
     metadata = step_files.read_metadata(folder)
@@ -73,7 +83,8 @@ def load_weights(path: str | Path, *, averaged: bool = True) -> Loaded:
     weights = loaded["ema"] if is_averaged else loaded
     try:
         config = config_files.from_json(metadata.custom_metadata["config"])
-        model = variables.split(nnx.eval_shape(lambda: build.model_builder(config)(nnx.Rngs(0))))
+        experiment = build.experiment(config)
+        model = variables.split(nnx.eval_shape(lambda: (network or experiment.network)(nnx.Rngs(0))))
     except (ConfigError, DataError) as e:
         raise CheckpointError(f"{folder}: its config cannot be used ({e})") from e
     _check_fits(folder, weights, {"params": model[1], "batch_stats": model[2]})
@@ -90,8 +101,8 @@ def load_weights(path: str | Path, *, averaged: bool = True) -> Loaded:
     )
 
 
-def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: ConfigDict) -> None:
-    """Write weights alone as one step's directory that load_checkpoint reads.
+def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: dict) -> None:
+    """Write weights alone as one step's directory that load_checkpoint reads; the config as JSON values.
 
     Raises CheckpointError if there is something already, or it cannot be written.
     """
@@ -103,7 +114,7 @@ def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: Co
         (folder / ".writable").touch()
         (folder / ".writable").unlink()
         state = {"params": params, "batch_stats": batch_stats}
-        description = step_files.described(state, {"config": config_files.to_json(config)})
+        description = step_files.described(state, {"config": config})
         ocp.save(folder, state, overwrite=True, custom_metadata=description)  # over the empty folder
     except OSError as e:
         raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or first_line(e)})") from e

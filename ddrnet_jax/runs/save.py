@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from ddrnet_jax.config import files as config_files
 from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.metrics_file import SCORES
 from ddrnet_jax.runs.step_files import CheckpointError, first_line
@@ -34,13 +32,15 @@ class Resumed(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: the best by its evaluations (mIoU, of a classifier top-1) and the latest few."""
 
-    def __init__(self, workdir: str | Path, config: ConfigDict, made_by: dict | None = None):
+    def __init__(self, workdir: str | Path, config: dict, *, keep: int = 2, made_by: dict | None = None):
         """
-        made_by  JSON values to keep with every step, see provenance.made_by
+        config   JSON values, kept with every step
+        keep     latest steps beside the best
+        made_by  JSON values, kept with every step, see provenance.made_by
         """
-        self._description = {"config": config_files.to_json(config), "made_by": made_by or {}}
-        self._metric = SCORES[config.task]
-        self._keep = config.checkpoint.keep
+        self._description = {"config": config, "made_by": made_by or {}}
+        self._metric = SCORES[config["task"]]
+        self._keep = keep
         self._root = Path(workdir).absolute() / step_files.FOLDER
         self._checkpointer: ocp.training.Checkpointer | None = None  # reads every step's files when it is made
         self._saving: tuple[int, object] | None = None

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import filelock
 import jax
-from ml_collections import ConfigDict
 
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
@@ -18,8 +17,8 @@ from ddrnet_jax.runtime import devices
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """The workdir, made, of this config, and no other run's as long as the context lasts.
+def claimed(workdir: Path, config: dict) -> Iterator[None]:
+    """The workdir, made, of this config (JSON values), and no other run's as long as the context lasts.
 
     Of several processes the first claims it, and the others look whether they see the same folder.
     Raises ConfigError if it cannot be written, belongs to another config, or another run is in it.
@@ -50,20 +49,19 @@ def _locked(workdir: Path) -> Iterator[None]:
         lock.release()
 
 
-def _claim(workdir: Path, config: ConfigDict) -> None:
+def _claim(workdir: Path, config: dict) -> None:
     """Write config.json; once the workdir has checkpoints, only a config of the same run may use it."""
     path = workdir / "config.json"
     if (workdir / "_CHECKPOINT_METADATA").exists():
         raise ConfigError(f"--workdir {workdir}: is a checkpoint itself; choose another folder")
-    given = config_files.to_json(config)
     try:
         (workdir / FOLDER).mkdir(exist_ok=True)
         if any((workdir / FOLDER).glob("[0-9]*")):
             if not path.exists():
                 raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
-            _check_same_run(path, given)
+            _check_same_run(path, config)
         temporary = workdir / "config.json.tmp"
-        temporary.write_text(json.dumps(given, indent=2) + "\n")
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
         os.replace(temporary, path)
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e

@@ -1,6 +1,7 @@
 """The training run: everything checked, state restored or fresh, then one linear loop."""
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -11,14 +12,13 @@ import jax
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.check import check
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.samples import Source
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import make_evaluator, samples_to_evaluate
@@ -28,9 +28,11 @@ from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import devices, processes
 from ddrnet_jax.training import program, state
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
+from ddrnet_jax.training.program import MakeObjective
 from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
 from ddrnet_jax.weights import pretrained
 
+_log = logging.getLogger(__name__)
 # Steps that may wait for the device: enough to keep it busy, few enough that a save need not wait for many.
 _STEPS_AHEAD = 4
 
@@ -54,70 +56,79 @@ class Finished(NamedTuple):
     made_by: dict
 
 
-def train(config: ConfigDict, folder: str | Path, command: str = "") -> Finished:
-    """Train to config.total_steps in the workdir `folder`, resuming what is there.
+def train(
+    experiment: Experiment, folder: str | Path, *, command: str = "", make_objective: MakeObjective | None = None
+) -> Finished:
+    """Train to the experiment's last step in the workdir `folder`, resuming what is there.
 
-    command  that does so, kept with the checkpoints
+    command         that does so, kept with the checkpoints
+    make_objective  of the network's graphdef and a platform; None: the loss of the experiment
     SIGTERM and Ctrl-C end it between two steps, the last of which is saved; see training.interruption.
     Raises ConfigError, DataError or CheckpointError before any long work, TrainingDiverged, CheckpointError (a full
     disk), Preempted or StoppedByUser during it.
     """
     with Interruption() as interruption:
-        return _train(config, Path(folder), interruption, command)
+        return _train(experiment, Path(folder), interruption, command, make_objective)
 
 
-def _train(config: ConfigDict, folder: Path, interruption: Interruption, command: str) -> Finished:
-    mesh = devices.data_mesh()
-    program.check_batch_size(config, mesh)
-    if config.init_head == "fresh" and not config.init_from:
+def _train(
+    experiment: Experiment,
+    folder: Path,
+    interruption: Interruption,
+    command: str,
+    make_objective: MakeObjective | None,
+) -> Finished:
+    e, mesh = experiment, devices.data_mesh()
+    program.check_batch_size(e.batch_size, e.accumulate_steps, mesh)
+    if e.fresh_head and not e.init_from:
         raise ConfigError("config.init_head: 'fresh' given, but config.init_from names no weights to start from")
-    spec = build.dataset_spec(config)
-    build.class_weights(config)  # what the loss may lack ends here
-    train_source, eval_source = build.train_source(config), build.eval_source(config)
+    make_objective = make_objective or program.objective_maker(e)
+    train_source, eval_source = e.train_source(), e.eval_source()
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
-        train_source, eval_source, crop_hw=config.data.crop_hw, scale_range=config.data.scale_range
+        train_source, eval_source, crop_hw=e.crop_hw, scale_range=e.scale_range
     )
 
     with contextlib.ExitStack() as stack:
         _check_same_everywhere(
             {
-                "config": _shared_part(config),
+                "config": _shared_part(e.config),
                 "number of training images": len(train_source),
                 "number of evaluation images": len(eval_source),
             }
         )
-        stack.enter_context(workdir.claimed(folder, config))
+        stack.enter_context(workdir.claimed(folder, e.config))
         made_by = provenance.made_by(command)
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(folder, config, made_by)))
-        schedule, sgd = program.schedule_and_optimizer(config)
-        graphdef, run_state, first_step, origin = _first_state(config, sgd, checkpoints, mesh)
-        steps = {"total_steps": config.total_steps, "eval_every_steps": config.eval.every_steps}
+        checkpoints = Checkpoints(folder, e.config, keep=e.checkpoint_keep, made_by=made_by)
+        stack.enter_context(contextlib.closing(checkpoints))
+        schedule, optimizer = program.schedule_and_optimizer(e)
+        graphdef, run_state, first_step, origin = _first_state(e, optimizer, checkpoints, mesh)
+        steps = {"total_steps": e.total_steps, "eval_every_steps": e.eval_every_steps}
         log = stack.enter_context(contextlib.closing(open_log(folder, resumed_step=first_step, **steps)))
         own_devices = devices.local_mesh(mesh)
         gallery = Gallery()
         watch = gallery if jax.process_index() == 0 else None
-        evaluator = make_evaluator(config, graphdef, own_devices, say=log.say, watch=watch)
-        train_step = program.train_step(config, graphdef, sgd, mesh)
-        batches = stack.enter_context(contextlib.closing(_batches(config, train_source, first_step)))
-        _announce(log, config, mesh, train_source, eval_source, run_state, origin + warnings)
+        evaluator = make_evaluator(e, graphdef, own_devices, watch=watch)
+        train_step = program.train_step(e, graphdef, optimizer, mesh, make_objective)
+        batches = stack.enter_context(contextlib.closing(_batches(e, train_source, first_step)))
+        _announce(e, mesh, train_source, eval_source, run_state, origin + warnings)
 
         def evaluate() -> metrics.Scores | metrics.Accuracy:
             gallery.clear()
-            with samples_to_evaluate(config, eval_source) as samples:
+            with samples_to_evaluate(eval_source, e.eval_transform, num_threads=e.num_threads) as samples:
                 weights = devices.local_view(state.evaluation_weights(run_state), own_devices)
                 return evaluator(*weights, interruption.watched(samples))
 
         result = None
         stack.enter_context(processes.ending_if_lost())
         last_evaluation = devices.from_first_process(log.last_evaluation)
-        if first_step and _is_evaluated(first_step, config) and last_evaluation != first_step:
+        if first_step and _is_evaluated(first_step, e) and last_evaluation != first_step:
             result = evaluate()  # an unreadable image kept this from happening before the save
             checkpoints.save(first_step, run_state, result.score)  # first: a line in the log says that it has a score
-            log.evaluation(first_step, result, spec, gallery.first)
-        meter = _Meter(log, config, schedule)
+            log.evaluation(first_step, result, e.spec, gallery.first)
+        meter = _Meter(log, schedule, batch_size=e.batch_size, total_steps=e.total_steps)
         done = first_step
         try:
-            for step in range(first_step + 1, config.total_steps + 1):
+            for step in range(first_step + 1, e.total_steps + 1):
                 checkpoints.check()
                 if interruption.requested(done):
                     raise interruption.error()
@@ -125,29 +136,29 @@ def _train(config: ConfigDict, folder: Path, interruption: Interruption, command
                     rows = next(batches)
                 batch = devices.put_batch(rows, mesh)
                 if step == first_step + 1:
-                    train_step = _compile(train_step, run_state, batch, log)
+                    train_step = _compile(train_step, run_state, batch)
                     log.restart_clock()
                     meter.restart_clock()
                 run_state, step_metrics = train_step(run_state, batch)
                 meter.add(step_metrics)
                 done = step
 
-                is_eval = _is_evaluated(step, config)
-                is_save = is_eval or _is_due(step, config.checkpoint.every_steps)
-                if is_save or step % config.log_every_steps == 0:
+                is_eval = _is_evaluated(step, e)
+                is_save = is_eval or _is_due(step, e.checkpoint_every_steps)
+                if is_save or step % e.log_every_steps == 0:
                     meter.write_line(step)
                 if is_eval:
                     result = evaluate()
-                    log.evaluation(step, result, spec, gallery.first)
+                    log.evaluation(step, result, e.spec, gallery.first)
                 if is_save:
                     checkpoints.save(step, run_state, result.score if is_eval else None)
                     meter.restart_clock()
-        except (DataError, Preempted, StoppedByUser) as e:  # neither must cost the steps before it
+        except (DataError, Preempted, StoppedByUser) as error:  # neither must cost the steps before it
             meter.write_line(done)
-            if done > first_step and _is_same_everywhere(e):
+            if done > first_step and _is_same_everywhere(error):
                 checkpoints.save(done, run_state)
                 checkpoints.close()  # raises if the step could not be saved
-                log.say(f"step {done} of {config.total_steps} is saved")
+                _log.info(f"step {done} of {e.total_steps} is saved")
             raise
         if result is None:  # the run was complete already: nothing is left to save
             processes.end_at_sigterm()
@@ -158,8 +169,9 @@ def _train(config: ConfigDict, folder: Path, interruption: Interruption, command
 class _Meter:
     """Metrics of the steps since the last line, left on the device until the line is written."""
 
-    def __init__(self, log: RunLog | SilentLog, config: ConfigDict, schedule: optax.Schedule):
-        self._log, self._config, self._schedule = log, config, schedule
+    def __init__(self, log: RunLog | SilentLog, schedule: optax.Schedule, *, batch_size: int, total_steps: int):
+        self._log, self._schedule = log, schedule
+        self._batch_size, self._total_steps = batch_size, total_steps
         self._pending: list[dict] = []
         self.restart_clock()
 
@@ -187,28 +199,28 @@ class _Meter:
         elapsed = time.perf_counter() - self._start
         seconds = elapsed / len(self._pending)
         values["learning_rate"] = float(self._schedule(step - 1))
-        values["images_per_s"] = self._config.batch_size / seconds
+        values["images_per_s"] = self._batch_size / seconds
         values["input_wait"] = self._waited_s / elapsed
-        self._log.train(step, values, seconds_left=seconds * (self._config.total_steps - step))
+        self._log.train(step, values, seconds_left=seconds * (self._total_steps - step))
         self._pending.clear()
         self.restart_clock()
 
 
 def _first_state(
-    config: ConfigDict, sgd: optax.GradientTransformation, checkpoints: Checkpoints, mesh: Mesh
+    experiment: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, mesh: Mesh
 ) -> tuple[nnx.GraphDef, state.State, int, list[str]]:
     """(graphdef, the state to go on from on every device, its step, lines that say where it is from)"""
-    build_model = build.model_builder(config)
-    graphdef, fresh = state.create(build_model, sgd, seed=config.seed, ema_decay=config.ema_decay)
+    network = experiment.network
+    graphdef, fresh = state.create(network, optimizer, seed=experiment.seed, ema_decay=experiment.ema_decay)
     resumed = checkpoints.resume(like=fresh)
     if resumed:
-        origin = [*resumed.warnings, f"resuming after step {resumed.step} of {config.total_steps}"]
+        origin = [*resumed.warnings, f"resuming after step {resumed.step} of {experiment.total_steps}"]
         return graphdef, devices.put_replicated(resumed.state, mesh), resumed.step, origin
     origin = ["initial weights: random"]
-    if config.init_from:
-        weights = pretrained.read(config.init_from)
-        abstract = nnx.eval_shape(lambda: build_model(nnx.Rngs(0)))
-        moving = pretrained.transfer(weights, abstract, fresh_head=config.init_head == "fresh")
+    if experiment.init_from:
+        weights = pretrained.read(experiment.init_from)
+        abstract = nnx.eval_shape(lambda: network(nnx.Rngs(0)))
+        moving = pretrained.transfer(weights, abstract, fresh_head=experiment.fresh_head)
         fresh = state.warm_start(fresh, moving.moved)
         origin = [f"initial weights from {weights.path}: {weights.describe()} ({weights.origin})", *moving.lines()]
     if jax.process_count() > 1:
@@ -216,23 +228,22 @@ def _first_state(
     return graphdef, devices.put_replicated(fresh, mesh), 0, origin
 
 
-def _batches(config: ConfigDict, source, first_step: int):
+def _batches(experiment: Experiment, source: Source, first_step: int) -> Iterator[dict]:
     return pipeline.train_batches(
         source,
-        build.augmentation(config),
-        seed=config.seed,
-        batch_size=config.batch_size,
-        accumulate_steps=config.optimizer.accumulate_steps,
+        experiment.augment,
+        seed=experiment.seed,
+        batch_size=experiment.batch_size,
+        accumulate_steps=experiment.accumulate_steps,
         first_step=first_step,
         shard=pipeline.Shard(jax.process_index(), jax.process_count()),
-        num_threads=config.data.num_threads,
+        num_threads=experiment.num_threads,
     )
 
 
-def _shared_part(config: ConfigDict) -> dict:
+def _shared_part(config: dict) -> dict:
     """What has to be the same in all processes: all but where and with how many threads each reads its data."""
-    values = config_files.to_json(config)
-    return values | {"data": {k: v for k, v in values["data"].items() if k not in ("root", "num_threads")}}
+    return config | {"data": {k: v for k, v in config["data"].items() if k not in ("root", "num_threads")}}
 
 
 def _check_same_everywhere(values: dict[str, object]) -> None:
@@ -250,27 +261,31 @@ def _is_same_everywhere(reason: Exception) -> bool:
     return jax.process_count() == 1 or not isinstance(reason, DataError)
 
 
-def _announce(log, config, mesh, train_source, eval_source, run_state, origin) -> None:
+def _announce(
+    experiment: Experiment, mesh: Mesh, train_source: Source, eval_source: Source, run_state: state.State, lines: list
+) -> None:
     count = sum(leaf.size for leaf in jax.tree.leaves(run_state["params"]))
-    network = f"DDRNet-{config.model.variant} {config.task}"
+    network = f"DDRNet-{experiment.variant} {experiment.task}"
     of_processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    log.say(f"{network}: {count:,} parameters, {mesh.size} {jax.default_backend()} device(s){of_processes}")
     classes = f"{train_source.spec.num_classes} classes"
-    log.say(f"{config.data.name}: {len(train_source)} training, {len(eval_source)} evaluation images, {classes}")
-    for line in origin:
-        log.say(line)
+    for line in (
+        f"{network}: {count:,} parameters, {mesh.size} {jax.default_backend()} device(s){of_processes}",
+        f"{experiment.data_name}: {len(train_source)} training, {len(eval_source)} evaluation images, {classes}",
+        *lines,
+    ):
+        _log.info(line)
 
 
-def _compile(train_step, run_state, batch, log):
-    log.say("compiling the training step ...")
+def _compile(train_step, run_state, batch):
+    _log.info("compiling the training step ...")
     start = time.perf_counter()
     compiled = train_step.lower(run_state, batch).compile()
-    log.say(f"compiled in {time.perf_counter() - start:.1f} s")
+    _log.info(f"compiled in {time.perf_counter() - start:.1f} s")
     return compiled
 
 
-def _is_evaluated(step: int, config: ConfigDict) -> bool:
-    return step == config.total_steps or _is_due(step, config.eval.every_steps)
+def _is_evaluated(step: int, experiment: Experiment) -> bool:
+    return step == experiment.total_steps or _is_due(step, experiment.eval_every_steps)
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -1,7 +1,7 @@
 """Cross entropy, OHEM, Dice and cross entropy at edges, over the pixels of the global batch; and of a classifier."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -228,28 +228,27 @@ def _safe_ratio(total: jax.Array, count: jax.Array) -> jax.Array:
     return total / jnp.where(count > 0, count, 1)
 
 
-LOSSES = {"cross_entropy": cross_entropy, "ohem": ohem, "dice_edge": dice_edge}
+# By name: the loss, and which settings of the config's group `loss` are its own, by its parameters.
+LOSSES = {
+    "cross_entropy": (cross_entropy, {}),
+    "ohem": (ohem, {"threshold": "ohem_threshold", "min_kept_fraction": "ohem_min_kept_fraction"}),
+    "dice_edge": (dice_edge, {name: name for name in ("dice_weight", "edge_weight", "edge_size")}),
+}
 
 
 def make_loss(
     name: str,
     *,
-    ohem_threshold: float,
-    ohem_min_kept_fraction: float,
-    class_weights: jax.Array | None,
-    label_smoothing: float,
-    dice_weight: float = 1.0,
-    edge_weight: float = 0.5,
-    edge_size: int = 5,
+    class_weights: Sequence[float] | jax.Array | None = None,
+    label_smoothing: float = 0.0,
+    **settings: float,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """The named loss as a function of logits f32[B,H,W,C] and labels i32[B,H,W] (0..C-1 or 255).
 
     class_weights  f32[C]
-    The other settings: the keys of the config's group `loss` of the same names.
+    settings       of the config's group `loss`, by their keys; those of other losses are not used
     """
-    own_options = {
-        "cross_entropy": {},
-        "ohem": {"threshold": ohem_threshold, "min_kept_fraction": ohem_min_kept_fraction},
-        "dice_edge": {"dice_weight": dice_weight, "edge_weight": edge_weight, "edge_size": edge_size},
-    }[name]
-    return functools.partial(LOSSES[name], class_weights=class_weights, label_smoothing=label_smoothing, **own_options)
+    loss, own = LOSSES[name]
+    options = {parameter: settings[key] for parameter, key in own.items()}
+    weights = None if class_weights is None else jnp.asarray(class_weights)
+    return functools.partial(loss, class_weights=weights, label_smoothing=label_smoothing, **options)

@@ -1,104 +1,94 @@
-"""What the training step of a config is made of; and the step for devices that need not be there."""
+"""The training step of an experiment; also for devices that need not be there."""
 
 import functools
+from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from ml_collections import ConfigDict
 
-from ddrnet_jax import build
+from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import losses, optimizer, state
-from ddrnet_jax.training.step import Loss, make_train_step
+from ddrnet_jax.training.objective import Loss, Objective, loss_of_heads
+from ddrnet_jax.training.step import make_step
+
+MakeObjective = Callable[[nnx.GraphDef, str], Objective]  # of the network, for a platform
 
 
-def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None:
     """Raises ConfigError if the batch, or a part of it, cannot be spread evenly over the devices."""
-    parts = config.optimizer.accumulate_steps
-    if config.batch_size % (mesh.size * parts):
+    if batch_size % (mesh.size * accumulate_steps):
         processes = len({device.process_index for device in mesh.devices.flat})
         of_processes = f" of {processes} processes" if processes > 1 else ""
-        times = f" times optimizer.accumulate_steps={parts}" if parts > 1 else ""
+        times = f" times optimizer.accumulate_steps={accumulate_steps}" if accumulate_steps > 1 else ""
         raise ConfigError(
-            f"config.batch_size: {config.batch_size} given, expected a multiple of the {mesh.size} devices"
+            f"config.batch_size: {batch_size} given, expected a multiple of the {mesh.size} devices"
             f"{of_processes}{times}"
         )
 
 
-def loss(config: ConfigDict) -> Loss:
+def loss(experiment: Experiment) -> Loss:
     """The loss of one head. Raises ConfigError if it needs what the data set does not have."""
-    if config.task == "classification":
-        return functools.partial(losses.class_cross_entropy, label_smoothing=config.loss.label_smoothing)
-    weights = build.class_weights(config)
-    return losses.make_loss(
-        config.loss.name,
-        ohem_threshold=config.loss.ohem_threshold,
-        ohem_min_kept_fraction=config.loss.ohem_min_kept_fraction,
-        class_weights=None if weights is None else jnp.array(weights),
-        label_smoothing=config.loss.label_smoothing,
-        dice_weight=config.loss.dice_weight,
-        edge_weight=config.loss.edge_weight,
-        edge_size=config.loss.edge_size,
-    )
+    if experiment.task == "classification":
+        return functools.partial(losses.class_cross_entropy, label_smoothing=experiment.loss["label_smoothing"])
+    return losses.make_loss(class_weights=experiment.class_weights(), **experiment.loss)
 
 
-def schedule_and_optimizer(config: ConfigDict) -> tuple[optax.Schedule, optax.GradientTransformation]:
+def objective_maker(experiment: Experiment) -> MakeObjective:
+    """A function of graphdef and platform that gives the objective. Raises ConfigError as `loss` does."""
+    of_head = loss(experiment)
+    options = {"aux_weight": experiment.aux_weight, "remat": experiment.remat}
+    return lambda graphdef, platform: loss_of_heads(graphdef, of_head, platform, **options)
+
+
+def schedule_and_optimizer(experiment: Experiment) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The learning rate by step, and the optimiser that follows it."""
-    schedule = optimizer.learning_rate_schedule(
-        config.optimizer.schedule,
-        peak=config.optimizer.learning_rate,
-        total_steps=config.total_steps,
-        warmup_steps=config.optimizer.warmup_steps,
-        poly_power=config.optimizer.poly_power,
-        step_fractions=config.optimizer.step_fractions,
-    )
-    return schedule, optimizer.sgd(
-        schedule,
-        momentum=config.optimizer.momentum,
-        nesterov=config.optimizer.nesterov,
-        weight_decay=config.optimizer.weight_decay,
-        decay_norms_and_biases=config.optimizer.decay_norms_and_biases,
-        trunk_lr_factor=config.optimizer.trunk_lr_factor,
-    )
+    schedule = optimizer.learning_rate_schedule(**experiment.schedule)
+    return schedule, optimizer.sgd(schedule, **experiment.optimizer)
 
 
 def train_step(
-    config: ConfigDict, graphdef: nnx.GraphDef, sgd: optax.GradientTransformation, mesh: Mesh
+    experiment: Experiment,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    make_objective: MakeObjective | None = None,
 ) -> jax.stages.Wrapped:
-    """The compiled step of the config (see `step.make_train_step`)."""
-    return make_train_step(
-        graphdef,
-        sgd,
-        loss(config),
+    """The compiled step of an experiment (see `step.make_step`).
+
+    make_objective  None: the loss of the experiment
+    """
+    make_objective = make_objective or objective_maker(experiment)
+    return make_step(
+        make_objective(graphdef, devices.platform(mesh)),
+        optimizer,
         mesh,
-        aux_weight=config.loss.aux_weight,
-        ema_decay=config.ema_decay,
-        accumulate_steps=config.optimizer.accumulate_steps,
-        remat=config.model.remat,
+        ema_decay=experiment.ema_decay,
+        accumulate_steps=experiment.accumulate_steps,
     )
 
 
-def lower_train_step(config: ConfigDict, mesh: Mesh) -> jax.stages.Lowered:
-    """The training step of a config, ready to be compiled for a mesh of devices that need not exist.
+def lower_train_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
+    """The training step of an experiment, ready to be compiled for a mesh of devices that need not exist.
 
     Raises ConfigError where the batch does not suit the devices.
     """
-    check_batch_size(config, mesh)
-    _, sgd = schedule_and_optimizer(config)
-    graphdef, fresh = state.abstract(build.model_builder(config), sgd, ema_decay=config.ema_decay)
+    check_batch_size(experiment.batch_size, experiment.accumulate_steps, mesh)
+    _, sgd = schedule_and_optimizer(experiment)
+    graphdef, fresh = state.abstract(experiment.network, sgd, ema_decay=experiment.ema_decay)
     fresh = _placed(fresh, devices.replicated(mesh))
-    return train_step(config, graphdef, sgd, mesh).lower(fresh, _placed(_batch(config), devices.by_batch(mesh)))
+    step = train_step(experiment, graphdef, sgd, mesh)
+    return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)))
 
 
-def _batch(config: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    rows, size_hw = config.batch_size, config.data.crop_hw
+def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    rows, size_hw = experiment.batch_size, experiment.crop_hw
     masks, class_numbers = ((rows, *size_hw), np.uint8), ((rows,), np.int32)
-    labels = masks if config.task == "segmentation" else class_numbers
+    labels = masks if experiment.task == "segmentation" else class_numbers
     return {
         "images": jax.ShapeDtypeStruct((rows, *size_hw, 3), np.uint8),
         "labels": jax.ShapeDtypeStruct(*labels),

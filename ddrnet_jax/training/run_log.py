@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ddrnet_jax.evaluation.gallery import Seen
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, drop_later_lines
 
+_log = logging.getLogger(__name__)
 _SAMPLES = "image, label, prediction"
 _INPUT_BOUND = 0.1  # share of the time waited for batches: more, and a faster device would gain little
 _MOST_PICTURED = 50  # evaluations of a run
@@ -56,7 +58,7 @@ class RunLog:
             self._bar.set_postfix_str(f"{text}, {limit}" if is_input_bound else text)
         else:
             minutes, seconds = divmod(round(seconds_left), 60)
-            self.say(f"step {step}/{self._total_steps}  {text}, {minutes}:{seconds:02d} left, {limit}")
+            _log.info(f"step {step}/{self._total_steps}  {text}, {minutes}:{seconds:02d} left, {limit}")
 
     def restart_clock(self) -> None:
         """The steps begin now: what came before them says nothing about the time that is left."""
@@ -76,14 +78,7 @@ class RunLog:
         self._write(step, result.values(spec.classes))
         if samples and _is_pictured(step, total_steps=self._total_steps, eval_every_steps=self._eval_every_steps):
             self._write_pictures(step, spec, samples)
-        self.say(f"step {step}  {result.line()}")
-
-    def say(self, message: str) -> None:
-        """Print a line without breaking the progress bar."""
-        if self._bar is not None:
-            self._bar.write(message, file=sys.stderr)
-        else:
-            print(message, file=sys.stderr, flush=True)
+        _log.info(f"step {step}  {result.line()}")
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a full disk has been reported when the line was written
@@ -109,7 +104,7 @@ class RunLog:
         except Exception as e:  # whatever it is, no run ends for its pictures
             if not self._has_warned:
                 problem = (str(e).splitlines() or [""])[0]
-                self.say(f"warning: TensorBoard lacks pictures of samples ({type(e).__name__}: {problem})")
+                _log.warning(f"TensorBoard lacks pictures of samples ({type(e).__name__}: {problem})")
             self._has_warned = True
 
 
@@ -177,9 +172,6 @@ class SilentLog:
         """See RunLog."""
 
     def evaluation(self, step: int, result: Scores | Accuracy, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
-        """See RunLog."""
-
-    def say(self, message: str) -> None:
         """See RunLog."""
 
     def close(self) -> None:

@@ -1,21 +1,14 @@
 """One training step as one compiled function."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.extend.core import Primitive
 from jax.sharding import Mesh
 
-from ddrnet_jax.models import variables
-from ddrnet_jax.models.blocks import upsample_x8
-from ddrnet_jax.models.ddrnet import DDRNet, normalise
 from ddrnet_jax.runtime import compilation, devices
+from ddrnet_jax.training.objective import Loss, Objective, loss_of_heads
 from ddrnet_jax.training.state import State
-
-Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def make_train_step(
@@ -29,37 +22,33 @@ def make_train_step(
     accumulate_steps: int = 1,
     remat: bool = True,
 ) -> jax.stages.Wrapped:
+    """The compiled step of a network and the loss of its heads: see `make_step` and `loss_of_heads`."""
+    objective = loss_of_heads(graphdef, loss, devices.platform(mesh), aux_weight=aux_weight, remat=remat)
+    return make_step(objective, optimizer, mesh, ema_decay=ema_decay, accumulate_steps=accumulate_steps)
+
+
+def make_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    ema_decay: float = 0.0,
+    accumulate_steps: int = 1,
+) -> jax.stages.Wrapped:
     """The compiled step (state, batch) -> (state, metrics); the given state is consumed.
 
-    loss     of logits and labels: of a segmenter f32[B,H,W,C] and i32[B,H,W], of a classifier f32[B,C] and i32[B]
-    batch    {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}, sharded by batch
-    metrics  {"loss": f32[], "loss_main": f32[], "loss_aux": f32[], "grad_norm": f32[]}
+    objective         what is minimised; its metrics come back with "grad_norm" beside them
+    batch             {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}, sharded by batch
     accumulate_steps  parts of the batch that pass one after another, each over all devices, for less memory.
                       The step takes the mean of their gradients; batch norm and loss see one part, running
                       statistics move with each.
-    remat             gradients compute batch norm and ReLU again, from the outputs of the convolutions, instead of
-                      keeping them: less memory
     Source: batch norm and losses are written over the whole batch (or part), so under jit they are global
     whatever the number of devices.
     """
 
-    forward = training_forward(graphdef, devices.platform(mesh), remat=remat)
-
-    def losses(params, batch_stats, batch):
-        out, batch_stats = forward(params, batch_stats, batch["images"])
-        labels = batch["labels"].astype(jnp.int32)
-
-        def at_labels(logits):
-            return loss(logits if labels.ndim == 1 else upsample_x8(logits, labels.shape[1:]), labels)
-
-        main = at_labels(out.logits)
-        aux = jnp.zeros_like(main) if out.aux_logits is None else at_labels(out.aux_logits)
-        total = main + aux_weight * aux
-        return total, (batch_stats, {"loss": total, "loss_main": main, "loss_aux": aux})
-
     def gradients(params, batch_stats, batch):
-        (_, (batch_stats, metrics)), grads = jax.value_and_grad(losses, has_aux=True)(params, batch_stats, batch)
-        return batch_stats, (grads, metrics)
+        (loss, (batch_stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params, batch_stats, batch)
+        return batch_stats, (grads, {"loss": loss} | metrics)
 
     def train_step(state: State, batch):
         if accumulate_steps == 1:
@@ -86,29 +75,6 @@ def make_train_step(
         out_shardings=devices.replicated(mesh),
         compiler_options=compilation.options(devices.platform(mesh), is_training=True),
     )
-
-
-def training_forward(graphdef: nnx.GraphDef, platform: str, *, remat: bool) -> Callable:
-    """The network in train mode: (params, batch_stats, images u8[B,H,W,3]) -> (Output, new batch_stats).
-
-    remat    as of `make_train_step`
-    Source: computing again from what the convolutions returned costs no convolution. As compiled for a TPU v5e the step
-    needs half of the memory and accesses a fifth fewer bytes (benchmarks/tpu_bytes.py); on CPUs it takes 0.99 of the
-    time (benchmarks/train_step.py).
-    """
-
-    def forward(params, batch_stats, images):
-        model = variables.merge(graphdef, params, batch_stats)
-        if isinstance(model, DDRNet):
-            model.on(platform)
-        model.train()
-        return model(normalise(images)), variables.batch_stats(model)
-
-    return jax.checkpoint(forward, policy=_is_convolution) if remat else forward
-
-
-def _is_convolution(primitive: Primitive, *_, **__) -> bool:
-    return primitive is jax.lax.conv_general_dilated_p
 
 
 def in_parts(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, jax.Array]:

@@ -2,12 +2,11 @@
 
 import hashlib
 
-import jax
 import numpy as np
 
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.ddrnet import DDRNet, normalise
-from ddrnet_jax.runtime import compilation
+from ddrnet_jax.models.ddrnet import DDRNet
+from ddrnet_jax.models.inference import logits_program
 from ddrnet_jax.weights import state_dicts
 from ddrnet_jax.weights.origins import without_stem_bias
 
@@ -36,15 +35,8 @@ def forward_digest(model: DDRNet) -> dict[str, float | list[float]]:
 
     Different machines agree on all digits but, now and then, the last: rounding differs, weights do not.
     """
-    graphdef, params, batch_stats = variables.split(model)
-
-    def logits(weights, images):
-        model = variables.merge(graphdef, *weights)
-        model.eval()
-        return model(normalise(images)).logits
-
-    forward = jax.jit(logits, compiler_options=compilation.options())
-    values = np.asarray(forward((params, batch_stats), fixed_images()), np.float64)
+    graphdef, *weights = variables.split(model)
+    values = np.asarray(logits_program(graphdef)(weights, fixed_images()), np.float64)
     samples = values.ravel()[np.linspace(0, values.size - 1, _SAMPLES).round().astype(int)]
     numbers = {"mean": values.mean(), "std": values.std(), "min": values.min(), "max": values.max()}
     return {k: _rounded(v) for k, v in numbers.items()} | {"samples": [_rounded(v) for v in samples]}

@@ -42,7 +42,8 @@ def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | 
             f"{source}: holds {weights.describe()}, but the config's task is {ours.task!r}; import it without --config "
             "and train with config.init_from, or --config.init_head=fresh fills what is missing with random weights"
         )
-    model = build.model_builder(ours)(nnx.Rngs(ours.seed))
+    experiment = build.experiment(ours)
+    model = experiment.network(nnx.Rngs(experiment.seed))
     moving = pretrained.load_into(model, weights, fresh_head=fresh_head)
     report = {
         "file": str(source),
@@ -59,7 +60,7 @@ def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | 
     }
     ours.init_from, ours.init_head = "", "load"  # of the run that made the file, no longer of the weights
     _, params, batch_stats = variables.split(model)
-    checkpoints.save_weights(output, params, batch_stats, ours)
+    checkpoints.save_weights(output, params, batch_stats, config_files.to_json(ours))
     return report
 
 

@@ -16,8 +16,9 @@ from ddrnet_jax.benchmark import device, files, onnx_runtime, ours, pytorch, run
 from ddrnet_jax.benchmark.cases import PROTOCOLS, Case
 from ddrnet_jax.benchmark.published import CITYSCAPES_HW, GMACS
 from ddrnet_jax.benchmark.timing import Program
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import decode
-from ddrnet_jax.export.onnx_engine import EngineError
+from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
 from ddrnet_jax.runs import checkpoints
@@ -359,7 +360,7 @@ def checkpoint_of(tmp_path_factory):
         num_classes = len(build.dataset_spec(wanted).classes)
         trained = DDRNet("23_slim", task=task, num_classes=num_classes, rngs=nnx.Rngs(0))
         folder = tmp_path_factory.mktemp(task) / "checkpoint"
-        checkpoints.save_weights(folder, *variables.split(trained)[1:], wanted)
+        checkpoints.save_weights(folder, *variables.split(trained)[1:], config_files.to_json(wanted))
         return folder
 
     return make

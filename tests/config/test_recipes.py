@@ -33,7 +33,7 @@ def test_every_argument_makes_a_valid_config(file):
     for config in (plain, *every):
         assert config.init_from == "", "whose file it would be?"
         assert build.dataset_spec(config).num_classes > 1
-        build.class_weights(config)
+        build.experiment(config).class_weights()
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

@@ -157,7 +157,8 @@ def test_a_class_that_swallows_others_is_no_other_order(confusion):
 
 def config_findings(config, sizes=None):
     sizes = collections.Counter(sizes or {(1280, 960): 8})
-    return [*config_causes.of_training(config, 1000, sizes, sizes), *config_causes.of_evaluation(config, sizes)]
+    ours = build.experiment(config)
+    return [*config_causes.of_training(ours, 1000, sizes, sizes), *config_causes.of_evaluation(ours, sizes)]
 
 
 def config_messages(**changes):
@@ -208,7 +209,8 @@ def test_our_own_recipes_are_left_in_peace(name, repo):
     if name not in ("camvid_small", "demo"):
         config.init_from = "imagenet.pth"
     sizes = collections.Counter({size: 8})
-    found = [*config_causes.of_training(config, images, sizes, sizes), *config_causes.of_evaluation(config, sizes)]
+    ours = build.experiment(config)
+    found = [*config_causes.of_training(ours, images, sizes, sizes), *config_causes.of_evaluation(ours, sizes)]
     assert len(found) == len(expected), found
     assert all(text in finding.message for text, finding in zip(expected, found, strict=True))
 
@@ -231,7 +233,7 @@ def test_weights_that_are_no_numbers_and_statistics_that_never_moved_are_found()
     model = NearestColour()
     model.kernel[...] = model.kernel[...].at[0, 0].set(jnp.nan)
     model.bn = BatchNorm(3)
-    first, second = checkpoint_causes.findings(loaded(model).config, loaded(model))
+    first, second = checkpoint_causes.findings(loaded(model).experiment, loaded(model))
     assert first.names == ("kernel",)
     assert "2 of 2 running statistics of the batch norms are as they were made" in second.message
 
@@ -240,7 +242,7 @@ def test_another_network_and_a_run_that_is_not_over_are_found():
     ours = loaded(NearestColour())._replace(step=1000)
     config = base()
     config.model.variant = "39"
-    unfinished, other = checkpoint_causes.findings(config, ours)
+    unfinished, other = checkpoint_causes.findings(build.experiment(config), ours)
     assert "the checkpoint is of step 1,000 of 120,000" in unfinished.message
     assert "model.variant='23_slim'; the config has model.variant='39'" in other.message
 
@@ -252,9 +254,9 @@ def test_another_network_and_a_run_that_is_not_over_are_found():
 def untrained(tmp_path_factory, repo):
     """DDRNet as it was made, saved as if imported."""
     config = config_files.load(str(repo / "configs" / "demo.py"), list(TINY))
-    _, params, batch_stats = variables.split(build.model_builder(config)(nnx.Rngs(0)))
+    _, params, batch_stats = variables.split(build.experiment(config).network(nnx.Rngs(0)))
     folder = tmp_path_factory.mktemp("untrained") / "checkpoint"
-    checkpoints.save_weights(folder, params, batch_stats, config)
+    checkpoints.save_weights(folder, params, batch_stats, config_files.to_json(config))
     return folder
 
 
@@ -296,7 +298,7 @@ def test_a_folder_of_dark_images_and_ignored_labels_is_diagnosed_without_a_check
 
 def test_imported_weights_are_not_told_about_a_training_that_was_not(untrained, repo):
     config = config_files.load(str(repo / "configs" / "demo.py"), list(TINY))
-    found = examine.examine(config, untrained).findings
+    found = examine.examine(build.experiment(config), untrained).findings
     assert not any("random weights" in f.message or "training images" in f.message for f in found), found
 
 
@@ -304,7 +306,9 @@ def test_imported_weights_are_not_told_about_a_training_that_was_not(untrained, 
 def test_initial_weights_that_cannot_be_used_are_found(file, expected, untrained, repo):
     config = config_files.load(str(repo / "configs" / "demo.py"), [*TINY, "model.variant=39"])
     config.init_from = file or str(untrained)
-    assert any(expected in f.message for f in examine.examine(config, None).findings if f.severity == "error")
+    assert any(
+        expected in f.message for f in examine.examine(build.experiment(config), None).findings if f.severity == "error"
+    )
 
 
 def test_a_classifier_is_refused(repo, capsys):

@@ -52,14 +52,11 @@ def samples():
 
 @pytest.mark.parametrize("device_count", [1, 4])
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 16])
-def test_every_image_counts_once_in_partial_batches_too(model, samples, batch_size, device_count):
+def test_every_image_counts_once_in_partial_batches_too(model, samples, batch_size, device_count, said):
     logits = np.stack([np.asarray(model(normalise(s["image"][None])).logits)[0] for s in samples])
     labels = [s["label"] for s in samples]
     graphdef, params, stats = variables.split(model)
-    said = []
-    evaluator = ClassEvaluator(
-        graphdef, devices.data_mesh(jax.devices()[:device_count]), batch_size=batch_size, say=said.append
-    )
+    evaluator = ClassEvaluator(graphdef, devices.data_mesh(jax.devices()[:device_count]), batch_size=batch_size)
     result = evaluator(params, stats, samples)
     first, among = slow_hits(logits, labels, 1), slow_hits(logits, labels, 5)
     assert 0 < first < among < COUNT  # else the test would show little

@@ -66,11 +66,12 @@ def expected(model, samples):
 
 @pytest.mark.parametrize("device_count", [1, 4])
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
-def test_counts_are_exact_over_partial_batches_sizes_and_devices(model, samples, expected, batch_size, device_count):
+def test_counts_are_exact_over_partial_batches_sizes_and_devices(
+    model, samples, expected, batch_size, device_count, said
+):
     graphdef, params, stats = variables.split(model)
     mesh = devices.data_mesh(jax.devices()[:device_count])
-    said = []
-    evaluator = Evaluator(graphdef, CLASSES, mesh, batch_size=batch_size, say=said.append)
+    evaluator = Evaluator(graphdef, CLASSES, mesh, batch_size=batch_size)
     result = evaluator(params, stats, samples)
     np.testing.assert_array_equal(result.confusion, expected)
     assert result.miou == metrics.scores(expected).miou
@@ -135,10 +136,9 @@ def test_batches_hold_every_sample_once_and_ignored_filling(samples):
     assert seen == {s["image"].tobytes() for s in samples}
 
 
-def test_more_than_sixteen_sizes_warn_once_and_name_the_key(model):
+def test_more_than_sixteen_sizes_warn_once_and_name_the_key(model, said):
     graphdef, params, stats = variables.split(model)
-    said = []
-    evaluator = Evaluator(graphdef, CLASSES, devices.data_mesh(jax.devices()[:1]), batch_size=1, say=said.append)
+    evaluator = Evaluator(graphdef, CLASSES, devices.data_mesh(jax.devices()[:1]), batch_size=1)
     images = [np.zeros((8, 8 + i, 3), np.uint8) for i in range(18)]
     evaluator(params, stats, [{"image": i, "label": np.zeros(i.shape[:2], np.uint8)} for i in images])
     warnings = [s for s in said if s.startswith("warning")]
@@ -154,10 +154,10 @@ def test_flip_and_scales_average_logits_at_label_size(model):
         return blocks.resize(blocks.upsample_x8(model(scaled).logits, scaled.shape[1:3]), (24, 32))
 
     flipped = (at(x) + at(x[:, :, ::-1])[:, :, ::-1]) / 2
-    np.testing.assert_allclose(averaged_logits(model, images, flip=True), flipped, atol=1e-5)
+    np.testing.assert_allclose(averaged_logits(model, images, View(flip=True)), flipped, atol=1e-5)
     half, double = blocks.resize(x, (16, 16)), blocks.resize(x, (48, 64))
     several = (at(half) + at(x) + at(double)) / 3
-    ours = averaged_logits(model, images, scales=(0.5, 1.0, 2.0))
+    ours = averaged_logits(model, images, View(scales=(0.5, 1.0, 2.0)))
     np.testing.assert_allclose(ours, several, atol=1e-5)
 
 

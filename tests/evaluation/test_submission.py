@@ -15,13 +15,14 @@ from ddrnet_jax import build
 from ddrnet_jax import config as config_lib
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.config import ConfigError
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets import specs
 from ddrnet_jax.data.sets.specs import CITYSCAPES, HiddenTest
 from ddrnet_jax.evaluation import metrics, submission
 from ddrnet_jax.evaluation.submission import SubmissionError
-from ddrnet_jax.evaluation.views import averaged_logits
+from ddrnet_jax.evaluation.views import View, averaged_logits
 from ddrnet_jax.models import variables
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runtime import compilation
@@ -67,13 +68,13 @@ def checkpoint(tmp_path_factory):
 
 
 def save_random_weights(folder, config):
-    abstract = nnx.eval_shape(lambda: build.model_builder(config)(nnx.Rngs(0)))
+    abstract = nnx.eval_shape(lambda: build.experiment(config).network(nnx.Rngs(0)))
     _, params, batch_stats = variables.split(abstract)
     params = jax.tree.map(
         lambda a: RNG.normal(0, np.sqrt(2 / np.prod(a.shape[:-1])), a.shape).astype(np.float32), params
     )
     batch_stats = jax.tree.map(lambda a: RNG.uniform(0.5, 1, a.shape).astype(np.float32), batch_stats)
-    checkpoints.save_weights(folder, params, batch_stats, config)
+    checkpoints.save_weights(folder, params, batch_stats, config_files.to_json(config))
     return folder
 
 
@@ -99,7 +100,7 @@ def test_the_zip_holds_what_evaluation_predicts_as_label_ids(root, small_split, 
     model, _ = checkpoints.load_checkpoint(checkpoint)
     graphdef, *weights = variables.split(model)
     logits = jax.jit(
-        lambda w, images: averaged_logits(variables.merge(graphdef, *w), images, flip=True, tile_hw=(32, 32)),
+        lambda w, images: averaged_logits(variables.merge(graphdef, *w), images, View(flip=True, tile_hw=(32, 32))),
         compiler_options=compilation.options(),
     )
     images = np.stack([cv2.imread(str(root / "leftImg8bit/test" / n.split("_")[0] / n))[..., ::-1] for n in NAMES])
@@ -114,7 +115,7 @@ def test_the_zip_holds_what_evaluation_predicts_as_label_ids(root, small_split, 
 
 
 def submit(config, checkpoint="nowhere", output="x.zip"):
-    return submission.submit(config, checkpoint, output, say=print)
+    return submission.submit(build.experiment(config), checkpoint, output)
 
 
 def test_another_data_set_or_other_images_are_refused_before_the_checkpoint_is_read(root, small_split, tmp_path):

@@ -62,7 +62,7 @@ def test_tiles_are_averaged_where_they_overlap(model):
     images = images_of(40, 59)
     corners = [(top, left) for top in (0, 16) for left in (0, 16, 32)]
     expected = slow_tiles(model, np.asarray(normalise(images)), (24, 32), corners)
-    tiled = averaged_logits(model, images, tile_hw=(24, 32))
+    tiled = averaged_logits(model, images, View(tile_hw=(24, 32)))
     np.testing.assert_allclose(tiled, expected, atol=2e-5)
     assert np.abs(tiled - averaged_logits(model, images)).max() > 1e-2, "what the tiles do not see must matter"
 
@@ -77,7 +77,7 @@ def test_tiles_of_every_scale_and_mirror_image(model):
         for mirror in (1, -1):
             seen = slow_tiles(model, scaled[:, :, ::mirror], (32, 32), corners)
             total += blocks.resize(jnp.asarray(seen), (32, 40))[:, :, ::mirror]
-    ours = averaged_logits(model, images, scales=(1.0, 1.5), flip=True, tile_hw=(32, 32))
+    ours = averaged_logits(model, images, View(scales=(1.0, 1.5), flip=True, tile_hw=(32, 32)))
     np.testing.assert_allclose(ours, total / 4, atol=2e-5)
 
 
@@ -85,8 +85,8 @@ def test_tiles_of_every_scale_and_mirror_image(model):
 def test_one_tile_that_covers_the_image_is_the_whole_image(model, tile_hw):
     images = images_of(40, 51)
     for options in ({}, {"flip": True}, {"scales": (0.5, 1.0), "flip": True}):
-        whole = averaged_logits(model, images, **options)
-        np.testing.assert_array_equal(averaged_logits(model, images, tile_hw=tile_hw, **options), whole)
+        whole = averaged_logits(model, images, View(**options))
+        np.testing.assert_array_equal(averaged_logits(model, images, View(tile_hw=tile_hw, **options)), whole)
 
 
 def test_tiles_cover_everything_evenly_with_a_third_in_common():
@@ -117,7 +117,7 @@ def test_the_memory_is_that_of_one_tile():
     graphdef, *weights = variables.split(Wide(nnx.Rngs(0)))
 
     def temporary_bytes(tile_hw):
-        program = prediction_program(lambda w: variables.merge(graphdef, *w), lambda p: p, View(tile_hw=tile_hw))
+        program = prediction_program(graphdef, lambda p: p, View(tile_hw=tile_hw))
         lowered = program.lower(weights, jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.uint8))
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
@@ -130,7 +130,7 @@ def test_an_evaluator_with_tiles_counts_what_the_tiles_predict(model, device_cou
     samples = [{"image": images_of(*hw, count=1)[0], "label": RNG.integers(0, CLASSES, hw, np.uint8)} for hw in sizes]
     total = np.zeros((CLASSES, CLASSES), np.int64)
     for sample in samples:
-        logits = averaged_logits(model, sample["image"][None], flip=True, tile_hw=(32, 32))
+        logits = averaged_logits(model, sample["image"][None], View(flip=True, tile_hw=(32, 32)))
         np.add.at(total, (sample["label"], np.asarray(logits).argmax(-1)[0]), 1)
     graphdef, params, stats = variables.split(model)
     mesh = devices.data_mesh(jax.devices()[:device_count])
@@ -140,7 +140,7 @@ def test_an_evaluator_with_tiles_counts_what_the_tiles_predict(model, device_cou
 
 def test_with_size_hw_the_network_is_compiled_once(model):
     graphdef, *weights = variables.split(model)
-    program = prediction_program(lambda w: variables.merge(graphdef, *w), lambda p: p, View(size_hw=(16, 24)))
+    program = prediction_program(graphdef, lambda p: p, View(size_hw=(16, 24)))
     before = Tiny.traces
     for size_hw in ((24, 32), (17, 40), (24, 32)):
         assert program(weights, images_of(*size_hw)).shape == (2, *size_hw)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddrnet_jax import main
+from ddrnet_jax import build, main
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import variables
@@ -41,9 +41,8 @@ def small_step(config, mesh):
     return step.lower(weights, rows)
 
 
-def test_figures_are_those_of_the_compiled_program(classifier):
-    said = []
-    planned = plan.plan(classifier, "cpu", small_step, say=said.append)
+def test_figures_are_those_of_the_compiled_program(classifier, said):
+    planned = plan.plan(build.experiment(classifier), "cpu", small_step)
     train, count = planned["programs"]["train"], len(jax.devices("cpu"))
     assert planned["programs"].keys() == {"train"}  # a classifier predicts no masks
     assert planned["devices"] == count == 4
@@ -63,7 +62,7 @@ def test_figures_are_those_of_the_compiled_program(classifier):
 
 
 def test_the_persistent_cache_is_on_again_after_a_plan(classifier):
-    plan.plan(classifier, "cpu", small_step)
+    plan.plan(build.experiment(classifier), "cpu", small_step)
     assert jax.config.jax_enable_compilation_cache
 
 
@@ -95,7 +94,7 @@ class TooLarge:
     ],
 )
 def test_a_batch_that_does_not_fit_is_a_result(classifier, message, needed, available):
-    planned = plan.plan(classifier, "cpu", lambda config, mesh: TooLarge(message))
+    planned = plan.plan(build.experiment(classifier), "cpu", lambda config, mesh: TooLarge(message))
     train = planned["programs"]["train"]
     assert train == {"fits": False, "needed_bytes": needed * 2**30, "available_bytes": available * 2**30}
     text = "\n".join(plan_report.report_lines(planned))
@@ -104,26 +103,28 @@ def test_a_batch_that_does_not_fit_is_a_result(classifier, message, needed, avai
 
 
 def test_a_message_without_amounts_is_still_a_result(classifier):
-    planned = plan.plan(classifier, "cpu", lambda config, mesh: TooLarge("RESOURCE_EXHAUSTED: no more"))
+    planned = plan.plan(
+        build.experiment(classifier), "cpu", lambda config, mesh: TooLarge("RESOURCE_EXHAUSTED: no more")
+    )
     assert planned["programs"]["train"]["needed_bytes"] is None
     assert any("DOES NOT FIT" in line for line in plan_report.report_lines(planned))
 
 
 def test_another_error_of_the_compiler_stays_an_error(classifier):
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        plan.plan(classifier, "cpu", lambda config, mesh: TooLarge("INTERNAL: broken"))
+        plan.plan(build.experiment(classifier), "cpu", lambda config, mesh: TooLarge("INTERNAL: broken"))
 
 
 def test_a_batch_that_cannot_be_spread_is_refused_before_compiling(config):
     config.batch_size = 6
     with pytest.raises(ConfigError, match="batch_size: 6 given, expected a multiple of the 4 devices"):
-        plan.plan(config, "cpu", program.lower_train_step)
+        plan.plan(build.experiment(config), "cpu", program.lower_train_step)
 
 
 def test_the_inference_is_one_image_to_its_mask(config):
     config.eval.size_hw = (64, 72)
     one_device = devices.data_mesh(jax.devices()[:1])
-    lowered = plan._lower_inference(config, one_device)
+    lowered = plan._lower_inference(build.experiment(config), one_device)
     assert (lowered.out_info.shape, lowered.out_info.dtype) == ((1, 64, 72), np.uint8)
     weights, image = lowered.args_info[0]
     assert (image.shape, image.dtype) == ((1, 64, 72, 3), np.uint8)
@@ -155,7 +156,7 @@ def test_hours_and_chip_hours_are_steps_times_the_slowest_bound(config):
         tuple(types.SimpleNamespace(process_index=i // 2) for i in range(4)),
         accelerators.TPUS["tpu7x"],
     )
-    planned = plan.assembled(config, target, {"train": figures(), "inference": figures(collectives={})})
+    planned = plan.assembled(build.experiment(config), target, {"train": figures(), "inference": figures(collectives={})})
     assert planned["chips"] == 2
     assert planned["hosts"] == 2
     assert planned["run"] == pytest.approx({"step_s": 0.1, "images_per_s": 120, "hours": 1.0, "chip_hours": 2.0})
@@ -173,7 +174,7 @@ def test_every_line_of_every_chip_fits_80_columns(config):
     for chip in accelerators.TPUS.values():
         one_device = types.SimpleNamespace(process_index=0)
         target = accelerators.Topology(chip.topologies[-1], (one_device,) * 512, chip)
-        lines = plan_report.report_lines(plan.assembled(config, target, {"train": figures()}))
+        lines = plan_report.report_lines(plan.assembled(build.experiment(config), target, {"train": figures()}))
         assert max(map(len, lines)) <= 80
 
 
@@ -191,6 +192,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 ON_A_TPU = """
 import jax, jax.numpy as jnp, numpy as np, json
+from ddrnet_jax import build
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.plan import accelerators, plan
 from ddrnet_jax.runtime import devices
@@ -202,8 +204,8 @@ def small_step(config, mesh):
 def large_step(config, mesh):
     x = jax.ShapeDtypeStruct((100_000,), np.float32, sharding=devices.replicated(mesh))
     return jax.jit(lambda x: jnp.sort(jnp.sin(x)[:, None] + jnp.cos(x), 0).sum(1)).lower(x)
-config = config_files.load(CONFIG, [])
-print(json.dumps([plan.plan(config, "v5e:2x2", step) for step in (small_step, large_step)]))
+experiment = build.experiment(config_files.load(CONFIG, []))
+print(json.dumps([plan.plan(experiment, "v5e:2x2", step) for step in (small_step, large_step)]))
 """
 
 

@@ -6,12 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
+from ddrnet_jax import build
 from ddrnet_jax.config import base
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.specs import folder_spec
 from ddrnet_jax.prediction import predict, videos
 from ddrnet_jax.prediction.files import PredictionFiles
+from ddrnet_jax.prediction.segmenter import Segmenter
 
 SPEC = folder_spec(("ground", "car", "sky"))
 RATE = 12.5
@@ -148,12 +150,14 @@ def test_the_source_is_never_written_over(tmp_path):
     assert source.read_bytes() == before
 
 
-def test_predict_takes_a_video_and_warns_of_those_in_a_folder(tmp_path, monkeypatch, capsys):
+def test_predict_takes_a_video_and_warns_of_those_in_a_folder(tmp_path, monkeypatch, said):
     config = base()
     config.data.name, config.data.classes = "folder", SPEC.classes
-    monkeypatch.setitem(predict._ENGINES, "jax", lambda checkpoint: (by_brightness, config))
+    monkeypatch.setattr(
+        predict.segmenter, "load", lambda checkpoint: Segmenter(by_brightness, build.dataset_spec(config))
+    )
     source = write_video(tmp_path / "drive.MP4")
     assert predict.predict_files("run", source, tmp_path / "out") == 12
     pictures.write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     assert predict.predict_files("run", tmp_path, tmp_path / "out") == 1
-    assert "warning: 1 video(s) here are left out, first drive.MP4; give each as --input" in capsys.readouterr().err
+    assert "warning: 1 video(s) here are left out, first drive.MP4; give each as --input" in said

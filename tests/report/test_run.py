@@ -11,9 +11,8 @@ from ddrnet_jax.report.run import ReportError
 from ddrnet_jax.runs import metrics_file
 
 
-def test_a_workdir_without_checkpoint_is_read_from_its_metrics(workdir):
-    said = []
-    found = run.read(run.find(workdir), say=said.append)
+def test_a_workdir_without_checkpoint_is_read_from_its_metrics(workdir, said):
+    found = run.read(run.find(workdir))
     assert len(said) == 1
     assert said[0].startswith("warning: No weights to evaluate")
     assert found.notes == [said[0].removeprefix("warning: ")]

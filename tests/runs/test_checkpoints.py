@@ -14,6 +14,7 @@ from flax import nnx
 
 from ddrnet_jax import build, load_checkpoint
 from ddrnet_jax import config as config_lib
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import variables
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runs.save import Checkpoints
@@ -30,7 +31,7 @@ def small_config():
 
 def fresh_state(config, ema_decay=0.0):
     sgd = optimizer.sgd(lambda step: 0.1, momentum=0.9, nesterov=False, weight_decay=0.0)
-    _, fresh = state.create(build.model_builder(config), sgd, seed=3, ema_decay=ema_decay)
+    _, fresh = state.create(build.experiment(config).network, sgd, seed=3, ema_decay=ema_decay)
     return jax.device_put(fresh, devices.replicated(devices.data_mesh()))
 
 
@@ -45,7 +46,7 @@ def saved(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     config = small_config()
     run_state = fresh_state(config)
-    manager = Checkpoints(workdir, config)
+    manager = Checkpoints(workdir, config_files.to_json(config), keep=config.checkpoint.keep)
     for step, miou in ((1, 0.1), (2, 0.5), (3, 0.2), (4, None), (5, 0.3)):
         manager.save(step, at_step(run_state, step), miou)
     manager.close()
@@ -56,7 +57,7 @@ def test_best_and_latest_are_kept(saved):
     workdir, config, _ = saved
     steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
     assert steps == [2, 4, 5]
-    manager = Checkpoints(workdir, config)
+    manager = Checkpoints(workdir, config_files.to_json(config), keep=config.checkpoint.keep)
     assert manager.latest_step() == 5
     manager.close()
 
@@ -64,7 +65,7 @@ def test_best_and_latest_are_kept(saved):
 def test_a_classifiers_best_is_by_top1(tmp_path):
     config = small_config()
     config.task, config.model.aux_head = "classification", False
-    manager = Checkpoints(tmp_path, config)
+    manager = Checkpoints(tmp_path, config_files.to_json(config), keep=config.checkpoint.keep)
     for step, top1 in ((1, 0.3), (2, 0.7), (3, 0.1), (4, 0.2)):
         manager.save(step, {"step": jnp.int32(step)}, top1)
     manager.close()
@@ -83,7 +84,7 @@ def test_a_loaded_checkpoint_says_what_it_reached(saved):
 
 def test_resuming_gives_the_state_bit_for_bit(saved):
     workdir, config, run_state = saved
-    resumed = Checkpoints(workdir, config).resume(like=run_state)
+    resumed = Checkpoints(workdir, config_files.to_json(config), keep=config.checkpoint.keep).resume(like=run_state)
     assert (resumed.step, resumed.warnings) == (5, [])
     assert jax.tree.structure(resumed.state) == jax.tree.structure(run_state)
     for a, b in zip(jax.tree.leaves(resumed.state), jax.tree.leaves(at_step(run_state, 5)), strict=True):
@@ -122,7 +123,7 @@ def test_the_moving_average_is_what_loads(tmp_path):
     config = small_config()
     config.ema_decay = 0.9
     run_state = fresh_state(config, ema_decay=0.9)
-    manager = Checkpoints(tmp_path, config)
+    manager = Checkpoints(tmp_path, config_files.to_json(config), keep=config.checkpoint.keep)
     manager.save(7, at_step(run_state, 7), 0.5)
     manager.close()
     model, _ = load_checkpoint(tmp_path)
@@ -152,7 +153,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path, saved):
 
 
 def test_a_model_rebuilds_from_nested_dicts():
-    model = nnx.eval_shape(lambda: build.model_builder(small_config())(nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: build.experiment(small_config()).network(nnx.Rngs(0)))
     graphdef, params, stats = variables.split(model)
     assert variables.paths(variables.from_paths(variables.paths(params))).keys() == variables.paths(params).keys()
     again = variables.merge(graphdef, params, stats)

@@ -12,6 +12,7 @@ import pytest
 from damage import arrays_file, flip_bit
 
 from ddrnet_jax import config as config_lib
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runs.step_files import CheckpointError
@@ -20,7 +21,7 @@ from ddrnet_jax.runs.step_files import CheckpointError
 def tiny_checkpoints(workdir):
     config = config_lib.base()
     config.checkpoint.keep = 3
-    return Checkpoints(workdir, config)
+    return Checkpoints(workdir, config_files.to_json(config), keep=config.checkpoint.keep)
 
 
 def tiny_state(step):

@@ -11,6 +11,7 @@ from flax import nnx
 
 from ddrnet_jax import build, config, load_checkpoint
 from ddrnet_jax import main as main_lib
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.runs import checkpoints
@@ -140,8 +141,8 @@ def test_our_safetensors_carry_their_config(tmp_path, capsys):
 
     ours = config.base()
     ours.data.name, ours.data.classes, ours.model.aux_head = "folder", ("lawn", "path", "hedge"), False
-    model = build.model_builder(ours)(nnx.Rngs(0))
-    checkpoints.save_weights(tmp_path / "c", *variables.split(model)[1:], ours)
+    model = build.experiment(ours).network(nnx.Rngs(0))
+    checkpoints.save_weights(tmp_path / "c", *variables.split(model)[1:], config_files.to_json(ours))
     path = tmp_path / "w.safetensors"
     flags = ("--checkpoint", tmp_path / "c", "--format", "safetensors", "--output", path)
     assert run(capsys, "--mode", "export", *flags)[0] == 0
@@ -269,8 +270,8 @@ def test_a_fine_tuned_network_goes_out_and_comes_back_with_its_heads(tmp_path, c
     ours = config.base()
     ours.data.name, ours.data.classes, ours.init_from, ours.init_head = "folder", ("a", "b"), "w.pth", "fresh"
     ours.model.aux_head = False
-    model = build.model_builder(ours)(nnx.Rngs(0))
-    manager = Checkpoints(tmp_path / "run", ours)
+    model = build.experiment(ours).network(nnx.Rngs(0))
+    manager = Checkpoints(tmp_path / "run", config_files.to_json(ours), keep=ours.checkpoint.keep)
     _, params, batch_stats = variables.split(model)
     manager.save(3, {"params": params, "batch_stats": batch_stats}, 0.25)
     manager.close()

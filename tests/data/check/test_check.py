@@ -308,8 +308,8 @@ def test_every_data_set_as_it_is_unzipped_gives_no_finding(name, draw):
 def look_at_config(config):
     d = config.data
     splits = (
-        check.Split("training", d.train_split, lambda: build.train_source(config)),
-        check.Split("evaluation", d.eval_split, lambda: build.eval_source(config)),
+        check.Split("training", d.train_split, lambda: build.experiment(config).train_source()),
+        check.Split("evaluation", d.eval_split, lambda: build.experiment(config).eval_source()),
     )
     return check.check(splits, build.dataset_spec(config), root=d.root, crop_hw=(24, 32), scale_range=(1.0, 1.0))
 

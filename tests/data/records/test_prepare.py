@@ -39,10 +39,10 @@ def test_every_data_set_comes_back_from_array_records(draw, check_samples, tmp_p
     assert counts == {split: len(drawn.expected[split]) for split in splits}
     shutil.rmtree(drawn.root)
     config = draw.configure(drawn, root=str(tmp_path / "records"), storage="array_record")
-    check_samples(build.train_source(config), drawn.expected[splits[0]])
-    check_samples(build.eval_source(config), drawn.expected[splits[1]])
+    check_samples(build.experiment(config).train_source(), drawn.expected[splits[0]])
+    check_samples(build.experiment(config).eval_source(), drawn.expected[splits[1]])
     both = draw.configure(drawn, root=str(tmp_path / "records"), storage="array_record", train_split="+".join(splits))
-    check_samples(build.train_source(both), drawn.expected[splits[0]] + drawn.expected[splits[1]])
+    check_samples(build.experiment(both).train_source(), drawn.expected[splits[0]] + drawn.expected[splits[1]])
     assert "tensorflow" not in sys.modules
 
 
@@ -50,7 +50,7 @@ def test_batches_are_those_of_the_folder_for_any_number_of_processes(draw, tmp_p
     drawn = draw("cityscapes")
     config = draw.configure(drawn, train_split="train+train_extra+val")
     prepare(build.sources_to_prepare(config), tmp_path / "records", name="cityscapes", shard_bytes=SMALL)
-    folder = build.train_source(config)
+    folder = build.experiment(config).train_source()
     records = ArrayRecords(tmp_path / "records", "train+train_extra+val", CITYSCAPES)
     augment = Augment((16, 16), (0.5, 2.0), True)
 
@@ -91,7 +91,7 @@ def test_scenes_and_jpegs_are_stored_without_loss(tmp_path, draw):
     assert len(records) == 2
     np.testing.assert_array_equal(records[1]["image"], scenes[2]["image"])
     np.testing.assert_array_equal(records[1]["label"], scenes[2]["label"])
-    source = build.train_source(draw.configure(draw("imagenet"), jpeg_quality=50))
+    source = build.experiment(draw.configure(draw("imagenet"), jpeg_quality=50)).train_source()
     prepare({"train": source}, tmp_path / "imagenet", name="imagenet", jpeg_quality=50)
     stored = ArrayRecords(tmp_path / "imagenet", "train", source.spec)
     assert stored.encoded(4).image == source.encoded(4).image
@@ -162,7 +162,7 @@ def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change):
 def test_classes_in_another_order_are_other_sources(draw, tmp_path):
     drawn, said = draw("imagenet"), []
     for classes in (drawn.settings["classes"], drawn.settings["classes"][::-1]):
-        source = build.train_source(draw.configure(drawn, classes=classes))
+        source = build.experiment(draw.configure(drawn, classes=classes)).train_source()
         prepare({"train": source}, tmp_path / "records", name="imagenet", say=said.append)
         stored = ArrayRecords(tmp_path / "records", "train", source.spec)
         assert {stored[i]["name"]: stored[i]["label"] for i in range(len(stored))} == {
@@ -173,7 +173,7 @@ def test_classes_in_another_order_are_other_sources(draw, tmp_path):
 
 def test_a_changed_file_that_cannot_be_prepared_leaves_no_stale_split(draw, tmp_path):
     drawn = draw("camvid")
-    source = build.train_source(draw.configure(drawn))
+    source = build.experiment(draw.configure(drawn)).train_source()
     prepare({"train": source}, tmp_path / "records", name="camvid")
     cv2.imwrite(source.pairs[0][1], np.full((24, 32), 77, np.uint8))
     with pytest.raises(DataError, match="label value 77"):
@@ -249,7 +249,7 @@ def _is_noted(records, count):
 )
 def test_bad_samples_stop_the_run_by_name(draw, tmp_path, name, message):
     drawn = draw(name)
-    source = build.train_source(draw.configure(drawn))
+    source = build.experiment(draw.configure(drawn)).train_source()
     image, label = source.pairs[1]
     if name == "coco_stuff_10k":
         scipy_io.savemat(label, {"S": np.full((24, 32), 777)})
@@ -266,7 +266,7 @@ def test_bad_samples_stop_the_run_by_name(draw, tmp_path, name, message):
 
 def test_splits_of_different_classes_are_refused(draw, tmp_path):
     drawn, other = draw("imagenet"), draw("camvid")
-    train = build.train_source(draw.configure(drawn))
+    train = build.experiment(draw.configure(drawn)).train_source()
     for path in (drawn.root / "val").iterdir():
         path.rename(path.with_name(f"x{path.name}"))
     val = FolderPairs(drawn.root, "val", imagenet_spec([f"x{name}" for name in drawn.settings["classes"]]))
@@ -331,7 +331,7 @@ def test_damaged_records_are_named(records, tmp_path):
 
 def test_other_classes_and_kinds_are_refused(draw, tmp_path):
     drawn = draw("imagenet")
-    source = build.train_source(draw.configure(drawn))
+    source = build.experiment(draw.configure(drawn)).train_source()
     prepare({"train": source}, tmp_path / "records", name="imagenet")
     for classes, message in (
         ((), "has 3 classes, but 'imagenet' has 1000; set data.classes"),
@@ -387,7 +387,10 @@ def test_tfds_prepared_cityscapes(draw, tmp_path):
     }
     root = _tfds_directory(tmp_path / "tfds", features, examples)
     config = draw.configure(drawn, root=str(root), storage="array_record", eval_split="validation")
-    for split, source in (("train", build.train_source(config)), ("val", build.eval_source(config))):
+    for split, source in (
+        ("train", build.experiment(config).train_source()),
+        ("val", build.experiment(config).eval_source()),
+    ):
         expected = {os.path.basename(n).removesuffix("_leftImg8bit.png"): (i, t) for n, i, t in drawn.expected[split]}
         found = {os.path.basename(sample["name"]): sample for sample in (source[i] for i in range(len(source)))}
         assert found.keys() == expected.keys()
@@ -409,7 +412,7 @@ def test_tfds_prepared_imagenet(draw, tmp_path):
         for name, _, _ in drawn.expected["train"]
     ]
     root = _tfds_directory(tmp_path / "tfds", features, {"train": examples})
-    source = build.train_source(draw.configure(drawn, root=str(root), storage="array_record"))
+    source = build.experiment(draw.configure(drawn, root=str(root), storage="array_record")).train_source()
     expected = {os.path.basename(name): (image, number) for name, image, number in drawn.expected["train"]}
     assert len(source) == len(expected) == 6
     for sample in (source[i] for i in range(6)):

@@ -24,8 +24,8 @@ def test_every_split_reads_as_it_was_drawn(draw, check_samples, name):
     drawn = draw(name)
     for split, expected in drawn.expected.items():
         config = draw.configure(drawn, train_split=split, eval_split=split)
-        check_samples(build.train_source(config), expected)
-        check_samples(build.eval_source(config), expected)
+        check_samples(build.experiment(config).train_source(), expected)
+        check_samples(build.experiment(config).eval_source(), expected)
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "camvid_original", "coco_stuff_10k", "imagenet"])
@@ -33,15 +33,15 @@ def test_splits_are_joined_with_a_plus(draw, check_samples, name):
     drawn = draw(name)
     splits = list(drawn.expected)
     config = draw.configure(drawn, train_split="+".join(splits[:2]))
-    check_samples(build.train_source(config), drawn.expected[splits[0]] + drawn.expected[splits[1]])
+    check_samples(build.experiment(config).train_source(), drawn.expected[splits[0]] + drawn.expected[splits[1]])
     for wrong in ("train+", "train+train", ""):
         with pytest.raises(DataError, match="names joined by"):
-            build.train_source(draw.configure(drawn, train_split=wrong))
+            build.experiment(draw.configure(drawn, train_split=wrong)).train_source()
 
 
 def test_several_processes_read_each_sample_once(draw):
     drawn = draw("cityscapes")
-    source = build.train_source(draw.configure(drawn, train_split="train+train_extra"))
+    source = build.experiment(draw.configure(drawn, train_split="train+train_extra")).train_source()
     parts = [[s["name"] for s in samples_in_order(source, shard=Shard(i, 2))] for i in range(2)]
     assert sorted(sum(parts, [])) == sorted(str(image) for image, _ in source.pairs)
     batches = train_batches(source, Augment((16, 16), (0.5, 2.0), True), seed=0, batch_size=4, shard=Shard(1, 2))
@@ -117,7 +117,7 @@ def test_what_is_missing_is_named(draw, name, gone, message):
     path = drawn.root / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(DataError, match=message) as caught:
-        build.train_source(draw.configure(drawn))
+        build.experiment(draw.configure(drawn)).train_source()
     assert "\n" not in str(caught.value)
 
 
@@ -126,7 +126,7 @@ def test_many_missing_labels_are_counted_over_all_parts_and_the_first_few_named(
     for split in ("train", "val"):
         shutil.rmtree(drawn.root / "gtFine" / split / "aachen")
     with pytest.raises(MissingLabels) as caught:
-        build.train_source(draw.configure(drawn, train_split="train+val"))
+        build.experiment(draw.configure(drawn, train_split="train+val")).train_source()
     images = [str(drawn.root / name) for split in ("train", "val") for name, _, _ in drawn.expected[split][:2]]
     message = str(caught.value)
     assert message.startswith(f"4 of 6 images have no label: {', '.join(images[:3])} and 1 more; expected ")
@@ -139,7 +139,7 @@ def test_many_missing_labels_are_counted_over_all_parts_and_the_first_few_named(
     for path in (coco.root / "images").glob("COCO*"):
         path.rename(path.with_name(f"x{path.name}"))
     with pytest.raises(DataError, match="names COCO_train2014_000000000077, COCO_.*025, but .* 2 of 2 are missing"):
-        build.train_source(draw.configure(coco))
+        build.experiment(draw.configure(coco)).train_source()
 
 
 def test_parts_of_imagenet_with_other_class_folders_are_refused(tmp_path):
@@ -158,14 +158,14 @@ def test_parts_of_imagenet_with_other_class_folders_are_refused(tmp_path):
 def test_unknown_splits_and_classes_are_named(draw):
     camvid = draw("camvid_original")
     with pytest.raises(DataError, match="split 'all': the original CamVid has"):
-        build.train_source(draw.configure(camvid, train_split="all"))
+        build.experiment(draw.configure(camvid, train_split="all")).train_source()
     imagenet = draw("imagenet")
     with pytest.raises(DataError, match="n02105855: this folder is no class of data.classes"):
-        build.train_source(draw.configure(imagenet, classes=("n01440764", "n01443537")))
+        build.experiment(draw.configure(imagenet, classes=("n01440764", "n01443537"))).train_source()
     with pytest.raises(DataError, match="train: has 3 class folders, ImageNet has 1000"):
-        build.train_source(draw.configure(imagenet, classes=()))
+        build.experiment(draw.configure(imagenet, classes=())).train_source()
     with pytest.raises(DataError, match="data.classes has the same entry twice"):
-        build.train_source(draw.configure(imagenet, classes=("a", "a")))
+        build.experiment(draw.configure(imagenet, classes=("a", "a"))).train_source()
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "imagenet"])
@@ -176,7 +176,7 @@ def test_a_split_without_images_is_an_error(draw, name):
         if path.is_file():
             path.unlink()
     with pytest.raises(DataError, match="train: nothing to read here, expected"):
-        build.train_source(draw.configure(drawn))
+        build.experiment(draw.configure(drawn)).train_source()
 
 
 def break_label(path, how):
@@ -195,7 +195,7 @@ def break_label(path, how):
 )
 def test_broken_labels_are_named(draw, name, how, message):
     drawn = draw(name)
-    source = build.train_source(draw.configure(drawn))
+    source = build.experiment(draw.configure(drawn)).train_source()
     path = Path(source.pairs[1][1])
     break_label(path, how)
     source[0]
@@ -207,7 +207,7 @@ def test_broken_labels_are_named(draw, name, how, message):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_broken_and_vanished_images_are_named(draw, name):
-    source = build.train_source(draw.configure(draw(name)))
+    source = build.experiment(draw.configure(draw(name))).train_source()
     path = Path(source.pairs[1][0])
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DataError, match=f"{path.name}: truncated"):
@@ -218,7 +218,7 @@ def test_broken_and_vanished_images_are_named(draw, name):
 
 
 def test_sizes_of_matlab_labels_are_compared(draw):
-    source = build.train_source(draw.configure(draw("coco_stuff_10k")))
+    source = build.experiment(draw.configure(draw("coco_stuff_10k"))).train_source()
     scipy_io.savemat(source.pairs[0][1], {"S": np.ones((24, 31))})
     with pytest.raises(DataError, match=r"mat: the label is 31x24 \(WxH\), its image 32x24"):
         source[0]
@@ -242,7 +242,7 @@ def test_other_matlab_files_are_refused(tmp_path, variables, message):
 
 
 def test_matlab_labels_without_scipy_say_what_to_install(draw, monkeypatch):
-    source = build.train_source(draw.configure(draw("coco_stuff_10k")))
+    source = build.experiment(draw.configure(draw("coco_stuff_10k"))).train_source()
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(DataError, match="mat: reading MATLAB labels needs SciPy: pip install scipy"):
         source[0]

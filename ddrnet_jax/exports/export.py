@@ -8,13 +8,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ddrnet_jax import build
-from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.views import prediction_view
-from ddrnet_jax.export import load_stablehlo
-from ddrnet_jax.export import onnx as to_onnx
-from ddrnet_jax.export import stablehlo as to_stablehlo
+from ddrnet_jax.exports import load_stablehlo
+from ddrnet_jax.exports import onnx as to_onnx
+from ddrnet_jax.exports import stablehlo as to_stablehlo
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.models.folding import fold
@@ -96,7 +94,7 @@ def _make_folder(output: Path) -> None:
 
 
 def _check_segmenter(checkpoint: str | Path, loaded: Loaded) -> None:
-    if loaded.config.task != "segmentation":
+    if loaded.experiment.task != "segmentation":
         raise ExportError(
             f"{checkpoint}: a classifier; programs are of segmenters, its weights go as {' or '.join(WEIGHTS)}"
         )
@@ -113,7 +111,7 @@ def _weights(
 
     def write(output: Path) -> None:
         if file_format == "safetensors":
-            metadata = {CONFIG_ENTRY: json.dumps(config_files.to_json(loaded.config)), "format": "pt"}
+            metadata = {CONFIG_ENTRY: json.dumps(loaded.experiment.config), "format": "pt"}
             weight_files.write_safetensors(output, tensors, metadata)
         else:
             weight_files.write_pth(output, tensors)
@@ -128,7 +126,7 @@ def _weights(
 def _stablehlo(
     loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
 ) -> tuple[dict, Callable[[Path], None]]:
-    view = prediction_view(loaded.config)
+    view = prediction_view(loaded.experiment.view)
     if view.tile_hw and not (size_hw or view.size_hw):
         raise ExportError("eval.tile_hw: a program that sees tiles takes images of one size; say which with --size")
     program = to_stablehlo.to_stablehlo(fold(model, platform="cpu"), view, size_hw)  # the form all platforms run
@@ -150,7 +148,7 @@ def _stablehlo(
 def _onnx(
     loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
 ) -> tuple[dict, Callable[[Path], None]]:
-    view = prediction_view(loaded.config)
+    view = prediction_view(loaded.experiment.view)
     size_hw = size_hw or view.size_hw
     if size_hw is None:
         raise ExportError("--format onnx takes images of one size; say which: --size HEIGHTxWIDTH")
@@ -183,21 +181,21 @@ def _loader() -> bytes:
 
 
 def _card(loaded: Loaded, weights_sha256: str) -> dict:
-    spec = build.dataset_spec(loaded.config)
+    spec = loaded.experiment.spec
     return {
-        "network": f"DDRNet-{loaded.config.model.variant}",
-        "task": loaded.config.task,
+        "network": f"DDRNet-{loaded.experiment.variant}",
+        "task": loaded.experiment.task,
         loaded.metric.replace("/", "_"): loaded.score,
         "classes": list(spec.classes),
         "colors": [list(color) for color in spec.colors],
         "ignore": 255,
         "input": {"channels": "RGB", "scale": 1 / 255, "mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "weights_sha256": weights_sha256,
-        "config": config_files.to_json(loaded.config),
+        "config": loaded.experiment.config,
     }
 
 
 def _notes(loaded: Loaded, naming: str) -> list[str]:
-    if naming == "mmsegmentation" and not loaded.config.model.aux_head:
+    if naming == "mmsegmentation" and not loaded.experiment.config["model"]["aux_head"]:
         return ["without an auxiliary head, which mmsegmentation's always has: load it there with strict=False"]
     return []

@@ -14,12 +14,13 @@ from flax import nnx
 
 from ddrnet_jax import DDRNet, config
 from ddrnet_jax import main as main_lib
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import pictures
-from ddrnet_jax.export import onnx as to_onnx
-from ddrnet_jax.export import onnx_engine
+from ddrnet_jax.exports import onnx as to_onnx
+from ddrnet_jax.exports import onnx_engine
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
-from ddrnet_jax.prediction.predict import Predictor
+from ddrnet_jax.prediction.segmenter import Predictor
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights.state_dicts import load_state_dict
 
@@ -48,7 +49,7 @@ def checkpoint(model, tmp_path_factory):
     ours = config.base()
     ours.data.name, ours.model.variant, ours.model.aux_head = "cityscapes", "23_slim", True
     folder = tmp_path_factory.mktemp("programs") / "checkpoint"
-    checkpoints.save_weights(folder, *variables.split(model)[1:], ours)
+    checkpoints.save_weights(folder, *variables.split(model)[1:], config_files.to_json(ours))
     return folder
 
 
@@ -61,7 +62,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def masks(model, images):
-    predictor = Predictor(*variables.split(model))
+    predictor = Predictor(model)
     return [predictor(image) for image in images]
 
 
@@ -88,7 +89,7 @@ def test_the_fast_mask_is_the_plain_one(model, images, masks):
 
 
 def test_bfloat16_computes_in_bfloat16(model, images, masks):
-    rounded = Predictor(*variables.split(model), dtype=jnp.bfloat16)(images[0])
+    rounded = Predictor(model, dtype=jnp.bfloat16)(images[0])
     assert 0.8 < (rounded == masks[0]).mean() < 1
 
 

@@ -2,14 +2,13 @@
 
 import importlib
 import json
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from ml_collections import ConfigDict
 
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
@@ -17,6 +16,7 @@ from ddrnet_jax.errors import UserError
 if TYPE_CHECKING:
     import onnxruntime
 
+_log = logging.getLogger(__name__)
 IMAGES, MASKS = "images", "masks"  # what a file of ours calls its input and its output
 CARD = "card"  # of its metadata
 
@@ -45,13 +45,13 @@ class OnnxPredictor:
     size_hw  of the images that the network sees
     """
 
-    def __init__(self, path: str | Path, *, say: Callable[[str], None] = lambda message: None):
+    def __init__(self, path: str | Path):
         """Raises EngineError if onnxruntime is missing or the file is none of ours."""
-        self._say = say
+        self._is_told = False
         try:
             self._session = session(str(path))
             card = json.loads(self._session.get_modelmeta().custom_metadata_map[CARD])
-            self.config: ConfigDict = config_files.from_json(card["config"])
+            self.config = config_files.from_json(card["config"])
             self.size_hw: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:3])
         except EngineError:
             raise
@@ -71,9 +71,11 @@ class OnnxPredictor:
         return cv2.resize(mask, image_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
     def _say_once(self, image_hw: tuple[int, int]) -> None:
-        say, self._say = self._say, lambda message: None
-        say(
-            f"warning: images of {image_hw[0]}x{image_hw[1]} (HxW) are resized to the file's "
+        if self._is_told:
+            return
+        self._is_told = True
+        _log.warning(
+            f"images of {image_hw[0]}x{image_hw[1]} (HxW) are resized to the file's "
             f"{self.size_hw[0]}x{self.size_hw[1]}, and their masks back to the nearest pixel; "
             "an export with --size of theirs avoids it"
         )

@@ -1,0 +1,163 @@
+"""The prediction object: images in, masks out, by a checkpoint, an exported file, or a model in hand."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from ml_collections import ConfigDict
+
+from ddrnet_jax import build
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data import pictures
+from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.errors import UserError
+from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, mask_program, prediction_view
+from ddrnet_jax.exports import load_stablehlo
+from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.folding import fold
+from ddrnet_jax.models.inference import logits_program
+from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.weights.card import card_path
+
+_log = logging.getLogger(__name__)
+
+
+class Predictor:
+    """Images u8[H,W,3] -> masks u8[H,W] by the folded network, compiled once per image size."""
+
+    def __init__(self, model: nnx.Module, view: View = WHOLE_IMAGES, dtype: DTypeLike | None = None):
+        """
+        dtype  to compute in; None: the network's own
+        """
+        graphdef, *weights = variables.split(fold(model, dtype))
+        self._weights = jax.device_put(weights)
+        self._masks = mask_program(graphdef, view)
+        self._seen_sizes: set[tuple[int, ...]] = set()
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """u8[H,W,3] RGB -> u8[H,W] train ids"""
+        return self.batch(image[None])[0]
+
+    def batch(self, images: np.ndarray) -> np.ndarray:
+        """u8[B,H,W,3] RGB -> u8[B,H,W] train ids"""
+        if images.shape not in self._seen_sizes:
+            self._seen_sizes.add(images.shape)
+            _log.info(f"compiling for {images.shape[1]}x{images.shape[2]} (HxW) images")
+        return np.asarray(self._masks(self._weights, images))
+
+
+class Segmenter:
+    """A trained network to predict with.
+
+    classes  names by train id
+    colors   RGB (0..255) by train id
+    config   of the run that made the weights, None of a model in hand
+    model    the network in eval mode, None of an exported file
+    """
+
+    def __init__(
+        self,
+        predict_one: Callable[[np.ndarray], np.ndarray],
+        spec: DatasetSpec,
+        *,
+        config: ConfigDict | None = None,
+        model: nnx.Module | None = None,
+        view: View = WHOLE_IMAGES,
+    ):
+        """
+        predict_one  u8[H,W,3] RGB -> u8[H,W] train ids
+        view         that the model is evaluated by
+        """
+        self._predict_one, self.spec = predict_one, spec
+        self.classes, self.colors = spec.classes, spec.colors
+        self.config, self.model, self.view = config, model, view
+        self._logits: Callable | None = None
+
+    def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+        """Train ids of one image, of a batch, or of a list of images of any sizes.
+
+        images   u8[H,W,3] RGB, u8[B,H,W,3], or a list of u8[H,W,3]
+        Returns  u8[H,W], u8[B,H,W], or a list of u8[H,W]
+        Raises   UserError for anything else.
+        """
+        if isinstance(images, list | tuple):
+            return [self.predict(image) for image in images]
+        images = _checked(images)
+        if images.ndim == 3:
+            return self._predict_one(images)
+        batch = getattr(self._predict_one, "batch", None)
+        return batch(images) if batch else np.stack([self._predict_one(image) for image in images])
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Logits at an eighth of the size: u8[H,W,3] RGB or u8[B,H,W,3] -> f32[h,w,C] or f32[B,h,w,C].
+
+        Raises UserError for an exported file, which holds the way to the mask alone.
+        """
+        if self.model is None:
+            raise UserError("an exported file gives masks, not logits; load the checkpoint that it was made from")
+        images = _checked(images)
+        graphdef, *weights = variables.split(self.model)
+        self._logits = self._logits or logits_program(graphdef)
+        found = np.asarray(self._logits(weights, images[None] if images.ndim == 3 else images))
+        return found[0] if images.ndim == 3 else found
+
+    def overlay(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """The classes in their colours over the image: u8[H,W,3] RGB, u8[H,W] train ids -> u8[H,W,3]"""
+        return pictures.overlay(image, mask, self.spec)
+
+
+def load(path: str | Path, *, network: Callable[[nnx.Rngs], nnx.Module] | None = None) -> Segmenter:
+    """A segmenter of a workdir (its best, else latest step), a step's directory, an .onnx or a .stablehlo file.
+
+    network  makes what the weights are of, for a network of your own; None: that of the checkpoint's config
+    Raises   CheckpointError or EngineError with one line.
+    """
+    kind = Path(path).suffix
+    if kind == ".onnx":
+        return load_onnx(path)
+    if kind == ".stablehlo":
+        return _of_stablehlo(Path(path))
+    loaded = checkpoints.load_weights(path, network=network)
+    if loaded.experiment.task != "segmentation":
+        raise checkpoints.CheckpointError(
+            f"{path}: a classifier, expected a segmenter, which alone predicts masks; "
+            "train one from it with config.init_from"
+        )
+    weights = jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats))
+    model = variables.merge(loaded.graphdef, *weights)
+    model.eval()
+    view, settings = prediction_view(loaded.experiment.view), View(**loaded.experiment.view)
+    return Segmenter(Predictor(model, view), loaded.experiment.spec, config=loaded.config, model=model, view=settings)
+
+
+def load_onnx(path: str | Path) -> Segmenter:
+    """A segmenter of a file of `export --format onnx`, by ONNX Runtime. Raises EngineError with one line."""
+    predictor = OnnxPredictor(path)
+    return Segmenter(predictor, build.dataset_spec(predictor.config), config=predictor.config)
+
+
+def _of_stablehlo(path: Path) -> Segmenter:
+    try:
+        masks = load_stablehlo.load(path)
+        config = config_files.from_json(json.loads(card_path(path).read_text())["config"])
+    except Exception as e:  # damaged files raise many kinds
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise EngineError(f"{path}: not a file of export --format stablehlo with its card ({reason})") from e
+    return Segmenter(lambda image: np.asarray(masks(image[None]))[0], build.dataset_spec(config), config=config)
+
+
+def _checked(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
+        raise UserError(
+            f"images of {images.dtype}{list(images.shape)} given, expected RGB as u8[H,W,3], a batch u8[B,H,W,3] or a "
+            "list of images"
+        )
+    return images
