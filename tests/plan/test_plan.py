@@ -156,7 +156,8 @@ def test_hours_and_chip_hours_are_steps_times_the_slowest_bound(config):
         tuple(types.SimpleNamespace(process_index=i // 2) for i in range(4)),
         accelerators.TPUS["tpu7x"],
     )
-    planned = plan.assembled(build.experiment(config), target, {"train": figures(), "inference": figures(collectives={})})
+    programs = {"train": figures(), "inference": figures(collectives={})}
+    planned = plan.assembled(build.experiment(config), target, programs)
     assert planned["chips"] == 2
     assert planned["hosts"] == 2
     assert planned["run"] == pytest.approx({"step_s": 0.1, "images_per_s": 120, "hours": 1.0, "chip_hours": 2.0})
