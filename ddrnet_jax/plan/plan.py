@@ -1,4 +1,4 @@
-"""What a config costs on accelerators that nobody needs to own: its programs compiled for them, never run."""
+"""The cost of a config on accelerators that nobody needs to own: its programs compiled for them, never run."""
 
 import contextlib
 import dataclasses
@@ -188,7 +188,7 @@ def needed_and_available(message: str) -> dict:
 
 
 def _run_estimate(config: ConfigDict, train: dict, chips: int | None) -> dict | None:
-    """Of the whole run, all devices together; None where there is no estimate of a step."""
+    """The estimate of the whole run, all devices together; None where there is none of a step."""
     if "roofline" not in train:
         return None
     step_s = train["roofline"]["seconds"]
