@@ -188,7 +188,7 @@ def needed_and_available(message: str) -> dict:
 
 
 def _run_estimate(config: ConfigDict, train: dict, chips: int | None) -> dict | None:
-    """The estimate of the whole run, all devices together; None where there is none of a step."""
+    """Of the whole run, all devices together; None where there is no estimate of a step."""
     if "roofline" not in train:
         return None
     step_s = train["roofline"]["seconds"]
