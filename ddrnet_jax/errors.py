@@ -1,4 +1,4 @@
-"""What a user can mend: the base of everything that ends in one line instead of a traceback."""
+"""The errors that a user can mend: they end in one line instead of a traceback."""
 
 
 class UserError(ValueError):

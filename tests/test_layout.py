@@ -154,6 +154,12 @@ def test_the_diagram_is_of_todays_imports(repo):
     assert draw.page() == draw.PAGE.read_text(), "run: python docs/draw_architecture.py --write"
 
 
+def test_the_drawing_of_the_floors_is_the_rule(repo):
+    (drawing,) = re.findall(r"```text\n(.*?)```", (repo / "docs" / "architecture.md").read_text(), re.DOTALL)
+    drawn = [tuple(line.split(", ")) for line in drawing.splitlines()]
+    assert drawn == [tuple(part for part in floor if part != "__init__") for floor in FLOORS]
+
+
 @pytest.mark.parametrize("word", ["TODO", "FIXME", "NotImplementedError"])
 def test_nothing_is_left_unfinished(repo, word):
     for path in modules(repo):

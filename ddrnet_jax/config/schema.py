@@ -223,7 +223,7 @@ def _has_type_of(value, default) -> bool:
 
 
 def what_fits(default: object) -> str:
-    """What values a key of this default takes, in words, with an example."""
+    """The values that a key of this default takes, in words, with an example."""
     if default is None:
         return "None or (height, width), like (512, 1024)"
     names = {bool: "True or False", int: "an integer", float: "a number", str: "a string", tuple: "a tuple"}

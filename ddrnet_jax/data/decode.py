@@ -44,7 +44,7 @@ def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
 
 
 def is_jpeg(data: bytes) -> bool:
-    """Whether these are the bytes of a JPEG file."""
+    """True if these are the bytes of a JPEG file."""
     return data[:2] == _JPEG
 
 
@@ -98,7 +98,7 @@ def _colors_to_ids(mask: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray | None:
-    """What cv2 makes of the bytes, None where it can make nothing (it raises for some damage)."""
+    """The picture that cv2 makes of the bytes; None where it can make none (it raises for some damage)."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
@@ -124,7 +124,7 @@ def _check_complete(data: bytes, name: str) -> None:
 
 
 def _has_jpeg_end(data: bytes) -> bool:
-    """Whether an end marker follows the image's own scan; thumbnails and trailing data have markers of their own."""
+    """True if an end marker follows the image's own scan; thumbnails and trailing data have markers of their own."""
     at = 2
     while at + 4 <= len(data):
         if data[at] != 0xFF or data[at + 1] in (0, 0xFF):  # decoders skip what lies between segments, and so must this

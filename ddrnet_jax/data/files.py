@@ -30,7 +30,7 @@ def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file of this name is taken for an image."""
+    """True if a file of this name is taken for an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
 
 

@@ -39,7 +39,7 @@ def read_label_map(data: bytes, name: str) -> np.ndarray:
 
 
 def _is_complete(data: bytes) -> bool:
-    """Whether the last variable ends where the file ends; the reader stops at S and would not notice."""
+    """True if the last variable ends where the file ends; the reader stops at S and would not notice."""
     order = ">" if data[126:128] == b"MI" else "<"
     at = _HEADER_BYTES
     while at + 8 <= len(data):

@@ -16,7 +16,7 @@ _PREFETCH_SAMPLES = 16
 
 
 class Shard(NamedTuple):
-    """Which part of the data this process reads."""
+    """The part of the data that this process reads."""
 
     index: int = 0
     count: int = 1

@@ -1,4 +1,4 @@
-"""What a source is, and what it gives: a sample as encoded bytes, and the same sample decoded."""
+"""A source, and the two forms of what it gives: a sample as encoded bytes, and the same sample decoded."""
 
 from collections.abc import Hashable, Iterator
 from typing import NamedTuple, Protocol, TypedDict
@@ -51,10 +51,10 @@ class Source(Protocol):
         """The sample as it is stored; raises DataError likewise."""
 
     def names(self) -> list[str]:
-        """What the images are called, below the data set's root."""
+        """The names of the images, below the data set's root."""
 
     def places(self) -> Iterator[Hashable]:
-        """Where each image is; two sources share those that are equal."""
+        """The place of each image; two sources share the images whose places are equal."""
 
 
 def decode_sample(encoded: EncodedSample, spec: DatasetSpec) -> Sample:

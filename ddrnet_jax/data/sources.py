@@ -56,7 +56,7 @@ class FolderPairs:
         return EncodedSample(read_file(image), read_file(label), image, label)
 
     def places(self) -> Iterator[Hashable]:
-        """Where each image is; two sources share those that are equal."""
+        """The place of each image; two sources share the images whose places are equal."""
         return (image for image, _ in self.pairs)
 
     def stamp(self, index: int) -> str:
@@ -106,7 +106,7 @@ class Scenes:
         return Sample(image=image, label=label, name=self._name(index))
 
     def names(self) -> list[str]:
-        """What the scenes are called."""
+        """The names of the scenes."""
         return [self._name(index) for index in range(self.count)]
 
     def encoded(self, index: int) -> EncodedSample:
@@ -117,7 +117,7 @@ class Scenes:
         return EncodedSample(*pngs, self._name(index), self._name(index))
 
     def places(self) -> Iterator[Hashable]:
-        """Which scene each is; two sources share those that are equal."""
+        """The identity of each scene; two sources share the scenes that are equal."""
         return ((self.seed, self.size_hw, index) for index in range(self.count))
 
     def stamp(self, index: int) -> str:

@@ -1,4 +1,4 @@
-"""What a sample goes through before it is part of a batch.
+"""The way of a sample into a batch.
 
 With a mask: random scale, crop with padding, flip, of image and label together. With a class number, the image alone:
 a random resized crop and flip to train, the centre to evaluate.

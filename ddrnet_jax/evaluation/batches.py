@@ -44,7 +44,7 @@ def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
 
 
 def arrays(batch: dict) -> dict[str, np.ndarray]:
-    """What of a batch goes to the devices."""
+    """The part of a batch that goes to the devices."""
     return {name: batch[name] for name in ("images", "labels")}
 
 

@@ -59,7 +59,7 @@ class Gallery:
         self._best: list[Seen] = []
 
     def __call__(self, sample: Sample, counts: np.ndarray, prediction: np.ndarray) -> None:
-        """Of one image: its sample, its confusion i32[C,C], what was predicted u8[H,W] (0..C-1)."""
+        """See one image: its sample, its confusion i32[C,C], its prediction u8[H,W] (0..C-1)."""
         of_image = scores(counts)
         seen = Seen(sample["name"], of_image.miou, of_image.iou, sample["image"], sample["label"], prediction.copy())
         if len(self.first) < _FIRST:

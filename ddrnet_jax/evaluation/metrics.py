@@ -34,7 +34,7 @@ def confusion_by_image(labels: jax.Array, predictions: jax.Array, num_classes: i
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What the confusion counts of a whole split say.
+    """The scores that follow from the confusion counts of a whole split.
 
     confusion       i64[C,C], rows are labels
     iou             f64[C] (0..1), nan where a class is absent from labels and predictions
@@ -91,7 +91,7 @@ def scores(counts: np.ndarray) -> Scores:
 
 
 def class_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many of a batch of images there are, how many have their class first, and among the first five.
+    """The number of images in a batch, of those with their class first, and of those with it among the first five.
 
     logits f32[B,C], labels i32[B] (0..C-1 or NO_CLASS) -> i32[3]; of equal logits the lower class comes first
     """
@@ -102,7 +102,7 @@ def class_hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """How often a classifier is right.
+    """The accuracy of a classifier.
 
     images  how many were counted
     top1    share of them (0..1) whose class got the largest logit

@@ -103,7 +103,7 @@ def _check_segmenter(checkpoint: str | Path, loaded: Loaded) -> None:
 def _weights(
     checkpoint: str | Path, loaded: Loaded, model: DDRNet, naming: str, file_format: str
 ) -> tuple[dict, Callable[[Path], None]]:
-    """What the card says about them, and what writes them. So of the functions below."""
+    """The weights' entries of the card, and the function that writes them. The functions below return the same pair."""
     try:
         tensors = origins.to_origin(state_dicts.to_state_dict(model), naming, model.variant)
     except ValueError as e:

@@ -28,7 +28,7 @@ _FLOAT, _UINT8 = 1, 2  # onnx.TensorProto's numbers
 
 
 class Agreement(NamedTuple):
-    """How far ONNX Runtime is from us on one image."""
+    """The distance of ONNX Runtime from us on one image."""
 
     relative_logit_difference: float  # largest, over our largest logit
     differing_pixels: int

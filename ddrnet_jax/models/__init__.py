@@ -1,1 +1,1 @@
-"""What the network is: jax and flax only, plain arguments, no config object."""
+"""The network: jax and flax only, plain arguments, no config object."""

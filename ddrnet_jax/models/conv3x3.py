@@ -42,7 +42,7 @@ def conv3x3(
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Of stride 1, in one product: three shifts of x along the row by three of dy along the column."""
+    """The gradient at stride 1, in one product: three shifts of x along the row by three of dy along the column."""
     (height, width), channels = x.shape[1:3], (x.shape[-1], dy.shape[-1])
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     dy = jnp.pad(dy, ((0, 0), (1, 1), (0, 0), (0, 0)))
@@ -53,7 +53,7 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _strided_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    """Of stride 2, a product a row of the kernel."""
+    """The gradient at stride 2, a product a row of the kernel."""
     _, height, width, cout = dy.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
@@ -76,7 +76,7 @@ def _product_over_pixels(x: jax.Array, dy: jax.Array) -> jax.Array:
 
 
 def _input_gradient_by_parity(dy: jax.Array, kernel: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Of stride 2: dy [B,h,w,D] -> [B,H,W,C]"""
+    """The gradient at stride 2: dy [B,h,w,D] -> [B,H,W,C]"""
     transposed = kernel.swapaxes(2, 3)
 
     def part(rows, columns):

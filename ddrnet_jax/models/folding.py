@@ -11,7 +11,7 @@ from ddrnet_jax.models.ddrnet import DDRNet, SegmentationHead
 
 
 class Folded(nnx.Module):
-    """What is left of a batch norm that its convolution has taken in."""
+    """The rest of a batch norm that its convolution has taken in: nothing to do."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,h,w,C] as it is"""

@@ -1,1 +1,1 @@
-"""What a config costs on accelerators that nobody here owns: compiled and read, never run."""
+"""The cost of a config on accelerators that nobody here owns: compiled and read, never run."""

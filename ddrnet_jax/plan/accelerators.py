@@ -198,7 +198,7 @@ def _refusal(message: str) -> str:
 
 @contextlib.contextmanager
 def _quiet_libtpu() -> Iterator[None]:
-    """What libtpu asks a TPU host for, answered here, so that it neither waits for an answer nor complains."""
+    """Answers to what libtpu asks a TPU host for, so that it neither waits nor complains."""
     answers = {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",

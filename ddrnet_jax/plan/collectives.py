@@ -23,7 +23,7 @@ class Total:
 
 
 def collective_totals(hlo_text: str, *, outer_loop_length: int = 1) -> dict[str, Total]:
-    """What one execution of a compiled program communicates, by kind; kinds that do not occur are left out.
+    """The communication of one execution of a compiled program, by kind; kinds that do not occur are left out.
 
     hlo_text           of `compiled.as_text()`
     outer_loop_length  of loops in no other loop whose length the text does not say; that of TPUs never does

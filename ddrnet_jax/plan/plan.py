@@ -1,4 +1,4 @@
-"""What a config costs on accelerators that nobody needs to own: its programs compiled for them, never run."""
+"""The cost of a config on accelerators that nobody needs to own: its programs compiled for them, never run."""
 
 import contextlib
 import dataclasses

@@ -8,7 +8,7 @@ _WIDTH = 80
 
 
 def report_lines(planned: dict) -> list[str]:
-    """What `plan.plan` returns, for people."""
+    """The result of `plan.plan`, for people."""
     config, programs = planned["config"], planned["programs"]
     crop = "x".join(map(str, config["crop_hw"]))
     lines = [

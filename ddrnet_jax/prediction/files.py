@@ -1,4 +1,4 @@
-"""What a prediction leaves in a folder: masks, pictures for people, and the legend of their colours."""
+"""The files that a prediction leaves in a folder: masks, pictures for people, and the legend of their colours."""
 
 from pathlib import Path
 
@@ -33,6 +33,6 @@ class PredictionFiles:
         pictures.write_png(self.overlays / f"{stem}.png", self.picture(image, mask))
 
     def picture(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """What people see of it, u8[h,w,3] RGB; of the image's own size unless side by side."""
+        """The picture for people, u8[h,w,3] RGB; of the image's own size unless side by side."""
         overlay = pictures.overlay(image, mask, self.spec)
         return pictures.side_by_side(image, overlay, self.spec) if self.side_by_side else overlay

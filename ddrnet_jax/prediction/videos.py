@@ -23,7 +23,7 @@ _LOST_SHARE = 0.02  # of the frames that a file announces: some announce a few t
 
 
 class Video(NamedTuple):
-    """What a video file says of itself: announced frames (0 if it does not), and their rate."""
+    """The announcements of a video file: its frames (0 if it does not say), and their rate."""
 
     frames: int
     frames_per_s: float

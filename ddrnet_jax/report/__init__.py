@@ -1,1 +1,1 @@
-"""What a run was, as one HTML file that needs nothing else: scores, curves, confusions, worst and best images."""
+"""A run as one HTML file that needs nothing else: scores, curves, confusions, worst and best images."""

@@ -83,7 +83,7 @@ def _thinned(curve: Curve) -> Curve:
 
 
 def lines_a_point(count: int) -> int:
-    """How many of `count` values one point of a curve is the mean of."""
+    """The number of values, of `count`, that one point of a curve is the mean of."""
     return max(1, math.ceil(count / _MOST_POINTS))
 
 

@@ -71,7 +71,7 @@ def _lowest(seen: Seen, classes: Sequence[str]) -> str:
 
 
 def configuration(runs: Sequence[Run]) -> Markup:
-    """What two runs differ in, what differs from the defaults, then every key."""
+    """The keys that differ between two runs, those that differ from the defaults, then all."""
     flat = [config_files.flatten(run.config) for run in runs]
     default = config_files.flatten(config_files.to_json(config.base()))
     parts = []

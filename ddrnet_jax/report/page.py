@@ -80,7 +80,7 @@ def _notes(runs: Sequence[Run]) -> Markup | None:
 
 
 def _not_comparable(first: Run, second: Run) -> list[str]:
-    """What makes the two runs' scores scores of different things."""
+    """The reasons why the scores of the two runs do not compare."""
     tasks = first.config["task"], second.config["task"]
     notes = []
     if tasks[0] != tasks[1]:

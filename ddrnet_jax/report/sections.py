@@ -202,7 +202,7 @@ def _about_curve(run: Run, key: str, curve: charts.Curve, unit: str) -> str:
 
 
 def confusions(runs: Sequence[Run]) -> Markup | None:
-    """What the pixels of each class were predicted as, and which mistakes were the most frequent."""
+    """The predictions for the pixels of each class, and the most frequent mistakes."""
     shown = [(LETTERS[i], run) for i, run in enumerate(runs) if run.config["task"] == "segmentation"]
     if not shown:
         return None

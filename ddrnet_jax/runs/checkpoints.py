@@ -28,7 +28,7 @@ __all__ = ["CheckpointError", "Loaded", "find_step", "load_checkpoint", "load_we
 
 
 class Loaded(NamedTuple):
-    """What a checkpoint holds, the leaves as numpy arrays."""
+    """The content of a checkpoint, the leaves as numpy arrays."""
 
     graphdef: nnx.GraphDef
     params: dict

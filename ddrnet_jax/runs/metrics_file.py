@@ -22,7 +22,7 @@ def not_finite(lines: list[dict], name: str) -> list[int]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of a line is a finite number."""
+    """True if a value of a line is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""What made a run: its command and the versions of what it ran on."""
+"""The origin of a run: its command and the versions of what it ran on."""
 
 import importlib.metadata
 import platform

@@ -22,7 +22,7 @@ from ddrnet_jax.runtime import devices
 
 
 class Resumed(NamedTuple):
-    """What a run goes on from."""
+    """The point from which a run goes on."""
 
     step: int
     state: dict
@@ -114,7 +114,7 @@ class Checkpoints:
                 self._saving = step, saving
 
     def check(self) -> bool:
-        """Whether a save is still being written. Raises CheckpointError if it has failed; costs next to nothing."""
+        """True if a save is still being written. Raises CheckpointError if it has failed; costs next to nothing."""
         self._wait(timeout_s=0)
         return self._saving is not None
 

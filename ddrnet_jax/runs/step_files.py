@@ -32,7 +32,7 @@ class CheckpointError(UserError):
 
 
 def is_step(path: Path) -> bool:
-    """Whether this is a step's directory that was written to its end."""
+    """True if this is a step's directory that was written to its end."""
     return (path / "_CHECKPOINT_METADATA").is_file() and _UNFINISHED not in path.name
 
 
@@ -113,7 +113,7 @@ def read(folder: Path, like: dict) -> dict:
 
 
 def score(metrics: dict | None) -> float:
-    """Of the steps of one run, which have the same metric."""
+    """The score of a step, to compare with other steps of the same run: they have the same metric."""
     return max((float(metrics[name]) for name in SCORES.values() if name in (metrics or {})), default=-1.0)
 
 
@@ -130,7 +130,7 @@ def remove_unfinished(root: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another package says, short enough for one line."""
+    """The message of another package's error, short enough for one line."""
     text = str(error)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
         if os.strerror(number) in text:  # TensorStore puts long paths before it

@@ -1,1 +1,1 @@
-"""What a program runs on: devices, processes, compilation."""
+"""The ground that a program runs on: devices, processes, compilation."""

@@ -18,7 +18,7 @@ def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def platform(mesh: Mesh) -> str:
-    """What the devices of the mesh are: "cpu", "gpu", "tpu"."""
+    """The kind of the mesh's devices: "cpu", "gpu" or "tpu"."""
     return mesh.devices.flat[0].platform
 
 

@@ -99,7 +99,7 @@ def ending_if_lost() -> Iterator[None]:
 
 
 def _tells_of_a_loss(error: BaseException | None) -> bool:
-    """Whether the runtime says so, here or in a cause; our own errors and the system's may quote a path."""
+    """True if the runtime tells of a loss, here or in a cause; our own errors and the system's may quote a path."""
     while error is not None:
         is_runtimes = not isinstance(error, OSError) and not type(error).__module__.startswith("ddrnet_jax")
         if is_runtimes and any(word in str(error).lower() for word in _LOST):
@@ -121,12 +121,12 @@ def _leave() -> None:
 
 
 def is_joined() -> bool:
-    """Whether this process is one of several, or was started as one."""
+    """True if this process is one of several, or was started as one."""
     return _member is not None
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """True if this process is the one that writes and speaks."""
     return _member is None or _member.index == 0
 
 

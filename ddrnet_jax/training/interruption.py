@@ -44,7 +44,7 @@ class Interruption:
         self._previous = {}
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after `step`, which every process has to ask of each step, in order."""
+        """True if the run has to stop after `step`. Every process has to ask this of each step, in order."""
         if self._processes == 1:
             return self._received is not None
         from jax.experimental import multihost_utils
@@ -59,7 +59,7 @@ class Interruption:
             yield item
 
     def error(self) -> Preempted | StoppedByUser:
-        """What to end the run with once the last step is saved."""
+        """The error that ends the run once the last step is saved."""
         by_user = self._received is signal.SIGINT
         message = f"stopped by {'Ctrl-C' if by_user else 'SIGTERM'}; the same command goes on from the last step"
         return StoppedByUser(message) if by_user else Preempted(message)

@@ -1,4 +1,4 @@
-"""What a run writes for people: metrics.jsonl, TensorBoard scalars and samples, a progress bar."""
+"""The records of a run for people: metrics.jsonl, TensorBoard scalars and samples, a progress bar."""
 
 import contextlib
 import json
@@ -158,7 +158,7 @@ class _TensorBoard:
 
 
 class SilentLog:
-    """What a process other than the first has in the place of a RunLog: it writes nothing and says nothing."""
+    """The RunLog of every process but the first: it writes nothing and says nothing."""
 
     last_evaluation = 0
 

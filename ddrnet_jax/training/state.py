@@ -1,4 +1,4 @@
-"""What a run is at a step: a plain nested dict of step, params, batch_stats, opt_state and, if on, ema."""
+"""The state of a run at a step: a plain nested dict of step, params, batch_stats, opt_state and, if on, ema."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,7 @@ def create(
 def abstract(
     build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
 ) -> tuple[nnx.GraphDef, State]:
-    """What `create` returns, with shapes and types in place of arrays; nothing is computed."""
+    """The result of `create`, with shapes and types in place of arrays; nothing is computed."""
     graphdef, params, batch_stats = variables.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     state = {
         "step": jax.ShapeDtypeStruct((), jnp.int32),

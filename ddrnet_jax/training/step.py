@@ -92,7 +92,7 @@ def in_parts(batch: dict[str, jax.Array], count: int, mesh: Mesh) -> dict[str, j
 
 
 def _mean_over_parts(gradients, params, batch_stats, parts, platform: str):
-    """What `gradients` returns: the last running statistics, and the mean over the parts of all else.
+    """The result of `gradients` over the parts: the last running statistics, and the mean of all else.
 
     Source: on CPUs the loop is unrolled, since XLA computes convolutions inside a loop nine times as slowly there;
     unrolled it saves no memory. Without rematerialisation the loop of 2 parts needs 0.53 of the whole batch's, that of

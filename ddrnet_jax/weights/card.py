@@ -6,5 +6,5 @@ CONFIG_ENTRY = "config"  # of a .safetensors file's metadata and of a card
 
 
 def card_path(weights_file: Path) -> Path:
-    """Where the card of an exported file is."""
+    """The path of an exported file's card."""
     return weights_file.with_name(weights_file.name + ".json")

@@ -1,4 +1,4 @@
-"""What two people compare to know that they hold the same weights: an exact hash, and what a fixed input gives."""
+"""Two figures by which people know that they hold the same weights: an exact hash, and what a fixed input gives."""
 
 import hashlib
 

@@ -49,7 +49,7 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """What moves into a model.
+    """The weights that move into a model, and the rest.
 
     moved   {our path: array}
     fresh   {part of the model: why it keeps its own initial weights}
@@ -70,7 +70,7 @@ class Transfer:
 
 
 def count_tensors(leaves: Collection[str]) -> int:
-    """How many entries the official state dict has for these paths.
+    """The number of entries that the official state dict has for these paths.
 
     Each batch norm there also counts its batches (num_batches_tracked), which nothing here needs.
     """
@@ -91,7 +91,7 @@ def read(path: str | Path) -> Weights:
 
 
 def transfer(weights: Weights, model: DDRNet, *, fresh_head: bool = False) -> Transfer:
-    """What of the weights moves into `model`; everything the two have in common must fit.
+    """The part of the weights that moves into `model`; everything the two have in common must fit.
 
     model       made, or abstract from nnx.eval_shape
     fresh_head  leave the heads out: for another number of classes

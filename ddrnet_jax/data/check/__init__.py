@@ -1,1 +1,1 @@
-"""What is wrong with a data set, every file by name."""
+"""The faults of a data set, every file by name."""

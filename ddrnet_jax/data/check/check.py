@@ -1,4 +1,4 @@
-"""What is wrong with a data set, before training finds out: a quick look, and every sample of every split."""
+"""The faults of a data set, before training meets them: a quick look, and every sample of every split."""
 
 import collections
 import concurrent.futures
@@ -39,7 +39,7 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a data set is and what is wrong with it.
+    """The facts and the faults of a data set.
 
     tallies   one a split that could be opened: counts by class, sizes
     findings  errors first

@@ -1,4 +1,4 @@
-"""Which files of a split are read and which are not: images without label, labels without image, other files."""
+"""The files of a split that are read, and the others: images without label, labels without image, the rest."""
 
 import os
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def labels_without_image(pairs: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def unread_files(pairs: Sequence[tuple[str, str | int]]) -> list[str]:
-    """What lies beside the images of the pairs and is no image by its name; folders end in "/"."""
+    """The files beside the images of the pairs that are no images by their names; folders end in "/"."""
     folders = sorted({os.path.dirname(image) for image, _ in pairs})
     return [os.path.join(folder, name) for folder in folders for name in files.unread(folder)]
 

@@ -69,7 +69,7 @@ class Finding:
 
 @dataclasses.dataclass
 class Tally:
-    """What was seen of a split.
+    """The counts of a split, sample by sample.
 
     role     "training" or "evaluation"
     count    samples in it
@@ -117,7 +117,7 @@ class Tally:
 
 
 def of_samples(tallies: Sequence[Tally], spec: DatasetSpec) -> list[Finding]:
-    """What is wrong with single files, of all splits together."""
+    """The faults of single files, of all splits together."""
     findings = []
     for kind, (severity, what, advice) in _KINDS.items():
         names = tuple(name for tally in tallies for name in tally.problems.get(kind, ()))
@@ -254,7 +254,7 @@ def of_images(
 
 
 def padding_share(sizes: collections.Counter, crop_hw: tuple[int, int], scale_range: tuple[float, float]) -> float:
-    """How much of the average training crop is padding, over the images' sizes {(W, H): count} and the scales."""
+    """The share of padding in the average training crop, over the images' sizes {(W, H): count} and the scales."""
     scales = np.linspace(*scale_range, 9)
     filled = sum(
         count * np.mean(np.minimum(scales * height, crop_hw[0]) * np.minimum(scales * width, crop_hw[1]))

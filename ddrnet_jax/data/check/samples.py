@@ -20,7 +20,7 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type
 
 @dataclasses.dataclass
 class Observation:
-    """What a sample is.
+    """The facts and the faults of one sample.
 
     name      of the image; "" if it could not be read
     size_wh   of the image in pixels, or None
@@ -29,7 +29,7 @@ class Observation:
     raw       i64[256] pixels by raw value, of index masks
     unknown   {raw value or RGB: pixels} that the data set does not know
     colors    {RGB: pixels}, of masks whose colours do not fit the data set; the most frequent ones
-    problems  [(kind, "FILE: what is the matter")]; the kinds are those of check_findings
+    problems  [(kind, "FILE: what is the matter")]; the kinds are those of findings.py
     """
 
     name: str = ""
@@ -98,7 +98,7 @@ def _stored_form(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_channels(data: bytes) -> int:
-    """Of the frame header; Adobe's four inks count as three colours."""
+    """The channels that the frame header names; Adobe's four inks count as three colours."""
     at = 2
     while at + 10 <= len(data):
         marker = data[at + 1]

@@ -96,7 +96,7 @@ def _marks(street: Street) -> float | None:
 
 
 class _Places:
-    """What stands where; nothing hides much of what was put there before."""
+    """The things put into the street so far; none hides much of an earlier one."""
 
     def __init__(self, street: Street):
         self.street, self.taken, self.things = street, [], []
@@ -131,7 +131,7 @@ def _houses(street: Street) -> list[Thing]:
 
 
 def _furnish(street: Street, zebra_z: float | None) -> list[Thing]:
-    """What stands and moves in the street. Returns (distance, draw function, its arguments), far to near."""
+    """All that stands and moves in the street. Returns (distance, draw function, its arguments), far to near."""
     rng, kerb, places = street.rng, street.kerb, _Places(street)
     for x in rng.uniform(-kerb, kerb, rng.integers(0, 3)) if zebra_z else ():
         places.put(things.person, x, zebra_z + rng.uniform(0.8, 3.2), 0.5)
@@ -160,7 +160,7 @@ def _textures(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _develop(rng: np.random.Generator, canvas: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """What a camera with a soft lens sees, and the fine pattern of each class on it. Returns u8[H,W,3]."""
+    """The view of a camera with a soft lens, with the fine pattern of each class. Returns u8[H,W,3]."""
     (h, w), (down, across) = label.shape, rng.integers(0, _SHIFT, 2)
     grain, leaves = (a[down : down + h, across : across + w] for a in _textures(h, w))
     texture = cv2.multiply(grain, cv2.LUT(label, _GRAIN))

@@ -1,4 +1,4 @@
-"""How each thing in a drawn street looks: houses, trees, poles, people, cars.
+"""The looks of each thing in a drawn street: houses, trees, poles, people, cars.
 
 A thing is convex polygons in metres (x to the right, y up, z ahead), given to `street.fill` in the order of painting.
 A class is told by silhouette and pattern, hardly by colour, on purpose: a network has to look at shapes and at what

@@ -1,4 +1,4 @@
-"""Where the files of each data set lie: (root, split) -> the image and the label of every sample, in order."""
+"""The layout of each data set's files: (root, split) -> the image and the label of every sample, in order."""
 
 import dataclasses
 import os

@@ -27,7 +27,7 @@ class HiddenTest:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec:
-    """What the labels of a data set mean, and where its files lie below the root.
+    """The meaning of a data set's labels, and where its files lie below the root.
 
     classes        names by train id
     colors         RGB (0..255) by train id, for pictures

@@ -40,7 +40,7 @@ __all__ = [
 
 
 def read_tensors(path: str | os.PathLike) -> Any:
-    """What was saved in a .pth, .pt or .safetensors file, with every tensor as an array of numpy.
+    """The content of a .pth, .pt or .safetensors file, with every tensor as an array of numpy.
 
     .pth and .pt give the saved object: dicts, lists, tuples, strings, numbers, None and arrays, nested as
     they were; tensors that shared memory when they were saved share it here, and a numpy scalar is a number of

@@ -11,7 +11,7 @@ LEGACY_PROTOCOL = 1001
 
 
 def read_legacy(file: WeightsFile) -> Any:
-    """What was saved in `file`: five pickles, then each storage as its element count and its bytes."""
+    """The content of `file`: five pickles, then each storage as its element count and its bytes."""
     tensors = Tensors(file, lambda key, size: file.reserve(size, f"storage {shown(key)}"))
     pickles = PickleMachine(file, file.read(0, min(file.size, MAX_PICKLE_BYTES), "the pickle"), tensors)
     if not _is_int(pickles.load(), LEGACY_MAGIC) or not _is_int(pickles.load(), LEGACY_PROTOCOL):

@@ -94,7 +94,7 @@ class Tensors:
         return storage
 
     def call(self, name: str, arguments: tuple) -> OrderedDict | np.ndarray | np.dtype | bytes | bool | int | float:
-        """What the pickle's call of `name` gives; hooks, requires_grad and Python attributes are left out.
+        """The result of the pickle's call of `name`; hooks, requires_grad and Python attributes are left out.
 
         A tensor comes as [...], of its own shape.
         """

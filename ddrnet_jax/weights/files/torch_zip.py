@@ -17,7 +17,7 @@ _ZIP_ENTRY = struct.Struct("<4s4xHH4xLLLHHH8xL")
 
 
 def read_zip(file: WeightsFile) -> Any:
-    """What was saved in the zip file `file`."""
+    """The content of the zip file `file`."""
     archive = Zip(file)
     pickles = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
