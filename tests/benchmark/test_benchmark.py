@@ -12,7 +12,7 @@ from flax import nnx
 
 from ddrnet_jax import DDRNet, build, config
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.benchmark import device, files, onnx_runtime, ours, pytorch, run
+from ddrnet_jax.benchmark import device, files, onnx_runtime, ours, run
 from ddrnet_jax.benchmark.cases import PROTOCOLS, Case
 from ddrnet_jax.benchmark.published import CITYSCAPES_HW, GMACS
 from ddrnet_jax.benchmark.timing import Program
@@ -445,17 +445,6 @@ def test_onnxruntime_is_compared_on_cpus_alone(platform, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     with pytest.raises(EngineError, match=f"JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs"):
         onnx_runtime.check_installed()
-
-
-def test_torch_needs_its_twin(fake, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pytorch, "_torch", lambda: None)
-    monkeypatch.setattr(pytorch, "TWIN", tmp_path / "torch_twin.py")
-    assert_one_error(command(capsys, "--engines", "torch", "--output", tmp_path), "in a checkout of the repository")
-
-
-def test_the_twin_is_where_it_is_looked_for(repo):
-    assert repo / "benchmarks" / "torch_twin.py" == pytorch.TWIN
-    assert pytorch.TWIN.is_file()
 
 
 def test_a_busy_machine_is_a_warning(fake, monkeypatch):
