@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.text import size
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -73,7 +74,6 @@ class OnnxPredictor:
     def _say_once(self, image_hw: tuple[int, int]) -> None:
         say, self._say = self._say, lambda message: None
         say(
-            f"warning: images of {image_hw[0]}x{image_hw[1]} (HxW) are resized to the file's "
-            f"{self.size_hw[0]}x{self.size_hw[1]}, and their masks back to the nearest pixel; "
-            "an export with --size of theirs avoids it"
+            f"warning: images of {size(image_hw)} (HxW) are resized to the file's {size(self.size_hw)}, "
+            "and their masks back to the nearest pixel; an export with --size of theirs avoids it"
         )

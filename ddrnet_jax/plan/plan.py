@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import re
@@ -23,8 +22,10 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.plan import accelerators
 from ddrnet_jax.plan.collectives import collective_totals
+from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import devices
 
+COMPILERS = ("jax", "jaxlib", "libtpu")
 _GIB = 2**30
 _IMAGE_HW = {"cityscapes": (1024, 2048), "camvid": (720, 960)}  # pixels of data sets whose images have one size
 _SAY_EVERY_S = 30.0
@@ -85,7 +86,7 @@ def assembled(config: ConfigDict, target: accelerators.Topology, programs: dict)
         "config": _what_is_planned(config),
         "programs": programs,
         "run": _run_estimate(config, programs["train"], chips),
-        "versions": versions_used(),
+        "versions": provenance.versions(COMPILERS),
         "measured": False,
     }
 
@@ -194,15 +195,6 @@ def _run_estimate(config: ConfigDict, train: dict, chips: int | None) -> dict | 
     step_s = train["roofline"]["seconds"]
     hours = step_s * config.total_steps / 3600
     return {"step_s": step_s, "images_per_s": config.batch_size / step_s, "hours": hours, "chip_hours": hours * chips}
-
-
-def versions_used() -> dict[str, str]:
-    """Versions of jax, jaxlib and libtpu, of those that are installed."""
-    versions = {}
-    for package in ("jax", "jaxlib", "libtpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
 
 
 @contextlib.contextmanager
