@@ -7,8 +7,9 @@ from ddrnet_jax.config import files as config_files
 from ddrnet_jax.evaluation import panels
 from ddrnet_jax.evaluation.gallery import Seen, short_name
 from ddrnet_jax.report import sections
-from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.report.markup import DASH, Markup, element, table
 from ddrnet_jax.report.run import Run
+from ddrnet_jax.text import versions
 
 _LOWEST = 3  # classes of an image that are named
 
@@ -98,12 +99,12 @@ def _config_table(keys: Sequence[str], columns: Mapping[str, Mapping]) -> Markup
     rows = [
         [element("code", key), *(element("code", _value(values, key)) for values in columns.values())] for key in keys
     ]
-    return sections.table(["key", *columns], rows, class_="config")
+    return table(["key", *columns], rows, class_="config")
 
 
 def _value(values: Mapping, key: str) -> str:
     """As it is typed in a config file."""
-    return repr(config_files.tuples(values[key])) if key in values else sections.DASH
+    return repr(config_files.tuples(values[key])) if key in values else DASH
 
 
 def provenance(runs: Sequence[Run]) -> Markup:
@@ -114,6 +115,5 @@ def provenance(runs: Sequence[Run]) -> Markup:
         parts.append(element("h3", letter) if len(runs) > 1 else None)
         command = made_by.get("command")
         parts.append(element("pre", command) if command else element("p", "The command was not recorded."))
-        versions = ", ".join(f"{name} {version}" for name, version in made_by.get("versions", {}).items())
-        parts.append(element("p", versions or "The versions were not recorded."))
+        parts.append(element("p", versions(made_by.get("versions", {})) or "The versions were not recorded."))
     return element("section", element("h2", "How it was made"), parts, id="made")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddrnet_jax.report import charts
-from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.report.markup import DASH, Markup, element, table
 from ddrnet_jax.report.run import Run
 from ddrnet_jax.runs.metrics_file import not_finite, series
 
@@ -17,7 +17,6 @@ _HEADLINES = {
     "segmentation": (("val/miou", "mIoU"), ("val/pixel_accuracy", "pixel accuracy")),
     "classification": (("val/top1", "top-1 accuracy"), ("val/top5", "top-5 accuracy")),
 }
-DASH = "–"
 
 
 def percent(value: float | None) -> str:
@@ -32,14 +31,6 @@ def difference(values: Sequence[float | None]) -> Markup:
     delta = 100 * (values[1] - values[0])
     kind = "same" if abs(delta) < 0.005 else "better" if delta > 0 else "worse"
     return element("span", f"{delta:+.2f}" if kind != "same" else "0.00", class_=kind)
-
-
-def table(head: Sequence, rows: Sequence[Sequence], *, class_: str = "") -> Markup:
-    """A table whose first column names its rows; wide ones scroll by themselves."""
-    header = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
-    body = [element("tr", element("th", r[0], scope="row"), [element("td", c) for c in r[1:]]) for r in rows]
-    inner = element("table", header, element("tbody", body), class_=class_ or None)
-    return element("div", inner, class_="scroll", tabindex=0)
 
 
 def summary(runs: Sequence[Run]) -> Markup:
