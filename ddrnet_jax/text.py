@@ -40,3 +40,8 @@ def versions(found: Mapping[str, str]) -> str:
 def first_few(names: Sequence, count: int = 3) -> str:
     """ "a, b, c and 4 more" """
     return ", ".join(map(str, names[:count])) + (f" and {len(names) - count:,} more" if len(names) > count else "")
+
+
+def cut(text: str, length: int, ending: str = "...") -> str:
+    """A text of at most `length` letters; a longer one loses its end."""
+    return text if len(text) <= length else text[: length - len(ending)] + ending

@@ -3,7 +3,6 @@
 Neither torch nor the twin is imported before it is asked for.
 """
 
-import importlib
 import math
 from types import ModuleType
 
@@ -14,7 +13,7 @@ from ddrnet_jax.benchmark import device
 from ddrnet_jax.benchmark.cases import Protocol
 from ddrnet_jax.benchmark.files import image_to_measure
 from ddrnet_jax.benchmark.timing import Program
-from ddrnet_jax.export.onnx_engine import EngineError
+from ddrnet_jax.export.onnx_engine import EngineError, installed
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.weights.state_dicts import to_state_dict
 
@@ -27,7 +26,7 @@ NOTE = (
 
 def check_installed() -> None:
     """Raises EngineError with what to do if PyTorch is missing or lacks the device."""
-    torch = _torch()
+    torch = installed("torch", "torch")
     platform = jax.default_backend()
     if platform == "tpu" or (platform == "gpu" and not torch.cuda.is_available()):
         raise EngineError(
@@ -39,7 +38,7 @@ class TorchNetwork:
     """A network at one image size."""
 
     def __init__(self, model: DDRNet, size_hw: tuple[int, int]):
-        torch = self._torch = _torch()
+        torch = self._torch = installed("torch", "torch")
         from ddrnet_jax.benchmark.torch_twin import DDRNet as Twin
 
         self._device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
@@ -100,10 +99,3 @@ def _fuse_batch_norms(torch: ModuleType, network) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
                 setattr(module, conv_name, nn.utils.fusion.fuse_conv_bn_eval(conv, bn))
                 setattr(module, bn_name, nn.Identity())
-
-
-def _torch() -> ModuleType:
-    try:
-        return importlib.import_module("torch")
-    except ImportError as e:
-        raise EngineError("torch is not installed: pip install 'ddrnet-jax[torch]'") from e

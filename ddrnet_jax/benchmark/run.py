@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -54,18 +55,15 @@ def engines(others: Sequence[str] = ()) -> list[Engine]:
     return ours + [OTHER_ENGINES[name]() for name in others]
 
 
-def _onnxruntime() -> Engine:
-    onnx_runtime.check_installed()
-    network, note = onnx_runtime.OnnxNetwork, onnx_runtime.NOTE
-    return Engine("onnxruntime", network, note=note, packages=onnx_runtime.PACKAGES)
+def _other(label: str, module: ModuleType, network: Callable) -> Engine:
+    module.check_installed()
+    return Engine(label, network, note=module.NOTE, packages=module.PACKAGES)
 
 
-def _torch() -> Engine:
-    pytorch.check_installed()
-    return Engine("torch", pytorch.TorchNetwork, note=pytorch.NOTE, packages=pytorch.PACKAGES)
-
-
-OTHER_ENGINES = {"onnxruntime": _onnxruntime, "torch": _torch}
+OTHER_ENGINES = {
+    "onnxruntime": lambda: _other("onnxruntime", onnx_runtime, onnx_runtime.OnnxNetwork),
+    "torch": lambda: _other("torch", pytorch, pytorch.TorchNetwork),
+}
 
 
 def benchmark(

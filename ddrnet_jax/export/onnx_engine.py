@@ -26,12 +26,12 @@ class EngineError(UserError):
     """Another engine is not installed, cannot use a file, or computes something else than we do."""
 
 
-def installed(name: str) -> ModuleType:
-    """onnx or onnxruntime. Raises EngineError with the command that installs it."""
+def installed(name: str, extra: str = "onnx") -> ModuleType:
+    """A package of one of our extras: onnx, onnxruntime. Raises EngineError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as e:
-        raise EngineError(f"{name} is not installed: pip install 'ddrnet-jax[onnx]'") from e
+        raise EngineError(f"{name} is not installed: pip install 'ddrnet-jax[{extra}]'") from e
 
 
 def session(model: bytes | str) -> "onnxruntime.InferenceSession":

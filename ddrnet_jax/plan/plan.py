@@ -147,10 +147,20 @@ def _program(
                 raise
             return {"fits": False, **needed_and_available(str(e))}
         seconds = time.perf_counter() - start
+    figures = {"compile_s": round(seconds, 1)} | _figures(compiled, repeats)
+    if target.accelerator is None:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_devices
+        needed = figures["argument_bytes"] + figures["temporary_bytes"]
+        return {"fits": needed <= available, "available_bytes": available, **figures}
+    available = int(target.accelerator.memory_gib * _GIB / target.accelerator.devices_per_chip)
+    bounds = _bounds(figures, target.accelerator, num_devices)
+    return {"fits": True, "available_bytes": available, **figures, "roofline": bounds}
+
+
+def _figures(compiled: jax.stages.Compiled, repeats: int) -> dict:
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     communication = collective_totals(compiled.as_text(), outer_loop_length=repeats)
-    figures = {
-        "compile_s": round(seconds, 1),
+    return {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
@@ -159,20 +169,17 @@ def _program(
         "bytes_accessed": cost["bytes accessed"] * repeats,
         "collectives": {kind: dataclasses.asdict(total) for kind, total in communication.items()},
     }
-    if target.accelerator is None:
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_devices
-        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        return {"fits": needed <= available, "available_bytes": available, **figures}
+
+
+def _bounds(figures: dict, accelerator: accelerators.Accelerator, num_devices: int) -> dict:
     estimate = accelerators.roofline(
-        target.accelerator,
+        accelerator,
         flops=figures["flops"],
         bytes_accessed=figures["bytes_accessed"],
-        reduced_bytes=sum(total.bytes for total in communication.values()),
+        reduced_bytes=sum(total["bytes"] for total in figures["collectives"].values()),
         num_devices=num_devices,
     )
-    available = int(target.accelerator.memory_gib * _GIB / target.accelerator.devices_per_chip)
-    bounds = dataclasses.asdict(estimate) | {"seconds": estimate.seconds, "limit": estimate.limit}
-    return {"fits": True, "available_bytes": available, **figures, "roofline": bounds}
+    return dataclasses.asdict(estimate) | {"seconds": estimate.seconds, "limit": estimate.limit}
 
 
 def needed_and_available(message: str) -> dict:

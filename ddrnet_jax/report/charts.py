@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.text import cut
 
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 40
@@ -163,7 +164,7 @@ def heat_map(confusion: np.ndarray, classes: Sequence[str], row_totals: np.ndarr
     confusion   i64[C,C], rows are labels
     row_totals  i64[C] labelled pixels of each row, which may be more than the columns shown
     """
-    names = [clipped(name) for name in classes]
+    names = [cut(name, _LONGEST_NAME, "…") for name in classes]
     margin = 12 + _LETTER * max(map(len, names))
     side = min(max(_MAP // len(names), _CELLS[0]), _CELLS[1])
     size = side * len(names)
@@ -202,8 +203,3 @@ def _cell(row: int, column: int, share: float, about: str, margin: float, side: 
         middle = {"x": f"{left + side / 2:.1f}", "y": f"{top + side / 2 + 3.5:.1f}"}
         number = element("text", round(100 * share), text_anchor="middle", class_=f"count{on_dark}", **middle)
     return element("g", element("title", about), square, number)
-
-
-def clipped(name: str) -> str:
-    """A name short enough for the side of a heat map."""
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

@@ -14,7 +14,7 @@ from ddrnet_jax.data.check.findings import Finding, Tally
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.samples import Sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
-from ddrnet_jax.text import WIDTH, percent, wrapped
+from ddrnet_jax.text import WIDTH, cut, percent, wrapped
 
 _NAME_LINES = 24  # of all findings together, on one screen
 _NAMES = 5  # of one finding
@@ -91,7 +91,7 @@ def _histogram(report: Report, whole: bool) -> list[str]:
     if not any(tally.counts.any() for tally in report.tallies):
         return ["no label could be read"]
     spec, per = report.spec, "labelled pixels" if report.spec.has_masks else "images"
-    names = [_cut(name, 24) for name in spec.classes]
+    names = [cut(name, 24) for name in spec.classes]
     width = max(map(len, (*names, "(ignored)")))
     shares = [tally.counts[:-1] / max(tally.counts[:-1].sum(), 1) for tally in report.tallies]
     heading = "".join(f"{tally.role:>12}" for tally in report.tallies)
@@ -166,9 +166,5 @@ def _panel(sample: Sample, spec: DatasetSpec) -> np.ndarray:
     if not spec.has_masks:
         title = f"{spec.classes[sample['label']]}: {title}"
     strip = np.full((20, width * len(views), 3), 255, np.uint8)
-    cv2.putText(strip, _cut(title, 60), (0, 14), _FONT, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.putText(strip, cut(title, 60), (0, 14), _FONT, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
     return np.vstack([strip, np.hstack(views)])
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."
