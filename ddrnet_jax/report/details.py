@@ -38,31 +38,22 @@ def pictures(runs: Sequence[Run]) -> Markup | None:
 
 def _figure(runs: Sequence[Run], seen: Seen) -> Markup:
     spec, name = runs[0].spec, short_name(seen.name, runs[0].data_root)
-    shown = [("image", panels.photo(seen)), ("label", panels.classes(seen.label, spec))]
-    scores = [sections.percent(seen.miou)]
-    shown += _predicted(seen, runs[0], "A: " if len(runs) > 1 else "")
-    for other in runs[1:]:
-        its = other.gallery.by_name.get(name)
-        is_same = its is not None and other.spec.classes == spec.classes
-        shown += _predicted(its, other, "B: ") if is_same else []
-        scores.append(sections.percent(its.miou) if is_same else _why_not(its, other))
+    shown, scores = [("image", panels.photo(seen)), ("label", panels.classes(seen.label, spec))], []
+    for letter, run in zip(sections.LETTERS if len(runs) > 1 else [""], runs, strict=True):
+        its = seen if run is runs[0] else run.gallery.by_name.get(name)
+        if its is not None and run.spec.classes == spec.classes:
+            prefix, score = f"{letter}: " if letter else "", sections.percent(its.miou)
+            shown.append((f"{prefix}prediction", panels.classes(its.prediction, run.spec)))
+            shown.append((f"{prefix}errors", panels.errors(its)))
+        else:
+            score = "no image of this name" if its is None and run.gallery.first else "not evaluated"
+        scores.append(f"{letter} mIoU {score}".strip())
     images = [
         element("div", element("img", src=uri, alt=f"{what} of {name}"), element("span", what), class_="panel")
         for what, uri in shown
     ]
-    letters = sections.LETTERS if len(runs) > 1 else [""]
-    miou = ", ".join(f"{letter} mIoU {text}".strip() for letter, text in zip(letters, scores, strict=True))
-    caption = element("figcaption", element("b", name), f" {miou}{_lowest(seen, spec.classes)}")
+    caption = element("figcaption", element("b", name), f" {', '.join(scores)}{_lowest(seen, spec.classes)}")
     return element("figure", caption, element("div", images, class_=f"panels of{len(shown)}"), class_="sample")
-
-
-def _why_not(its: Seen | None, other: Run) -> str:
-    return "no image of this name" if its is None and other.gallery.first else "not evaluated"
-
-
-def _predicted(seen: Seen, run: Run, prefix: str) -> list[tuple[str, str]]:
-    classes = panels.classes(seen.prediction, run.spec)
-    return [(f"{prefix}prediction", classes), (f"{prefix}errors", panels.errors(seen))]
 
 
 def _lowest(seen: Seen, classes: Sequence[str]) -> str:
