@@ -24,6 +24,7 @@ from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import ddrnet, variables
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.plan import accelerators, plan
+from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import program
 
@@ -85,7 +86,7 @@ def measure(name: str, top: int) -> dict:
         "compile_cpu_s": round(seconds, 1),
         "dtype": dtype,
         "measured": False,
-        "versions": plan.versions_used(),
+        "versions": provenance.versions(plan.COMPILERS),
     }
 
 

@@ -60,7 +60,8 @@ def torch_step(variant: str, batch: dict[str, np.ndarray], is_channels_last: boo
     """(the twin's step from the same weights, nothing)"""
     import torch
     import torch.nn.functional as F
-    from torch_twin import DDRNet as Twin
+
+    from ddrnet_jax.benchmark.torch_twin import DDRNet as Twin
 
     sgd = optimizer.sgd(lambda step: LEARNING_RATE, momentum=MOMENTUM, nesterov=False, weight_decay=WEIGHT_DECAY)
     graphdef, first = state.create(_builder(variant), sgd, seed=0)

@@ -21,6 +21,7 @@ config/      every key, its unit, its limits; configs from files, flags and JSON
 models/      the network alone
 runtime/     devices, processes, compilation
 errors.py    what ends in one line
+text.py      sizes, shares and long lists as people read them
 """
 
 from importlib import import_module

@@ -92,7 +92,7 @@ def single_image_protocols(protocols: Sequence[str], batch_sizes: Sequence[int])
 def expected_s(case: Case, seconds: float, num_engines: int, flops_per_s: float, platform: str) -> float:
     """Roughly how long a case will take, from the speed of a matrix multiplication on this device."""
     area = math.prod(case.size_hw) / math.prod(CITYSCAPES_HW)
-    flops = 2e9 * GMACS[case.variant] * area * case.batch
+    flops = 2e9 * GMACS.get(case.variant, max(GMACS.values())) * area * case.batch
     call_s = flops / (_USUAL_FRACTION_OF_PEAK * flops_per_s)
     limit_s = case.protocol.warm_up_s
     warm_ups = WARM_UPS if limit_s is None else min(WARM_UPS, math.ceil(limit_s / call_s))

@@ -1,6 +1,5 @@
 """The machine that is measured: its name, its memory, and what it reaches at what it does best."""
 
-import importlib.metadata
 import os
 import platform as machine
 import time
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import compilation
 
 _MATRIX = {"cpu": 2048}  # rows and columns: a tenth of a second on a laptop
@@ -142,14 +142,10 @@ def label(described: dict) -> str:
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Of Python, JAX and ours, and of further packages that are installed."""
-    found = {"python": machine.python_version()}
-    for package in ("jax", "jaxlib", "flax", "ddrnet-jax", *packages):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+    """Of Python, JAX and ours, and of further packages."""
+    names = ("jax", "jaxlib", "flax", "ddrnet-jax", *packages)
+    absent = dict.fromkeys(names, "not installed as a package")
+    return {"python": machine.python_version()} | absent | provenance.versions(names)
 
 
 def _cpu_name() -> str:

@@ -9,6 +9,7 @@ from ddrnet_jax.benchmark.timing import Program
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.files import read_file
 from ddrnet_jax.data.scenes import scenes
+from ddrnet_jax.text import size
 
 
 @functools.lru_cache(maxsize=4)
@@ -19,7 +20,7 @@ def image_to_measure(size_hw: tuple[int, int]) -> np.ndarray:
 
 def write_image(folder: Path, size_hw: tuple[int, int]) -> Path:
     """The PNG file of image_to_measure."""
-    path = folder / f"{size_hw[0]}x{size_hw[1]}.png"
+    path = folder / f"{size(size_hw)}.png"
     if not path.exists():
         pictures.write_png(path, image_to_measure(size_hw))
     return path

@@ -48,4 +48,5 @@ def num_classes(size_hw: tuple[int, int]) -> int:
 
 
 # Multiply-adds of one image of CITYSCAPES_HW, in units of 1e9, by the authors' count: how long a run will take.
+# Of a variant that they have not counted, the most is expected.
 GMACS = {"23_slim": 36.3, "23": 143.1, "39": 281.2}

@@ -1,14 +1,9 @@
-"""The network in PyTorch eager as a program to time: the twin of the repository's benchmarks folder.
+"""The network in PyTorch eager as a program to time: torch_twin.py, batch norms fused, channels last.
 
-Batch norms fused into convolutions, channels last. The twin is read as a file of the checkout: a comparison is
-no part of the installed package, and the package imports nothing from it unless it is asked to compare.
+Neither torch nor the twin is imported before it is asked for.
 """
 
-import importlib
-import importlib.util
 import math
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import jax
@@ -18,7 +13,7 @@ from ddrnet_jax.benchmark import device
 from ddrnet_jax.benchmark.cases import Protocol
 from ddrnet_jax.benchmark.files import image_to_measure
 from ddrnet_jax.benchmark.timing import Program
-from ddrnet_jax.exports.onnx_engine import EngineError
+from ddrnet_jax.exports.onnx_engine import EngineError, installed
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.weights.state_dicts import to_state_dict
 
@@ -27,14 +22,11 @@ NOTE = (
     "torch: eager, float32 (TF32 off), channels last, batch norms fused, on the device that JAX uses; on GPUs not at "
     "its fastest: cudnn.benchmark off, neither torch.compile nor CUDA graphs, channels first not tried"
 )
-TWIN = Path(__file__).resolve().parents[2] / "benchmarks" / "torch_twin.py"
 
 
 def check_installed() -> None:
-    """Raises EngineError with what to do if PyTorch or the twin is missing, or PyTorch lacks the device."""
-    torch = _torch()
-    if not TWIN.is_file():
-        raise EngineError(f"--engines torch needs {TWIN}: run it in a checkout of the repository (pip install -e .)")
+    """Raises EngineError with what to do if PyTorch is missing or lacks the device."""
+    torch = installed("torch", "torch")
     platform = jax.default_backend()
     if platform == "tpu" or (platform == "gpu" and not torch.cuda.is_available()):
         raise EngineError(
@@ -46,10 +38,12 @@ class TorchNetwork:
     """A network at one image size."""
 
     def __init__(self, model: DDRNet, size_hw: tuple[int, int]):
-        torch = self._torch = _torch()
+        torch = self._torch = installed("torch", "torch")
+        from ddrnet_jax.benchmark.torch_twin import DDRNet as Twin
+
         self._device = torch.device("cuda" if jax.default_backend() == "gpu" else "cpu")
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        twin = _twin().DDRNet(model.variant, num_classes=model.num_classes, aux_head=model.aux_head is not None)
+        twin = Twin(model.variant, num_classes=model.num_classes, aux_head=model.aux_head is not None)
         twin.load_state_dict({k: torch.tensor(v) for k, v in to_state_dict(model).items()}, strict=True)
         twin.seghead_extra = None  # of training alone; the twin would compute it in every forward
         _fuse_batch_norms(torch, twin.eval())
@@ -105,19 +99,3 @@ def _fuse_batch_norms(torch: ModuleType, network) -> None:
             if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
                 setattr(module, conv_name, nn.utils.fusion.fuse_conv_bn_eval(conv, bn))
                 setattr(module, bn_name, nn.Identity())
-
-
-def _torch() -> ModuleType:
-    try:
-        return importlib.import_module("torch")
-    except ImportError as e:
-        raise EngineError("torch is not installed: pip install 'ddrnet-jax[torch]'") from e
-
-
-def _twin() -> ModuleType:
-    if TWIN.stem not in sys.modules:
-        spec = importlib.util.spec_from_file_location(TWIN.stem, TWIN)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[TWIN.stem] = module  # its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-    return sys.modules[TWIN.stem]

@@ -1,18 +1,17 @@
-"""A benchmark as JSON, and as a table of at most 80 columns."""
+"""A benchmark as JSON, as a table of at most 80 columns, and as a page."""
 
 import json
 import os
-import textwrap
 from pathlib import Path
 
-from ddrnet_jax.benchmark import device
+from ddrnet_jax.benchmark import device, page
 from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
 from ddrnet_jax.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
 from ddrnet_jax.benchmark.timing import ROUNDS
 from ddrnet_jax.runtime import compilation
+from ddrnet_jax.text import percent, size, three_digits, versions, wrapped
 
-JSON_NAME, TABLE_NAME = "benchmark.json", "benchmark.txt"
-_WIDTH = 80
+JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.txt", "benchmark.html"
 _CALLS_OF_P95 = 20  # of fewer it is little else than the slowest
 _SPEED = f"{'size':<10}{'network':<8}{'engine':<14}{'batch':>5}{'ms':>9}{'p95':>9}{'FPS':>8}{'peak':>5}{'x':>6}"
 _PROGRAM = f"{'size':<10}{'network':<8}{'program':<22}{'compile':>9}{'memory':>10}{'accessed':>10}{'of copy':>8}"
@@ -42,7 +41,7 @@ def started(
         "peaks": peaks,
         "published": {"hardware": HARDWARE, "protocol": SPEED_PROTOCOL},
         "rows": [],
-        "files": [JSON_NAME, TABLE_NAME],
+        "files": [JSON_NAME, TABLE_NAME, PAGE_NAME],
     }
 
 
@@ -88,22 +87,19 @@ def _add_fractions(result: dict) -> None:
 
 
 def write(result: dict, output: Path) -> None:
-    """OUTPUT/benchmark.json, whole at every moment, and OUTPUT/benchmark.txt."""
+    """OUTPUT/benchmark.json, whole at every moment, OUTPUT/benchmark.txt and OUTPUT/benchmark.html."""
     unfinished = output / f"{JSON_NAME}.part"
     unfinished.write_text(json.dumps(result, indent=1) + "\n")
     os.replace(unfinished, output / JSON_NAME)
-    (output / TABLE_NAME).write_text("\n".join(table_lines(result)) + "\n")
-
-
-def size_name(size_hw: tuple[int, int] | list[int]) -> str:
-    """Height x width in pixels."""
-    return f"{size_hw[0]}x{size_hw[1]}"
+    lines = table_lines(result)
+    (output / TABLE_NAME).write_text("\n".join(lines) + "\n")
+    (output / PAGE_NAME).write_text(page.page(result, lines), "utf-8", "replace")
 
 
 def case_name(case: Case) -> str:
     """As progress calls it."""
     batch = f", batch {case.batch}" if case.batch > 1 else ""
-    return f"{case.protocol.name} {size_name(case.size_hw)} {case.variant}{batch}"
+    return f"{case.protocol.name} {size(case.size_hw)} {case.variant}{batch}"
 
 
 def table_lines(result: dict) -> list[str]:
@@ -115,27 +111,29 @@ def table_lines(result: dict) -> list[str]:
     for name, meaning in result["protocols"].items():
         rows = [row for row in result["rows"] if row["protocol"] == name]
         if rows:
-            lines += _wrapped(f"{name}: {meaning}")
-            lines += [_SPEED + (f"{'paper':>6}" if any(row["published"] for row in rows) else "")]
-            lines += [line for row in rows for line in _speed_lines(row)] + [""]
+            lines += wrapped(f"{name}: {meaning}")
+            has_paper = any(row["published"] for row in rows)
+            lines += [_SPEED + (f"{'paper':>6}" if has_paper else "")]
+            lines += [line for row in rows for line in _speed_lines(row, has_paper)] + [""]
     lines += _program_lines(result)
-    return lines + [line for note in _notes(result) for line in _wrapped(note)]
+    return lines + [line for note in _notes(result) for line in wrapped(note)]
 
 
-def _speed_lines(row: dict) -> list[str]:
-    place = f"{size_name(row['size_hw']):<9} {row['variant']:<8}{row['engine']:<14}"
+def _speed_lines(row: dict, has_paper: bool) -> list[str]:
+    place = f"{size(row['size_hw']):<9} {row['variant']:<8}{row['engine']:<14}"
     if row["error"]:
-        return textwrap.wrap(
-            f"{row['batch']:>5}  {row['error']}", _WIDTH, initial_indent=place, subsequent_indent=" " * 39
-        )
+        return wrapped(f"{row['batch']:>5}  {row['error']}", place, hanging=7)
     p95_ms = row["p95_ms"] if row["calls"] >= _CALLS_OF_P95 else None
     figures = (
-        f"{row['batch']:>5}{_ms(row['latency_ms']):>9}{_ms(p95_ms):>9}{_three_digits(row['fps']):>8}"
-        f"{_percent(row['fraction_of_matmul']):>5}{'-' if row['ratio'] is None else format(row['ratio'], '.2f'):>6}"
+        f"{row['batch']:>5}{_ms(row['latency_ms']):>9}{_ms(p95_ms):>9}{three_digits(row['fps']):>8}"
+        f"{percent(row['fraction_of_matmul']):>5}{'-' if row['ratio'] is None else format(row['ratio'], '.2f'):>6}"
     )
-    published = row["published"]
-    paper = f"{published['fps']:>5.0f}{' ' if published['is_checked'] else '*'}" if published else ""
-    return [(place + figures + paper).rstrip()]
+    return [(place + figures + (_paper(row["published"]) if has_paper else "")).rstrip()]
+
+
+def _paper(published: dict | None) -> str:
+    """Frames a second with a star where they are recalled; a dash where none were published."""
+    return f"{published['fps']:>5.0f}{' ' if published['is_checked'] else '*'}" if published else f"{'-':>5}"
 
 
 def _program_lines(result: dict) -> list[str]:
@@ -150,8 +148,8 @@ def _program_lines(result: dict) -> list[str]:
         accessed = "-" if row["bytes_accessed"] is None else f"{row['bytes_accessed'] / 2**20:.0f} MiB"
         memory = sum(row["memory"].values()) / 2**20
         lines.append(
-            f"{size_name(row['size_hw']):<9} {row['variant']:<8}{name:<22}{compile_s:>9}{memory:>6.0f} MiB"
-            f"{accessed:>10}{_percent(row['fraction_of_copy']):>8}"
+            f"{size(row['size_hw']):<9} {row['variant']:<8}{name:<22}{compile_s:>9}{memory:>6.0f} MiB"
+            f"{accessed:>10}{percent(row['fraction_of_copy']):>8}"
         )
     return [*lines, ""]
 
@@ -174,9 +172,9 @@ def _notes(result: dict) -> list[str]:
             f"paper: published frames a second on {HARDWARE}: another machine than this one. "
             "* recalled, not checked against the text. Sources are in benchmark.json."
         )
-    png_bytes = {size_name(row["size_hw"]): row["png_bytes"] for row in rows if row["protocol"] == "file"}
+    png_bytes = {size(row["size_hw"]): row["png_bytes"] for row in rows if row["protocol"] == "file"}
     if png_bytes:
-        sizes = ", ".join(f"{size} of {count / 1e6:.1f} MB" for size, count in png_bytes.items())
+        sizes = ", ".join(f"{name} of {count / 1e6:.1f} MB" for name, count in png_bytes.items())
         notes.append(f"file: a drawn street scene as PNG: {sizes}.")
     notes.append(_weights_note(result))
     if result["load_before"] and result["load_before"] > 0.5:
@@ -184,35 +182,21 @@ def _notes(result: dict) -> list[str]:
             f"The machine was busy when this began (load {result['load_before']:.1f} a core): read ratios, not times."
         )
     notes += [engine["note"] for engine in result["engines"] if engine["note"]]
-    notes.append(", ".join(f"{name} {version}" for name, version in result["versions"].items()))
-    return notes
+    return [*notes, versions(result["versions"])]
 
 
 def _weights_note(result: dict) -> str:
     if result["weights"] != "random":
         return (
             f"Weights: {result['weights']}, trained on {result['data_set']}: beside them stand no figures that were "
-            "published of another data set, nor their plot."
+            "published of another data set, nor a chart."
         )
-    classes = {size_name(row["size_hw"]): row["num_classes"] for row in result["rows"]}
+    classes = {size(row["size_hw"]): row["num_classes"] for row in result["rows"]}
     return (
-        f"Random weights, classes: {', '.join(f'{count} at {size}' for size, count in classes.items())}. For speed "
+        f"Random weights, classes: {', '.join(f'{count} at {name}' for name, count in classes.items())}. For speed "
         "they are as good as any, except in file: PNGs of masks that make no sense take longer or shorter to write."
     )
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH)
-
-
 def _ms(value: float | None) -> str:
-    return "-" if value is None else _three_digits(value) if value < 100 else f"{value:.1f}"
-
-
-def _three_digits(value: float) -> str:
-    """1.23, 12.3, 123"""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.0f}%"
+    return "-" if value is None else three_digits(value) if value < 100 else f"{value:.1f}"

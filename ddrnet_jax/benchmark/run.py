@@ -6,13 +6,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddrnet_jax.benchmark import cases, device, onnx_runtime, plot, pytorch, report, timing
+from ddrnet_jax.benchmark import cases, device, onnx_runtime, pytorch, report, timing
 from ddrnet_jax.benchmark.cases import Case, Protocol
 from ddrnet_jax.benchmark.files import file_program, write_image
 from ddrnet_jax.benchmark.ours import OurNetwork
@@ -22,6 +23,7 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import VARIANTS, DDRNet
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runs.checkpoints import CheckpointError
+from ddrnet_jax.text import size
 
 LEAST_PIXELS = 32  # of an image each way: a drawn scene's
 Say = Callable[[str], None]
@@ -53,18 +55,15 @@ def engines(others: Sequence[str] = ()) -> list[Engine]:
     return ours + [OTHER_ENGINES[name]() for name in others]
 
 
-def _onnxruntime() -> Engine:
-    onnx_runtime.check_installed()
-    network, note = onnx_runtime.OnnxNetwork, onnx_runtime.NOTE
-    return Engine("onnxruntime", network, note=note, packages=onnx_runtime.PACKAGES)
+def _other(label: str, module: ModuleType, network: Callable) -> Engine:
+    module.check_installed()
+    return Engine(label, network, note=module.NOTE, packages=module.PACKAGES)
 
 
-def _torch() -> Engine:
-    pytorch.check_installed()
-    return Engine("torch", pytorch.TorchNetwork, note=pytorch.NOTE, packages=pytorch.PACKAGES)
-
-
-OTHER_ENGINES = {"onnxruntime": _onnxruntime, "torch": _torch}
+OTHER_ENGINES = {
+    "onnxruntime": lambda: _other("onnxruntime", onnx_runtime, onnx_runtime.OnnxNetwork),
+    "torch": lambda: _other("torch", pytorch, pytorch.TorchNetwork),
+}
 
 
 def benchmark(
@@ -79,7 +78,7 @@ def benchmark(
     seconds: float = cases.SECONDS,
     say: Say = lambda message: None,
 ) -> dict:
-    """Measure, and write OUTPUT/benchmark.json, benchmark.txt and, where there is something to draw, the plot.
+    """Measure, and write OUTPUT/benchmark.json, benchmark.txt and benchmark.html.
 
     output       a folder that is there
     checkpoint   whose network is measured, instead of the variants with random weights; whole images of
@@ -108,13 +107,9 @@ def benchmark(
             image_file = write_image(Path(folder), case.size_hw)
             measured = measure(case, networks, image_file, seconds, say)
             report.add(result, case, measured, to_run, about | {"png_bytes": image_file.stat().st_size})
-            if i == 0:
-                (output / plot.PLOT_NAME).unlink(missing_ok=True)  # of the benchmark whose files are replaced now
             report.write(result, output)
     result["peaks"] = device.best_of(result["peaks"], device.practical_peaks(used))
     report.finish(result, time.perf_counter() - begin)
-    drawn = plot.write(result, output)
-    result["files"] += [drawn.name] if drawn else []
     report.write(result, output)
     return result
 
@@ -207,7 +202,7 @@ def _networks(model: DDRNet, size_hw: tuple[int, int], to_run: list[Engine], say
     networks = {}
     for engine in to_run:
         if engine.packages:
-            say(f"making the network of {engine.label} for {report.size_name(size_hw)}")
+            say(f"making the network of {engine.label} for {size(size_hw)}")
         try:
             networks[engine.label] = engine.network(model, size_hw)
         except Exception as e:

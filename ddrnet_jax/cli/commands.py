@@ -93,7 +93,7 @@ def _benchmark(arguments, overrides) -> None:
 def _benchmark_options(arguments) -> dict:
     """What was given of the flags of benchmark, as its arguments."""
     from ddrnet_jax.benchmark import cases, run
-    from ddrnet_jax.models.ddrnet import VARIANTS
+    from ddrnet_jax.models.variants import VARIANTS
 
     if arguments.checkpoint and arguments.variants:
         raise UsageError(f"--variants {arguments.variants}: a checkpoint is of one variant; leave one of the two out")

@@ -41,7 +41,7 @@ modes:
             (of one --size); and a card OUTPUT.json
   benchmark  latency and FPS of the three networks (of --checkpoint's alone) at
             the paper's sizes by four protocols, beside --engines, as a table,
-            JSON and a plot in --output (default: runs/benchmark); it says first
+            JSON and a page in --output (default: runs/benchmark); it says first
             how long it will take
   check_data  what is wrong with the config's data set, every file by name,
             and a picture of samples, in --output; exit code 1 if training

@@ -6,6 +6,7 @@ import math
 from ml_collections import ConfigDict
 
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.models.variants import VARIANTS
 
 
 class ConfigError(UserError):
@@ -29,7 +30,7 @@ def base() -> ConfigDict:
     config.log_every_steps = 50  # steps whose mean makes one line of metrics
 
     config.model = ConfigDict()
-    config.model.variant = "23_slim"  # "23_slim", "23", "39"
+    config.model.variant = "23_slim"  # "23_slim", "23", "39": one of models/variants.py
     config.model.aux_head = True  # a second head on the high branch, for training only
     config.model.dtype = "float32"  # of the computation: "float32", "bfloat16"; parameters stay float32
     config.model.remat = True  # gradients compute batch norm and ReLU again instead of keeping them: less memory
@@ -100,7 +101,7 @@ def validate(config: ConfigDict) -> None:
     """Raises ConfigError for an unknown or missing key, a value of the wrong type or out of range."""
     _check_keys_and_types(config, base(), "")
     for name, key in (
-        ("model.variant", ("23_slim", "23", "39")),
+        ("model.variant", VARIANTS),
         ("model.dtype", ("float32", "bfloat16")),
         ("task", ("segmentation", "classification")),
         ("init_head", ("load", "fresh")),

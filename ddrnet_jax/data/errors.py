@@ -1,8 +1,7 @@
 """The exceptions of the data package."""
 
-from collections.abc import Sequence
-
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.text import first_few
 
 
 class DataError(UserError):
@@ -24,8 +23,3 @@ class MissingLabels(DataError):
             f"{first_few([image for image, _ in missing])}; expected {missing[0][1]}"
             f"{' of the first' if len(missing) > 1 else ''}: {advice}"
         )
-
-
-def first_few(names: Sequence[str], count: int = 3) -> str:
-    """ "a, b, c and 4 more" """
-    return ", ".join(map(str, names[:count])) + (f" and {len(names) - count:,} more" if len(names) > count else "")

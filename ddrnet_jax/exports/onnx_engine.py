@@ -12,6 +12,7 @@ import numpy as np
 
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.text import size
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -25,12 +26,12 @@ class EngineError(UserError):
     """Another engine is not installed, cannot use a file, or computes something else than we do."""
 
 
-def installed(name: str) -> ModuleType:
-    """onnx or onnxruntime. Raises EngineError with the command that installs it."""
+def installed(name: str, extra: str = "onnx") -> ModuleType:
+    """A package of one of our extras: onnx, onnxruntime. Raises EngineError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as e:
-        raise EngineError(f"{name} is not installed: pip install 'ddrnet-jax[onnx]'") from e
+        raise EngineError(f"{name} is not installed: pip install 'ddrnet-jax[{extra}]'") from e
 
 
 def session(model: bytes | str) -> "onnxruntime.InferenceSession":
@@ -75,7 +76,6 @@ class OnnxPredictor:
             return
         self._is_told = True
         _log.warning(
-            f"images of {image_hw[0]}x{image_hw[1]} (HxW) are resized to the file's "
-            f"{self.size_hw[0]}x{self.size_hw[1]}, and their masks back to the nearest pixel; "
-            "an export with --size of theirs avoids it"
+            f"images of {size(image_hw)} (HxW) are resized to the file's {size(self.size_hw)}, "
+            "and their masks back to the nearest pixel; an export with --size of theirs avoids it"
         )

@@ -1,6 +1,5 @@
-"""DDRNet: stem, dual branches, bilateral fusion, heads, and the table of variants."""
+"""DDRNet: stem, dual branches, bilateral fusion and heads."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -14,28 +13,8 @@ from ddrnet_jax.models.blocks import BatchNorm, Bottleneck, ConvBN, PreActConv, 
 from ddrnet_jax.models.conv3x3 import conv3x3
 from ddrnet_jax.models.dappm import DAPPM
 from ddrnet_jax.models.initial_weights import uniform_init
+from ddrnet_jax.models.variants import VARIANTS
 
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """Widths and depths of one member of the family (paper table 2)."""
-
-    width: int  # channels of the stem; the high branch has twice as many
-    depth1: int  # blocks of layer 1
-    depth2: int
-    depth3: int  # blocks per branch in each repeat of stage 3
-    repeats3: int  # repeats of stage 3, each ending in a bilateral fusion
-    depth4: int
-    head_width: int
-    last_width: int  # channels before the classifier
-    dappm_width: int = 128
-
-
-VARIANTS = {
-    "23_slim": Variant(32, 2, 2, 2, 1, 2, head_width=64, last_width=1024),
-    "23": Variant(64, 2, 2, 2, 1, 2, head_width=128, last_width=2048),
-    "39": Variant(64, 3, 4, 3, 2, 3, head_width=256, last_width=2048),
-}
 TASKS = ("segmentation", "classification")
 SEGMENTER_LAYERS = ("dappm", "head", "aux_head")  # whose weights an ImageNet classifier cannot give
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -142,7 +121,7 @@ class ClassificationHead(nnx.Module):
 class DDRNet(nnx.Module):
     """Deep Dual-Resolution Network, as segmenter or ImageNet classifier.
 
-    variant      "23_slim", "23" or "39"
+    variant      a name of VARIANTS: "23_slim", "23" or "39"
     task         "segmentation" or "classification"
     aux_head     a second segmentation head on the high branch after stage 3, for training
     dtype        compute dtype; parameters, running statistics and logits stay float32.

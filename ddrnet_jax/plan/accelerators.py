@@ -109,6 +109,9 @@ class Topology:
     accelerator: Accelerator | None
 
 
+LIMITS = {"compute": "compute_s", "memory": "memory_s", "links": "link_s"}  # of a Roofline, as reports call them
+
+
 @dataclasses.dataclass(frozen=True)
 class Roofline:
     """Seconds of one execution on a device, by what limits it. An estimate: XLA counts bytes that stay on the chip too.
@@ -128,9 +131,7 @@ class Roofline:
 
     @property
     def limit(self) -> str:
-        return max(("compute", self.compute_s), ("memory", self.memory_s), ("links", self.link_s), key=lambda x: x[1])[
-            0
-        ]
+        return max(LIMITS, key=lambda limit: getattr(self, LIMITS[limit]))
 
 
 def roofline(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import os
@@ -23,9 +22,11 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.plan import accelerators
 from ddrnet_jax.plan.collectives import collective_totals
+from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import devices
 
 _log = logging.getLogger(__name__)
+COMPILERS = ("jax", "jaxlib", "libtpu")
 _GIB = 2**30
 _IMAGE_HW = {"cityscapes": (1024, 2048), "camvid": (720, 960)}  # pixels of data sets whose images have one size
 _SAY_EVERY_S = 30.0
@@ -81,7 +82,7 @@ def assembled(experiment: Experiment, target: accelerators.Topology, programs: d
         "config": _what_is_planned(experiment),
         "programs": programs,
         "run": _run_estimate(experiment, programs["train"], chips),
-        "versions": versions_used(),
+        "versions": provenance.versions(COMPILERS),
         "measured": False,
     }
 
@@ -141,10 +142,20 @@ def _program(
                 raise
             return {"fits": False, **needed_and_available(str(e))}
         seconds = time.perf_counter() - start
+    figures = {"compile_s": round(seconds, 1)} | _figures(compiled, repeats)
+    if target.accelerator is None:
+        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_devices
+        needed = figures["argument_bytes"] + figures["temporary_bytes"]
+        return {"fits": needed <= available, "available_bytes": available, **figures}
+    available = int(target.accelerator.memory_gib * _GIB / target.accelerator.devices_per_chip)
+    bounds = _bounds(figures, target.accelerator, num_devices)
+    return {"fits": True, "available_bytes": available, **figures, "roofline": bounds}
+
+
+def _figures(compiled: jax.stages.Compiled, repeats: int) -> dict:
     cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
     communication = collective_totals(compiled.as_text(), outer_loop_length=repeats)
-    figures = {
-        "compile_s": round(seconds, 1),
+    return {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
@@ -153,20 +164,17 @@ def _program(
         "bytes_accessed": cost["bytes accessed"] * repeats,
         "collectives": {kind: dataclasses.asdict(total) for kind, total in communication.items()},
     }
-    if target.accelerator is None:
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_devices
-        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        return {"fits": needed <= available, "available_bytes": available, **figures}
+
+
+def _bounds(figures: dict, accelerator: accelerators.Accelerator, num_devices: int) -> dict:
     estimate = accelerators.roofline(
-        target.accelerator,
+        accelerator,
         flops=figures["flops"],
         bytes_accessed=figures["bytes_accessed"],
-        reduced_bytes=sum(total.bytes for total in communication.values()),
+        reduced_bytes=sum(total["bytes"] for total in figures["collectives"].values()),
         num_devices=num_devices,
     )
-    available = int(target.accelerator.memory_gib * _GIB / target.accelerator.devices_per_chip)
-    bounds = dataclasses.asdict(estimate) | {"seconds": estimate.seconds, "limit": estimate.limit}
-    return {"fits": True, "available_bytes": available, **figures, "roofline": bounds}
+    return dataclasses.asdict(estimate) | {"seconds": estimate.seconds, "limit": estimate.limit}
 
 
 def needed_and_available(message: str) -> dict:
@@ -194,15 +202,6 @@ def _run_estimate(experiment: Experiment, train: dict, chips: int | None) -> dic
         "hours": hours,
         "chip_hours": hours * chips,
     }
-
-
-def versions_used() -> dict[str, str]:
-    """Versions of jax, jaxlib and libtpu, of those that are installed."""
-    versions = {}
-    for package in ("jax", "jaxlib", "libtpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
 
 
 @contextlib.contextmanager

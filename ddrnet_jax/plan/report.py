@@ -1,19 +1,15 @@
 """A plan as lines of at most 80 columns."""
 
-import textwrap
-
-from ddrnet_jax.plan.accelerators import THIS_MACHINE
-
-_WIDTH = 80
+from ddrnet_jax.plan.accelerators import LIMITS, THIS_MACHINE
+from ddrnet_jax.text import size, versions, wrapped
 
 
 def report_lines(planned: dict) -> list[str]:
     """The result of `plan.plan`, for people."""
     config, programs = planned["config"], planned["programs"]
-    crop = "x".join(map(str, config["crop_hw"]))
     lines = [
         f"DDRNet-{config['variant']} on {_where(planned)}",
-        f"batch {config['batch_size']} of {crop} (HxW), {config['dtype']}, {config['loss']}, "
+        f"batch {config['batch_size']} of {size(config['crop_hw'])} (HxW), {config['dtype']}, {config['loss']}, "
         f"{config['accumulate_steps']} part(s) a step",
         "",
         "training step, per device",
@@ -21,7 +17,7 @@ def report_lines(planned: dict) -> list[str]:
         *_run_lines(planned),
     ]
     if "inference" in programs:
-        image = "x".join(map(str, config["inference_hw"]))
+        image = size(config["inference_hw"])
         lines += ["", f"inference, one image of {image} (HxW) to its mask on one device"]
         lines += _program_lines(programs["inference"])
         lines += _latency_lines(programs["inference"])
@@ -37,20 +33,20 @@ def _where(planned: dict) -> str:
 def _program_lines(program: dict) -> list[str]:
     if "argument_bytes" not in program:
         needed, available = program["needed_bytes"], program["available_bytes"]
-        amounts = f": needs {_size(needed)} of {_size(available)}" if needed else ""
+        amounts = f": needs {_amount(needed)} of {_amount(available)}" if needed else ""
         return [f"  DOES NOT FIT in memory{amounts}, by the compiler's own count"]
     verdict = "fits" if program["fits"] else "DOES NOT FIT"
     rows = [
-        ("memory", f"{verdict} in {_size(program['available_bytes'])}"),
-        ("  arguments", _size(program["argument_bytes"])),
-        ("  temporary", _size(program["temporary_bytes"])),
-        ("  peak", _size(program["peak_bytes"])),
-        ("  code", _size(program["code_bytes"])),
+        ("memory", f"{verdict} in {_amount(program['available_bytes'])}"),
+        ("  arguments", _amount(program["argument_bytes"])),
+        ("  temporary", _amount(program["temporary_bytes"])),
+        ("  peak", _amount(program["peak_bytes"])),
+        ("  code", _amount(program["code_bytes"])),
         ("operations", f"{program['flops'] / 1e12:.3f} TFLOP"),
-        ("bytes accessed", _size(program["bytes_accessed"])),
+        ("bytes accessed", _amount(program["bytes_accessed"])),
     ]
     for kind, total in program["collectives"].items():
-        rows.append((kind, f"{total['count']}, together {_size(total['bytes'])}"))
+        rows.append((kind, f"{total['count']}, together {_amount(total['bytes'])}"))
     if not program["collectives"]:
         rows.append(("collectives", "none"))
     return [f"  {name:<20}{value}" for name, value in rows]
@@ -88,15 +84,11 @@ def _latency_lines(program: dict) -> list[str]:
 
 def _bounds(program: dict) -> str:
     bounds = program["roofline"]
-    return ", ".join(f"{name} {_time(bounds[f'{key}_s'])}" for name, key in _LIMITS)
-
-
-_LIMITS = (("compute", "compute"), ("memory", "memory"), ("links", "link"))
+    return ", ".join(f"{limit} {_time(bounds[key])}" for limit, key in LIMITS.items())
 
 
 def _assumption_lines(planned: dict) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in planned["versions"].items())
-    lines = [f"Compiled, not run: nothing here is a measurement. By {versions}."]
+    lines = [f"Compiled, not run: nothing here is a measurement. By {versions(planned['versions'])}."]
     accelerator = planned["accelerator"]
     if accelerator is None:
         lines.append("No estimate of time: this machine's peak rates are not known.")
@@ -111,10 +103,10 @@ def _assumption_lines(planned: dict) -> list[str]:
             "Bytes accessed are XLA's count: what stays on the chip counts too. "
             "The latency of each collective does not count, nor do evaluation, checkpoints or waiting for input.",
         ]
-    return [line for text in lines for line in textwrap.wrap(text, _WIDTH)]
+    return [line for paragraph in lines for line in wrapped(paragraph)]
 
 
-def _size(count: float) -> str:
+def _amount(count: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}"

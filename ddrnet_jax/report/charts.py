@@ -1,4 +1,4 @@
-"""Inline SVG: curves over steps, bars, the heat map of a confusion matrix. Colours come from the page's CSS."""
+"""Inline SVG: curves, bars, the heat map of a confusion matrix. Colours come from the page's CSS."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.text import cut
 
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 40
@@ -24,52 +25,83 @@ class Curve(NamedTuple):
     values: Sequence[float]
 
 
+class Axes(NamedTuple):
+    """Where values lie in a chart: from the first to the last of x_range, and between the outermost ticks of y.
+
+    is_log  x is logarithmic
+    """
+
+    x_range: tuple[float, float]
+    x_ticks: Sequence[float]
+    y_ticks: Sequence[float]
+    is_log: bool = False
+
+    def x(self, value: float) -> float:
+        """Pixels from the left."""
+        low, high, at = map(math.log, (*self.x_range, value)) if self.is_log else (*self.x_range, value)
+        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * (at - low) / (high - low)
+
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - low) / (high - low)
+
+    def curve(self, points: Sequence[tuple[float, float]], class_: str) -> Markup:
+        """Lines from each (x, y) to the next."""
+        return element(
+            "polyline", points=" ".join(f"{self.x(a):.1f},{self.y(b):.1f}" for a, b in points), class_=class_
+        )
+
+    def point(self, x: float, y: float, about: str, class_: str) -> Markup:
+        """A dot that says `about` on hover."""
+        return element(
+            "circle", element("title", about), cx=f"{self.x(x):.1f}", cy=f"{self.y(y):.1f}", r=3.5, class_=class_
+        )
+
+    def name(self, text: str, y: float) -> Markup:
+        """A text at the left, at one y."""
+        return element("text", text, x=_LEFT + 4, y=f"{self.y(y) + 4:.1f}")
+
+    def upright(self, x: float, name: str) -> Markup:
+        """A line at one x from the bottom to the top, with its name beside."""
+        line = element("path", d=f"M{self.x(x):.1f},{_HEIGHT - _BOTTOM}V{_TOP}", class_="upright")
+        return element("g", line, element("text", name, x=f"{self.x(x) + 5:.1f}", y=_TOP + 10))
+
+    def chart(self, parts: Sequence[Markup], *, x_name: str, about: str) -> Markup:
+        """The picture of these parts over the ticks' grid."""
+        grid = []
+        for tick in self.y_ticks:
+            y = self.y(tick)
+            grid.append(element("path", d=f"M{_LEFT},{y:.1f}H{_WIDTH - _RIGHT}", class_="grid"))
+            grid.append(element("text", short(tick), x=_LEFT - 6, y=f"{y + 4:.1f}", text_anchor="end"))
+        bottom = _HEIGHT - _BOTTOM
+        for tick in self.x_ticks:
+            x = f"{self.x(tick):.1f}"
+            grid.append(element("path", d=f"M{x},{bottom}v4", class_="grid"))
+            grid.append(element("text", short(tick), x=x, y=bottom + 17, text_anchor="middle"))
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        name = element("text", x_name, x=middle, y=_HEIGHT - 6, text_anchor="middle", class_="axis")
+        box = f"0 0 {_WIDTH} {_HEIGHT}"
+        return element("svg", grid, parts, name, viewBox=box, class_="chart", role="img", aria_label=about)
+
+
 def line_chart(curves: Sequence[Curve], *, title: str, unit: str, has_points: bool) -> Markup:
     """Curves over the same axes, both with ticks; empty ones are left out.
 
     has_points  mark every value, with its number on hover
     """
     curves = [(i, _thinned(curve)) for i, curve in enumerate(curves) if len(curve.steps)]
-    steps = [s for _, curve in curves for s in curve.steps]
     values = [v for _, curve in curves for v in curve.values]
-    x_max = max([1, *steps])
+    x_max = max([1, *(s for _, curve in curves for s in curve.steps)])
     x_ticks = [tick for tick in ticks(0, x_max, 4, whole=True) if tick <= x_max]
-    y_ticks = ticks(min(0.0, *values), max(values), 4) if values else [0.0, 1.0]
-    y_min, y_max = y_ticks[0], y_ticks[-1]
-
-    def x(step: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * step / x_max
-
-    def y(value: float) -> float:
-        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - y_min) / (y_max - y_min)
-
-    parts = [_axes(x_ticks, y_ticks, x, y)]
-    for i, curve in curves:
-        points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(curve.steps, curve.values, strict=True))
-        parts.append(element("polyline", points=points, class_=f"curve run{i}"))
-        if has_points or len(curve.steps) == 1:
-            parts += [_point(x(s), y(v), i, s, v, unit) for s, v in zip(curve.steps, curve.values, strict=True)]
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(element("text", "step", x=middle, y=_HEIGHT - 6, text_anchor="middle", class_="axis"))
-    name = f"{title} over steps"
-    return element("svg", parts, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", class_="chart", role="img", aria_label=name)
-
-
-def _axes(x_ticks: list[float], y_ticks: list[float], x, y) -> list[Markup]:
+    axes = Axes((0, x_max), x_ticks, ticks(min(0.0, *values), max(values), 4) if values else [0.0, 1.0])
     parts = []
-    for tick in y_ticks:
-        parts.append(element("path", d=f"M{_LEFT},{y(tick):.1f}H{_WIDTH - _RIGHT}", class_="grid"))
-        parts.append(element("text", short(tick), x=_LEFT - 6, y=f"{y(tick) + 4:.1f}", text_anchor="end"))
-    bottom = _HEIGHT - _BOTTOM
-    for tick in x_ticks:
-        parts.append(element("path", d=f"M{x(tick):.1f},{bottom}v4", class_="grid"))
-        parts.append(element("text", short(tick), x=f"{x(tick):.1f}", y=bottom + 17, text_anchor="middle"))
-    return parts
-
-
-def _point(x: float, y: float, run: int, step: int, value: float, unit: str) -> Markup:
-    title = element("title", f"step {step}: {value:.4g}{unit}")
-    return element("circle", title, cx=f"{x:.1f}", cy=f"{y:.1f}", r=3.5, class_=f"point run{run}")
+    for i, curve in curves:
+        points = [*zip(curve.steps, curve.values, strict=True)]
+        parts.append(axes.curve(points, f"curve run{i}"))
+        if has_points or len(points) == 1:
+            parts += [axes.point(s, v, f"step {s}: {v:.4g}{unit}", f"point run{i}") for s, v in points]
+    return axes.chart(parts, x_name="step", about=f"{title} over steps")
 
 
 def _thinned(curve: Curve) -> Curve:
@@ -99,6 +131,13 @@ def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[f
     return [i * step for i in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten, of those between low and high."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = [round(m * 10.0**p, 9) for p in powers for m in (1, 2, 5)]
+    return [tick for tick in found if low <= tick <= high]
+
+
 def short(number: float) -> str:
     """A tick's number: 120k, 0.01, 5e-05."""
     if abs(number) >= 10_000:
@@ -125,7 +164,7 @@ def heat_map(confusion: np.ndarray, classes: Sequence[str], row_totals: np.ndarr
     confusion   i64[C,C], rows are labels
     row_totals  i64[C] labelled pixels of each row, which may be more than the columns shown
     """
-    names = [clipped(name) for name in classes]
+    names = [cut(name, _LONGEST_NAME, "…") for name in classes]
     margin = 12 + _LETTER * max(map(len, names))
     side = min(max(_MAP // len(names), _CELLS[0]), _CELLS[1])
     size = side * len(names)
@@ -164,8 +203,3 @@ def _cell(row: int, column: int, share: float, about: str, margin: float, side: 
         middle = {"x": f"{left + side / 2:.1f}", "y": f"{top + side / 2 + 3.5:.1f}"}
         number = element("text", round(100 * share), text_anchor="middle", class_=f"count{on_dark}", **middle)
     return element("g", element("title", about), square, number)
-
-
-def clipped(name: str) -> str:
-    """A name short enough for the side of a heat map."""
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"

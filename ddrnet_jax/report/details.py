@@ -7,8 +7,9 @@ from ddrnet_jax.config import files as config_files
 from ddrnet_jax.evaluation import panels
 from ddrnet_jax.evaluation.gallery import Seen, short_name
 from ddrnet_jax.report import sections
-from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.report.markup import DASH, Markup, element, table
 from ddrnet_jax.report.run import Run
+from ddrnet_jax.text import versions
 
 _LOWEST = 3  # classes of an image that are named
 
@@ -37,31 +38,22 @@ def pictures(runs: Sequence[Run]) -> Markup | None:
 
 def _figure(runs: Sequence[Run], seen: Seen) -> Markup:
     spec, name = runs[0].spec, short_name(seen.name, runs[0].data_root)
-    shown = [("image", panels.photo(seen)), ("label", panels.classes(seen.label, spec))]
-    scores = [sections.percent(seen.miou)]
-    shown += _predicted(seen, runs[0], "A: " if len(runs) > 1 else "")
-    for other in runs[1:]:
-        its = other.gallery.by_name.get(name)
-        is_same = its is not None and other.spec.classes == spec.classes
-        shown += _predicted(its, other, "B: ") if is_same else []
-        scores.append(sections.percent(its.miou) if is_same else _why_not(its, other))
+    shown, scores = [("image", panels.photo(seen)), ("label", panels.classes(seen.label, spec))], []
+    for letter, run in zip(sections.LETTERS if len(runs) > 1 else [""], runs, strict=True):
+        its = seen if run is runs[0] else run.gallery.by_name.get(name)
+        if its is not None and run.spec.classes == spec.classes:
+            prefix, score = f"{letter}: " if letter else "", sections.percent(its.miou)
+            shown.append((f"{prefix}prediction", panels.classes(its.prediction, run.spec)))
+            shown.append((f"{prefix}errors", panels.errors(its)))
+        else:
+            score = "no image of this name" if its is None and run.gallery.first else "not evaluated"
+        scores.append(f"{letter} mIoU {score}".strip())
     images = [
         element("div", element("img", src=uri, alt=f"{what} of {name}"), element("span", what), class_="panel")
         for what, uri in shown
     ]
-    letters = sections.LETTERS if len(runs) > 1 else [""]
-    miou = ", ".join(f"{letter} mIoU {text}".strip() for letter, text in zip(letters, scores, strict=True))
-    caption = element("figcaption", element("b", name), f" {miou}{_lowest(seen, spec.classes)}")
+    caption = element("figcaption", element("b", name), f" {', '.join(scores)}{_lowest(seen, spec.classes)}")
     return element("figure", caption, element("div", images, class_=f"panels of{len(shown)}"), class_="sample")
-
-
-def _why_not(its: Seen | None, other: Run) -> str:
-    return "no image of this name" if its is None and other.gallery.first else "not evaluated"
-
-
-def _predicted(seen: Seen, run: Run, prefix: str) -> list[tuple[str, str]]:
-    classes = panels.classes(seen.prediction, run.spec)
-    return [(f"{prefix}prediction", classes), (f"{prefix}errors", panels.errors(seen))]
 
 
 def _lowest(seen: Seen, classes: Sequence[str]) -> str:
@@ -98,12 +90,12 @@ def _config_table(keys: Sequence[str], columns: Mapping[str, Mapping]) -> Markup
     rows = [
         [element("code", key), *(element("code", _value(values, key)) for values in columns.values())] for key in keys
     ]
-    return sections.table(["key", *columns], rows, class_="config")
+    return table(["key", *columns], rows, class_="config")
 
 
 def _value(values: Mapping, key: str) -> str:
     """As it is typed in a config file."""
-    return repr(config_files.tuples(values[key])) if key in values else sections.DASH
+    return repr(config_files.tuples(values[key])) if key in values else DASH
 
 
 def provenance(runs: Sequence[Run]) -> Markup:
@@ -114,6 +106,5 @@ def provenance(runs: Sequence[Run]) -> Markup:
         parts.append(element("h3", letter) if len(runs) > 1 else None)
         command = made_by.get("command")
         parts.append(element("pre", command) if command else element("p", "The command was not recorded."))
-        versions = ", ".join(f"{name} {version}" for name, version in made_by.get("versions", {}).items())
-        parts.append(element("p", versions or "The versions were not recorded."))
+        parts.append(element("p", versions(made_by.get("versions", {})) or "The versions were not recorded."))
     return element("section", element("h2", "How it was made"), parts, id="made")

@@ -7,12 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ddrnet_jax.report import details, sections
-from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.report.markup import Markup, document, element
 from ddrnet_jax.report.run import ReportError, Run
 from ddrnet_jax.report.style import CSS
 
-# The page may show its own pictures and styles; whatever a name smuggles in can neither run nor load anything.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 NAME = "report.html"
 _LINKS = {
     "classes": "Classes",
@@ -41,15 +39,6 @@ def page(runs: Sequence[Run], written: datetime.datetime) -> str:
     text = "".join(part for part in parts if part)
     links = [element("a", name, href=f"#{i}") for i, name in _LINKS.items() if f'id="{i}"' in text]
     title = " and ".join(dict.fromkeys(_title(run) for run in runs))
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        element("link", rel="icon", href="data:,"),
-        element("title", title),
-        element("style", Markup(CSS)),
-    )
     header = element(
         "header",
         element("h1", title),
@@ -58,8 +47,7 @@ def page(runs: Sequence[Run], written: datetime.datetime) -> str:
         element("nav", links),
         _notes(runs),
     )
-    body = element("body", header, element("main", [part for part in parts if part]))
-    return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
+    return document(title, CSS, header, element("main", [part for part in parts if part]))
 
 
 def _title(run: Run) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddrnet_jax.report import charts
-from ddrnet_jax.report.markup import Markup, element
+from ddrnet_jax.report.markup import DASH, Markup, element, table
 from ddrnet_jax.report.run import Run
 from ddrnet_jax.runs.metrics_file import not_finite, series
 
+Ious = Sequence[tuple[str, Sequence[float | None]]]  # (class, its IoU in each run)
 LETTERS = "AB"
 _MOST_CLASSES = 40  # of a heat map; more cannot be read
 _PAIRS = 10
@@ -17,7 +18,6 @@ _HEADLINES = {
     "segmentation": (("val/miou", "mIoU"), ("val/pixel_accuracy", "pixel accuracy")),
     "classification": (("val/top1", "top-1 accuracy"), ("val/top5", "top-5 accuracy")),
 }
-DASH = "–"
 
 
 def percent(value: float | None) -> str:
@@ -32,14 +32,6 @@ def difference(values: Sequence[float | None]) -> Markup:
     delta = 100 * (values[1] - values[0])
     kind = "same" if abs(delta) < 0.005 else "better" if delta > 0 else "worse"
     return element("span", f"{delta:+.2f}" if kind != "same" else "0.00", class_=kind)
-
-
-def table(head: Sequence, rows: Sequence[Sequence], *, class_: str = "") -> Markup:
-    """A table whose first column names its rows; wide ones scroll by themselves."""
-    header = element("thead", element("tr", [element("th", cell, scope="col") for cell in head]))
-    body = [element("tr", element("th", r[0], scope="row"), [element("td", c) for c in r[1:]]) for r in rows]
-    inner = element("table", header, element("tbody", body), class_=class_ or None)
-    return element("div", inner, class_="scroll", tabindex=0)
 
 
 def summary(runs: Sequence[Run]) -> Markup:
@@ -106,37 +98,38 @@ def duration(seconds: float) -> str:
 
 def per_class(runs: Sequence[Run]) -> Markup | None:
     """A bar of IoU for every class, the best first; of two runs a bar each and the difference."""
-    runs_with = [run for run in runs if run.config["task"] == "segmentation"]
-    if not runs_with:
+    segmenters = [run for run in runs if run.config["task"] == "segmentation"]
+    if not segmenters:
         return None
     title = element("h2", "IoU of each class")
-    if all(run.evaluation is None for run in runs_with):
+    if all(run.evaluation is None for run in segmenters):
         text = "There is no evaluation yet, so no class has an IoU."
         return element("section", title, element("p", text), id="classes")
-    names = list(dict.fromkeys(name for run in runs_with for name in run.spec.classes))
+    names = dict.fromkeys(name for run in segmenters for name in run.spec.classes)
     ious = {name: [_value(run, f"val/iou/{name}") for run in runs] for name in names}
-    names.sort(key=lambda name: -(ious[name][0] if ious[name][0] is not None else -1))
-    if len(runs) == 1:
-        shares = _label_shares(runs[0])
-        head = ["class", "", "IoU", *(["of labels"] if shares else [])]
-        rows = [
-            [_swatch(runs[0], n), charts.bar(ious[n][0] or 0, _colour(runs[0], n)), percent(ious[n][0])]
-            + ([percent(shares[n])] if shares else [])
-            for n in names
-        ]
-    else:
-        head = ["class", "", "A, %", "B, %", "B − A"]
-        rows = [
-            [_swatch(_run_of(runs_with, n), n), [charts.bar(v or 0, "", run=i) for i, v in enumerate(ious[n])]]
-            + [*(percent(v).removesuffix(" %") for v in ious[n]), difference(ious[n])]
-            for n in names
-        ]
-    notes = []
-    if any(_value(run, f"val/iou/{n}") is None for run in runs_with if run.evaluation for n in run.spec.classes):
-        notes.append(f"{DASH}: in neither labels nor predictions, so without an IoU and left out of the mean.")
-    notes += [f"Run {LETTERS[i]} has no evaluation yet." for i, run in enumerate(runs) if run.evaluation is None]
-    said = [element("p", note, class_="note") for note in notes]
-    return element("section", title, table(head, rows, class_="classes"), said, id="classes")
+    best_first = sorted(ious.items(), key=lambda item: 1 if item[1][0] is None else -item[1][0])
+    bars = _bars_of_one(runs[0], best_first) if len(runs) == 1 else _bars_of_two(segmenters, best_first)
+    notes = [f"Run {LETTERS[i]} has no evaluation yet." for i, run in enumerate(runs) if run.evaluation is None]
+    if any(_value(run, f"val/iou/{n}") is None for run in segmenters if run.evaluation for n in run.spec.classes):
+        notes.insert(0, f"{DASH}: in neither labels nor predictions, so without an IoU and left out of the mean.")
+    return element("section", title, bars, [element("p", note, class_="note") for note in notes], id="classes")
+
+
+def _bars_of_one(run: Run, ious: Ious) -> Markup:
+    shares, rows = _label_shares(run), []
+    for name, (iou,) in ious:
+        row = [_swatch(run, name), charts.bar(iou or 0, _colour(run, name)), percent(iou)]
+        rows.append(row + [percent(shares[name])] if shares else row)
+    return table(["class", "", "IoU", *(["of labels"] if shares else [])], rows, class_="classes")
+
+
+def _bars_of_two(segmenters: Sequence[Run], ious: Ious) -> Markup:
+    rows = []
+    for name, pair in ious:
+        swatch = _swatch(next(run for run in segmenters if name in run.spec.classes), name)
+        bars = [charts.bar(iou or 0, "", run=i) for i, iou in enumerate(pair)]
+        rows.append([swatch, bars, *(percent(iou).removesuffix(" %") for iou in pair), difference(pair)])
+    return table(["class", "", "A, %", "B, %", "B − A"], rows, class_="classes")
 
 
 def _label_shares(run: Run) -> dict[str, float]:
@@ -144,10 +137,6 @@ def _label_shares(run: Run) -> dict[str, float]:
     if confusion is None or not confusion.sum():
         return {}
     return dict(zip(run.spec.classes, map(float, confusion.sum(1) / confusion.sum()), strict=True))
-
-
-def _run_of(runs: Sequence[Run], name: str) -> Run:
-    return next(run for run in runs if name in run.spec.classes)
 
 
 def _colour(run: Run, name: str) -> str:

@@ -56,6 +56,7 @@ svg text { fill: var(--ink); font-size: 12px; }
 .grid { stroke: var(--line); }
 .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .run0 { stroke: var(--run0); } .run1 { stroke: var(--run1); } .curve.run1 { stroke-dasharray: 6 3; }
+.upright { stroke: var(--muted); stroke-dasharray: 4 4; }
 .point { stroke: var(--paper); } .point.run0 { fill: var(--run0); } .point.run1 { fill: var(--run1); }
 .halves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 8px 32px; }
 .halves > div { min-width: 0; }

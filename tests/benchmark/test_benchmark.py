@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import types
 
 import cv2
@@ -12,7 +13,7 @@ from flax import nnx
 
 from ddrnet_jax import DDRNet, build, config
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.benchmark import device, files, onnx_runtime, ours, pytorch, run
+from ddrnet_jax.benchmark import device, files, onnx_runtime, ours, run
 from ddrnet_jax.benchmark.cases import PROTOCOLS, Case
 from ddrnet_jax.benchmark.published import CITYSCAPES_HW, GMACS
 from ddrnet_jax.benchmark.timing import Program
@@ -21,6 +22,7 @@ from ddrnet_jax.data import decode
 from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD
+from ddrnet_jax.models.variants import VARIANTS, Variant
 from ddrnet_jax.runs import checkpoints
 
 SIZE_HW = (64, 96)
@@ -173,7 +175,7 @@ def test_a_benchmark_from_the_command_line(fake, tmp_path, capsys):
     assert result["weights"] == "random"
     assert len(result["rows"]) == 3 * 2 * 7  # three protocols by two batches, and file
     assert {row["batch"] for row in result["rows"] if row["protocol"] == "file"} == {1}
-    assert result["files"] == ["benchmark.json", "benchmark.txt", "speed_accuracy.png"]
+    assert result["files"] == ["benchmark.json", "benchmark.txt", "benchmark.html"]
     assert {p.name for p in (tmp_path / "new" / "out").iterdir()} == set(result["files"])
     assert (tmp_path / "new" / "out" / "benchmark.txt").read_text() in out
     announcement = next(line for line in err.splitlines() if "roughly" in line)
@@ -181,6 +183,21 @@ def test_a_benchmark_from_the_command_line(fake, tmp_path, capsys):
     assert "42 cases by jax float32" in announcement
     assert "--variants" in announcement
     assert "file: one image at a time, whatever --batch_sizes says" in err
+
+
+def test_a_variant_of_ones_own(fake, tmp_path, capsys, monkeypatch):
+    """Of which nobody has counted or published anything: a line in the table of variants is enough."""
+    monkeypatch.setitem(VARIANTS, "24", Variant(8, 1, 1, 1, 1, 1, head_width=8, last_width=8))
+    flags = ("--variants", "23_slim,24", "--sizes", "1024x2048", "--protocols", "paper,mask")
+    code, out, err = command(capsys, *flags, *FAST, "--output", tmp_path)
+    assert code == 0, err
+    assert [variant for variant, _ in fake.made] == ["23_slim", "24"]
+    assert "[3/4] paper 1024x2048 24: about" in err
+    rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
+    assert [row["published"] and row["published"]["fps"] for row in rows] == [101.6, None, None, None]
+    paper = [line.split() for line in out.splitlines() if line.startswith("1024x2048") and len(line.split()) == 10]
+    assert [(line[1], line[-1]) for line in paper] == [("23_slim", "102"), ("24", "-")]
+    assert re.findall(r"<title>([^,<]*), measured here", (tmp_path / "benchmark.html").read_text()) == ["23-slim"]
 
 
 def test_random_networks_have_the_classes_of_the_papers_data_set(fake):
@@ -323,7 +340,7 @@ def test_what_was_stopped_leaves_the_cases_before(fake, tmp_path, monkeypatch, c
                 raise KeyboardInterrupt
             return super().program(protocol, batch)
 
-    for name in ("benchmark.txt", "speed_accuracy.png"):
+    for name in ("benchmark.txt", "benchmark.html"):
         (tmp_path / name).write_text("of an earlier benchmark")
     monkeypatch.setattr(run, "OurNetwork", Stopped)
     code, _, err = command(capsys, "--variants", "39", "--sizes", "64x96", *FAST, "--output", tmp_path)
@@ -332,15 +349,15 @@ def test_what_was_stopped_leaves_the_cases_before(fake, tmp_path, monkeypatch, c
     result = json.loads((tmp_path / "benchmark.json").read_text())
     assert not result["finished"]
     assert [row["protocol"] for row in result["rows"]] == ["paper", "logits"]
-    assert "NOT FINISHED: 2 of 4 cases" in (tmp_path / "benchmark.txt").read_text()
-    assert not (tmp_path / "speed_accuracy.png").exists()
+    for name in ("benchmark.txt", "benchmark.html"):
+        assert "NOT FINISHED: 2 of 4 cases" in (tmp_path / name).read_text()
 
 
 def test_what_was_stopped_in_its_first_case_leaves_the_benchmark_before(fake, tmp_path, monkeypatch):
     def stopped(self, protocol, batch):
         raise KeyboardInterrupt
 
-    before = {name: f"earlier {name}" for name in ("benchmark.json", "benchmark.txt", "speed_accuracy.png")}
+    before = {name: f"earlier {name}" for name in ("benchmark.json", "benchmark.txt", "benchmark.html")}
     for name, text in before.items():
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(FakeNetwork, "program", stopped)
@@ -446,17 +463,6 @@ def test_onnxruntime_is_compared_on_cpus_alone(platform, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     with pytest.raises(EngineError, match=f"JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs"):
         onnx_runtime.check_installed()
-
-
-def test_torch_needs_its_twin(fake, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pytorch, "_torch", lambda: None)
-    monkeypatch.setattr(pytorch, "TWIN", tmp_path / "torch_twin.py")
-    assert_one_error(command(capsys, "--engines", "torch", "--output", tmp_path), "in a checkout of the repository")
-
-
-def test_the_twin_is_where_it_is_looked_for(repo):
-    assert repo / "benchmarks" / "torch_twin.py" == pytorch.TWIN
-    assert pytorch.TWIN.is_file()
 
 
 def test_a_busy_machine_is_a_warning(fake, monkeypatch):

@@ -1,16 +1,14 @@
-"""The table, the JSON and the plot of a benchmark, from rows whose figures are known."""
+"""The table, the JSON and the page of a benchmark, from rows whose figures are known."""
 
-import itertools
 import json
+import re
 
-import cv2
-import numpy as np
 import pytest
+from report.html_page import Page
 
-from ddrnet_jax.benchmark import cases, device, plot, report, run, timing
+from ddrnet_jax.benchmark import cases, device, page, report, run, timing
 from ddrnet_jax.benchmark.published import CITYSCAPES_HW, PUBLISHED
 from ddrnet_jax.config import DATA_SETS
-from ddrnet_jax.models.ddrnet import VARIANTS
 
 PEAKS = {"matmul_size": 2048, "matmul_flops_per_s": {"float32": 100e9}, "copy_bytes_per_s": 20e9}
 ENGINES = [run.Engine("jax float32", None), run.Engine("onnxruntime", None, note="onnxruntime: in a test")]
@@ -88,7 +86,7 @@ def test_figures_of_another_data_set_stand_beside_no_checkpoint(tmp_path):
     for data_set, has_published in expected.items():
         result = result_of(measured, checkpoint=data_set and "runs/x", data_set=data_set)
         assert [row["published"] is not None for row in result["rows"][:: len(ENGINES)]] == has_published
-        assert (plot.layout(result) is not None) == (data_set in (None, "cityscapes"))
+        assert bool(page.speeds(result)) == (data_set in (None, "cityscapes"))
         header = lines_with(result, "network engine")[0]
         assert header.endswith("paper") == any(has_published)
         text = " ".join(report.table_lines(result))
@@ -159,62 +157,90 @@ def test_the_higher_of_two_measurements_of_a_peak_counts():
     assert device.best_of(PEAKS, second) == device.best_of(second, PEAKS) == best
 
 
-def plotted(speeds):
-    """The layout for {engine: {variant: frames a second}}."""
+def page_of(result):
+    """(the page as it parses, its curves as lists of (x, y), what its points say on hover)"""
+    source = page.page(result, report.table_lines(result))
+    parsed = Page(source)
+    curves = [[tuple(map(float, p.split(","))) for p in curve["points"].split()] for curve in parsed.all("polyline")]
+    return parsed, curves, re.findall(r"<circle[^>]*><title>([^<]*)</title>", source)
+
+
+def measured(speeds):
+    """A benchmark by the paper's protocol of {engine: {variant: frames a second}}."""
     rows = [
-        {"protocol": "paper", "size_hw": [1024, 2048], "batch": 1, "error": None, "variant": v, "engine": e, "fps": fps}
-        for e, of_engine in speeds.items()
-        for v, fps in of_engine.items()
+        (case(variant), {engine: figures(1e3 / by_variant[variant]) for engine, by_variant in speeds.items()})
+        for variant in next(iter(speeds.values()))
     ]
-    versions = {"jax": "0.1", "torch": "2.3", "python": "3"}
-    return plot.layout({"rows": rows, "device": device.description(), "versions": versions, "data_set": None})
+    result = report.started(None, None, [run.Engine(name, None) for name in speeds], [c for c, _ in rows], 6.0, PEAKS)
+    for each, of_engines in rows:
+        about = {"network_flops": 40e9, "num_classes": 19, "png_bytes": 1}
+        report.add(result, each, of_engines, [run.Engine(name, None) for name in speeds], about)
+    result["versions"] = {"jax": "0.1", "torch": "2.3", "python": "3"}
+    return result
 
 
-def test_the_plot_has_the_papers_points_and_ours():
-    found = plotted({"jax float32": {"23_slim": 1.4, "39": 0.2}, "torch": {"23_slim": 1.3}})
-    paper, ours, torch = found.series
-    assert "2080 Ti" in paper.name
-    assert [(p.fps, p.miou) for p in paper.points] == [(22.0, 0.804), (37.1, 0.794), (101.6, 0.774)]
-    assert [(p.fps, p.miou) for p in ours.points] == [(0.2, 0.804), (1.4, 0.774)]
-    assert [p.label for p in torch.points] == ["23-slim: 1.3"]
-    assert "jax float32" in ours.name
-    assert "Different machines" in found.caption
-    assert "jax 0.1, torch 2.3." in found.caption
-    for fps, (low, high) in itertools.product((0.2, 101.6), [found.fps_range]):
-        assert low < fps < high
-    assert found.fps_ticks == (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
-
-
-def test_only_the_papers_protocol_at_its_size_is_drawn(result, tmp_path):
-    assert [s.name for s in plot.layout(result).series] == [
-        plot.PAPER,
-        "measured here: jax float32",
-        "measured here: onnxruntime",
+def test_the_page_has_the_papers_points_and_ours():
+    result = measured({"jax float32": {"23_slim": 1.4, "39": 0.2}, "torch": {"23_slim": 1.3, "39": 0.25}})
+    ours = {"23_slim": pytest.approx(1.4), "39": pytest.approx(0.2)}
+    found = page.speeds(result)
+    assert found[page.PAPER] == {"23_slim": 101.6, "23": 37.1, "39": 22.0}
+    assert found["measured here: jax float32"] == ours
+    parsed, curves, said = page_of(result)
+    assert [len(curve) for curve in curves] == [3, 2, 2]
+    assert said[:3] == [
+        f"{name}, {page.PAPER}: {fps} FPS" for name, fps in (("39", "22.0"), ("23", "37.1"), ("23-slim", "102"))
     ]
-    assert all(len(s.points) == 1 for s in plot.layout(result).series[1:])
+    assert "23-slim, measured here: torch: 1.30 FPS" in said
+    assert parsed.row("frames a second") == ["23-slim, 77.4 %", "23, 79.4 %", "39, 80.4 %"]
+    assert parsed.row(f"● {page.PAPER}") == ["102", "37.1", "22.0"]
+    assert parsed.row("● measured here: torch") == ["1.30", "–", "0.25"]
+    assert "Different machines" in parsed.text
+    assert "jax 0.1, torch 2.3." in parsed.text
+    assert "30 FPS" in parsed.text
+
+
+def test_faster_is_further_right_and_better_is_higher():
+    speeds = {
+        "jax float32": {"23_slim": 100.0, "23": 40.0, "39": 10.0},
+        "torch": {"23_slim": 10.0, "23": 4.0, "39": 1.0},
+    }
+    _, (paper, *ours), _ = page_of(measured(speeds))
+    for curve in (paper, *ours):
+        assert curve == sorted(curve), "from the slowest to the fastest"
+        assert [y for _, y in curve] == [y for _, y in paper], "the mIoU is the published one"
+        assert paper[0][1] < paper[1][1] < paper[2][1], "down is more in SVG"
+        assert all(52 <= x <= 406 and 12 <= y <= 210 for x, y in curve), "within the axes"
+    steps = [x - other for (x, _), (other, _) in zip(*ours, strict=True)]
+    assert steps == pytest.approx([steps[0]] * 3, abs=0.2), "ten times as fast is as far everywhere"
+    assert steps[0] > 0
+
+
+def test_the_page_is_the_table_as_well_and_loads_nothing(result, tmp_path):
+    report.write(result, tmp_path)
+    source = (tmp_path / "benchmark.html").read_text()
+    parsed = Page(source)
+    for line in report.table_lines(result):
+        assert line in parsed.text
+    assert "<script" not in source
+    assert not parsed.all("img")
+    assert [a["href"] for a in parsed.all("link")] == ["data:,"]
+    assert "default-src 'none'" in parsed.all("meta")[2]["content"]
+    colors = {
+        name for tag in ("polyline", "circle", "b") for a in parsed.all(tag) for name in a.get("class", "").split()
+    }
+    assert all(f".{name} {{" in source for name in colors)
+
+
+def test_only_the_papers_protocol_at_its_size_is_drawn(result):
+    found = page.speeds(result)
+    assert [*found] == [page.PAPER, "measured here: jax float32", "measured here: onnxruntime"]
+    assert [*found.values()][1:] == [{"23_slim": 1.25}, {"23_slim": 2.0}]
     without = result_of([(case("23", (720, 960)), {e.label: figures(9.0) for e in ENGINES})])
-    (tmp_path / plot.PLOT_NAME).write_bytes(b"of an earlier benchmark")
-    assert plot.write(without, tmp_path) is None
-    assert not (tmp_path / plot.PLOT_NAME).exists()
-    picture = cv2.imread(str(plot.write(result, tmp_path)))
-    assert picture.shape == (1000, 1600, 3)
-    x, y = (round(v) for v in plot.place(plot.layout(result), 1.25, 0.774))
-    assert tuple(picture[y, x, ::-1]) == plot.layout(result).series[1].color
-
-
-def test_labels_neither_overlap_nor_leave_the_axes():
-    rng = np.random.default_rng(0)
-    for _ in range(8):
-        slim = 10 ** rng.uniform(0, 2.5)
-        speeds = {
-            name: {v: slim * share * 2 ** rng.uniform(-1, 1) for v, share in zip(VARIANTS, (1, 0.3, 0.16), strict=True)}
-            for name in ("jax float32", "jax tf32", "jax bfloat16", "torch")
-        }
-        boxes = list(plot.label_boxes(plotted(speeds)).values())
-        assert len(boxes) == 15
-        assert all(b[0] >= 150 and b[2] <= 1550 and b[1] >= 180 and b[3] <= 780 for b in boxes)
-        for a, b in itertools.combinations(boxes, 2):
-            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    assert page.speeds(without) == {}
+    parsed, curves, _ = page_of(without)
+    assert not curves
+    assert not parsed.all("svg")
+    assert "720x960   23      jax float32" in parsed.text
 
 
 def test_every_published_row_has_a_source():

@@ -1,10 +1,14 @@
 """Config files, overrides, and one clear line for every mistake."""
 
+import subprocess
+import sys
+
 import pytest
 
 from ddrnet_jax import config as config_lib
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.models.variants import VARIANTS, Variant
 
 
 def write(tmp_path, body, name="mine.py"):
@@ -172,3 +176,19 @@ def test_the_configs_of_the_repository_are_valid(repo, tmp_path):
         config = config_files.load(str(file))
         assert "python -m ddrnet_jax.main" in file.read_text()
         assert config.total_steps > 0
+
+
+def test_configs_load_no_jax():
+    """So that a wrong key or value is answered at once."""
+    code = "import sys, ddrnet_jax.config.files; print({'jax', 'flax', 'orbax', 'cv2', 'grain'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_line_in_the_table_is_all_that_a_config_of_a_new_variant_needs(monkeypatch):
+    config = config_lib.base()
+    config.model.variant = "24"
+    with pytest.raises(ConfigError, match="model.variant: '24' given, expected one of '23_slim', '23', '39'$"):
+        config_lib.validate(config)
+    monkeypatch.setitem(VARIANTS, "24", Variant(8, 1, 1, 1, 1, 1, head_width=8, last_width=8))
+    config_lib.validate(config)

@@ -9,6 +9,7 @@ from flax import nnx
 from ddrnet_jax import DDRNet
 from ddrnet_jax.models import blocks, pixel_blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.models.variants import VARIANTS, Variant
 
 RNG = np.random.default_rng(0)
 
@@ -147,6 +148,14 @@ def test_wrong_arguments_are_named(arguments, message):
     options = {"variant": "23_slim", "num_classes": 3, "rngs": nnx.Rngs(0)} | arguments
     with pytest.raises(ValueError, match=message):
         DDRNet(options.pop("variant"), **options)
+
+
+def test_a_line_in_the_table_is_a_network(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "24", Variant(8, 1, 2, 1, 3, 1, head_width=16, last_width=32))
+    model = nnx.eval_shape(lambda: DDRNet("24", num_classes=5, aux_head=True, rngs=nnx.Rngs(0)))
+    assert len(model.stage3) == 3
+    out = nnx.eval_shape(lambda m, x: m(x), model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
+    assert out.logits.shape == out.aux_logits.shape == (2, 8, 8, 5)
 
 
 def test_bfloat16_keeps_float32_parameters_statistics_and_logits():

@@ -16,9 +16,8 @@ from flax import nnx
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch")
 
-import torch_twin  # noqa: E402
-
 import ddrnet_jax  # noqa: E402
+from ddrnet_jax.benchmark import torch_twin  # noqa: E402
 from ddrnet_jax.models import variables  # noqa: E402
 from ddrnet_jax.weights.files import write_pth  # noqa: E402
 from ddrnet_jax.weights.state_dicts import load_state_dict, read_checkpoint, to_state_dict  # noqa: E402

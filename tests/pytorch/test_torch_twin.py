@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: make test-torch")
 
-from torch_twin import DDRNet  # noqa: E402
+from ddrnet_jax.benchmark.torch_twin import DDRNet  # noqa: E402
 
 MANIFESTS = {
     "slim_seg": "23_slim",

@@ -34,6 +34,21 @@ def test_ticks_of_steps_are_whole():
 
 
 @pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.067, 152, [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]),
+        (0.2, 20, [0.2, 0.5, 1, 2, 5, 10, 20]),
+        (70, 1400, [100, 200, 500, 1000]),
+    ],
+)
+def test_logarithmic_ticks_are_1_2_and_5_in_each_power_of_ten(low, high, expected):
+    assert charts.log_ticks(low, high) == expected
+    axes = charts.Axes((low, high), expected, [0, 1], is_log=True)
+    assert axes.x(low) < axes.x(expected[0]) + 1e-9
+    assert axes.x((low * high) ** 0.5) == pytest.approx((axes.x(low) + axes.x(high)) / 2)
+
+
+@pytest.mark.parametrize(
     ("number", "text"), [(0, "0"), (420, "420"), (120_000, "120k"), (2.5e6, "2.5M"), (1e-5, "1e-05")]
 )
 def test_short_numbers(number, text):

@@ -9,6 +9,7 @@ import numpy as np
 from ddrnet_jax.data.check.samples import Observation
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.text import first_few
 
 SEVERITIES = ("error", "warning", "note")
 _MOST_SIZES = 16  # that evaluation compiles without complaint
@@ -214,7 +215,7 @@ def of_classes(tally: Tally) -> list[Finding]:
 
 def _unseen(tally: Tally, unseen: list[str]) -> Finding:
     spec = tally.spec
-    named = ", ".join(unseen[:_MOST_VALUES]) + (f" and {len(unseen) - _MOST_VALUES} more" if len(unseen) > 6 else "")
+    named = first_few(unseen, _MOST_VALUES)
     message = f"{tally.role}: {len(unseen)} of {spec.num_classes} classes never seen: {named}"
     if tally.role != "training":
         return Finding("note", message, "they do not count in the mean over classes")
@@ -272,5 +273,4 @@ def _summed(tallies: Sequence[Tally], name: str, kind: type) -> collections.Coun
 
 
 def _most(unknown: collections.Counter) -> str:
-    rest = f" and {len(unknown) - _MOST_VALUES} more" if len(unknown) > _MOST_VALUES else ""
-    return ", ".join(str(value) for value, _ in unknown.most_common(_MOST_VALUES)) + rest
+    return first_few([value for value, _ in unknown.most_common()], _MOST_VALUES)

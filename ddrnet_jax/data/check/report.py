@@ -1,7 +1,7 @@
 """A report on a data set for people: a screen of text, and a picture of samples with their labels."""
 
 import dataclasses
-import textwrap
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from ddrnet_jax.data.check.findings import Finding, Tally
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.samples import Sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.text import WIDTH, cut, percent, wrapped
 
-_WIDTH = 80
 _NAME_LINES = 24  # of all findings together, on one screen
 _NAMES = 5  # of one finding
 _MOST_CLASSES = 24  # that are listed in full
@@ -23,6 +23,7 @@ _ALL_NAMES = ", all of them in findings.txt"
 _SIZES = 4
 _GAP = 6
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+_wrapped = functools.partial(wrapped, hanging=4)
 
 
 def write(report: Report, output: str | Path) -> list[str]:
@@ -90,7 +91,7 @@ def _histogram(report: Report, whole: bool) -> list[str]:
     if not any(tally.counts.any() for tally in report.tallies):
         return ["no label could be read"]
     spec, per = report.spec, "labelled pixels" if report.spec.has_masks else "images"
-    names = [_cut(name, 24) for name in spec.classes]
+    names = [cut(name, 24) for name in spec.classes]
     width = max(map(len, (*names, "(ignored)")))
     shares = [tally.counts[:-1] / max(tally.counts[:-1].sum(), 1) for tally in report.tallies]
     heading = "".join(f"{tally.role:>12}" for tally in report.tallies)
@@ -99,13 +100,16 @@ def _histogram(report: Report, whole: bool) -> list[str]:
         if i is None:
             rows.append(f"{'...':<{width}}")
             continue
-        columns = "".join(_percent(share[i]) for share in shares)
-        bar = "#" * round(shares[0][i] / max(shares[0].max(), 1e-9) * (_WIDTH - width - 12 * len(shares) - 3))
-        rows.append(f"{names[i]:<{width}}{columns}  {bar}".rstrip())
+        bar = "#" * round(shares[0][i] / max(shares[0].max(), 1e-9) * (WIDTH - width - 12 * len(shares) - 3))
+        rows.append(f"{names[i]:<{width}}{_columns([share[i] for share in shares])}  {bar}".rstrip())
     if spec.has_masks:
-        ignored = "".join(_percent(t.counts[-1] / max(t.counts.sum(), 1)) for t in report.tallies)
-        rows.append(f"{'(ignored)':<{width}}{ignored}  of all pixels")
+        ignored = [tally.counts[-1] / max(tally.counts.sum(), 1) for tally in report.tallies]
+        rows.append(f"{'(ignored)':<{width}}{_columns(ignored)}  of all pixels")
     return rows
+
+
+def _columns(shares: Iterable[float]) -> str:
+    return "".join(f"{percent(share or None, 2):>12}" for share in shares)
 
 
 def _listed(share: np.ndarray, whole: bool) -> Iterable[int | None]:
@@ -116,21 +120,11 @@ def _listed(share: np.ndarray, whole: bool) -> Iterable[int | None]:
     return [*order[:6], None, *order[-6:]]
 
 
-def _percent(share: float) -> str:
-    return f"{'-':>12}" if not share else f"{share:>12.2%}"
-
-
 def _verdict(report: Report) -> str:
     errors, warnings = report.count("error"), report.count("warning")
     if errors:
         return f"{errors} error(s), {warnings} warning(s): training would stop or go wrong"
     return f"no errors, {warnings} warning(s): this data can be trained on" if warnings else "fine: nothing is wrong"
-
-
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    """At most 80 columns; bytes of a file name that are no text are spelt out."""
-    text = text.encode(errors="backslashreplace").decode()
-    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=f"{indent}    ", break_on_hyphens=False)
 
 
 def sheet(report: Report) -> np.ndarray:
@@ -172,9 +166,5 @@ def _panel(sample: Sample, spec: DatasetSpec) -> np.ndarray:
     if not spec.has_masks:
         title = f"{spec.classes[sample['label']]}: {title}"
     strip = np.full((20, width * len(views), 3), 255, np.uint8)
-    cv2.putText(strip, _cut(title, 60), (0, 14), _FONT, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
+    cv2.putText(strip, cut(title, 60), (0, 14), _FONT, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
     return np.vstack([strip, np.hstack(views)])
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from ddrnet_jax.data import files
-from ddrnet_jax.data.errors import DataError, MissingLabels, first_few
+from ddrnet_jax.data.errors import DataError, MissingLabels
 from ddrnet_jax.data.sets.specs import CAMVID_COLOR, IMAGENET_CLASSES, DatasetSpec
+from ddrnet_jax.text import first_few
 
 Pair = tuple[str, str | int]  # the image's path; the path of its mask, or its class number
 

@@ -4,41 +4,24 @@ model = DDRNet("23_slim", num_classes=19).eval()
 model.load_state_dict(torch.load("weights.pth", weights_only=True), strict=True)
 logits, aux_logits = model(images)
 
-Needs torch alone. Submodules carry the names of the official files and stand in their order; a trailing
-underscore marks the high-resolution branch. tests/pytorch/test_torch_twin.py proves that it is the network.
+To be imported only where torch is asked for: it is no requirement of the package. Submodules carry the names of the
+official files and stand in their order; a trailing underscore marks the high-resolution branch.
+tests/pytorch/test_torch_twin.py proves that it is the network.
 """
 
-import dataclasses
 from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """Widths and depths of one member of the family."""
-
-    width: int  # channels of the stem
-    depths: tuple[int, int, int, int]  # blocks of layers 1 to 4; for layer 3 in each of its repeats
-    stage3: tuple[str, ...]  # the repeats of stage 3, as the names of their modules end
-    head_width: int
-    last_width: int  # channels before the classifier
-    dappm_width: int = 128
-
-
-VARIANTS = {
-    "23_slim": Variant(32, (2, 2, 2, 2), ("3",), head_width=64, last_width=1024),
-    "23": Variant(64, (2, 2, 2, 2), ("3",), head_width=128, last_width=2048),
-    "39": Variant(64, (3, 4, 3, 3), ("3_1", "3_2"), head_width=256, last_width=2048),
-}
+from ddrnet_jax.models.variants import VARIANTS
 
 
 class DDRNet(nn.Module):
     """Deep Dual-Resolution Network, as segmenter or ImageNet classifier.
 
-    variant   "23_slim", "23" or "39"
+    variant   a name of VARIANTS: "23_slim", "23" or "39"
     task      "segmentation" or "classification"
     aux_head  a second segmentation head on the high branch after stage 3
     """
@@ -49,28 +32,28 @@ class DDRNet(nn.Module):
             raise ValueError(f"unknown task {task!r}; one of segmentation, classification")
         v = VARIANTS[variant]
         width, high = v.width, 2 * v.width
-        depth1, depth2, depth3, depth4 = v.depths
-        self.stage3 = v.stage3
+        # The repeats of stage 3, as the names of their modules end.
+        self.stage3 = ["3"] if v.repeats3 == 1 else [f"3_{i + 1}" for i in range(v.repeats3)]
         self.is_classifier = task == "classification"
 
         self.conv1 = nn.Sequential(
             *(conv(3, width, 3, 2, bias=True), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
             *(conv(width, width, 3, 2, bias=True), nn.BatchNorm2d(width), nn.ReLU(inplace=True)),
         )
-        self.layer1 = stage(width, width, depth1)
-        self.layer2 = stage(width, 2 * width, depth2, 2)
-        for i, name in enumerate(v.stage3):
-            self.add_module(f"layer{name}", stage((4 if i else 2) * width, 4 * width, depth3, 1 if i else 2))
-        self.layer4 = stage(4 * width, 8 * width, depth4, 2)
-        for name in v.stage3:
+        self.layer1 = stage(width, width, v.depth1)
+        self.layer2 = stage(width, 2 * width, v.depth2, 2)
+        for i, name in enumerate(self.stage3):
+            self.add_module(f"layer{name}", stage((4 if i else 2) * width, 4 * width, v.depth3, 1 if i else 2))
+        self.layer4 = stage(4 * width, 8 * width, v.depth4, 2)
+        for name in self.stage3:
             self.add_module(f"compression{name}", conv_bn(4 * width, high, 1))
         self.compression4 = conv_bn(8 * width, high, 1)
-        for name in v.stage3:
+        for name in self.stage3:
             self.add_module(f"down{name}", conv_bn(high, 4 * width, 3, 2))
         self.down4 = downsampling(high, 4 * width, 8 * width)
-        for name in v.stage3:
-            self.add_module(f"layer{name}_", stage(high, high, depth3))
-        self.layer4_ = stage(high, high, depth4)
+        for name in self.stage3:
+            self.add_module(f"layer{name}_", stage(high, high, v.depth3))
+        self.layer4_ = stage(high, high, v.depth4)
         self.layer5_ = nn.Sequential(Bottleneck(high, high))
         if self.is_classifier:
             self.down5 = downsampling(4 * width, 8 * width, 16 * width)
