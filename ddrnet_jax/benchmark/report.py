@@ -1,10 +1,10 @@
 """A benchmark as JSON, and as a table of at most 80 columns."""
 
 import json
-import os
 import textwrap
 from pathlib import Path
 
+from ddrnet_jax import atomic
 from ddrnet_jax.benchmark import device
 from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
 from ddrnet_jax.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
@@ -89,9 +89,7 @@ def _add_fractions(result: dict) -> None:
 
 def write(result: dict, output: Path) -> None:
     """OUTPUT/benchmark.json, whole at every moment, and OUTPUT/benchmark.txt."""
-    unfinished = output / f"{JSON_NAME}.part"
-    unfinished.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(unfinished, output / JSON_NAME)
+    atomic.write_text(output / JSON_NAME, json.dumps(result, indent=1) + "\n")
     (output / TABLE_NAME).write_text("\n".join(table_lines(result)) + "\n")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from ddrnet_jax import build
+from ddrnet_jax import atomic, build
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.errors import DataError
@@ -74,19 +74,15 @@ def write(
 
     Raises SubmissionError; then OUTPUT is as it was before.
     """
-    partial = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs get no smaller
-            for name, mask in masks:
-                archive.writestr(name, cv2.imencode(".png", mask)[1].tobytes())
-        validate(partial, sizes_hw, values)
-        os.replace(partial, output)
+        with atomic.replacing(output) as partial:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs get no smaller
+                for name, mask in masks:
+                    archive.writestr(name, cv2.imencode(".png", mask)[1].tobytes())
+            validate(partial, sizes_hw, values)
     except OSError as e:
         raise SubmissionError(f"--output {output}: cannot be written ({e.strerror or e})") from e
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def validate(path: Path, sizes_hw: Mapping[str, tuple[int, int]], values: set[int]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ import filelock
 import jax
 from ml_collections import ConfigDict
 
+from ddrnet_jax import atomic
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.runs.step_files import FOLDER
@@ -62,9 +62,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
             if not path.exists():
                 raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
             _check_same_run(path, given)
-        temporary = workdir / "config.json.tmp"
-        temporary.write_text(json.dumps(given, indent=2) + "\n")
-        os.replace(temporary, path)
+        atomic.write_text(path, json.dumps(given, indent=2) + "\n")
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:

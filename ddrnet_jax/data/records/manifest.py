@@ -3,11 +3,11 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ddrnet_jax import atomic
 from ddrnet_jax.data.errors import DataError
 
 FILE = "manifest.json"
@@ -128,9 +128,7 @@ class Manifest:
 
     def save(self) -> None:
         """Write manifest.json, whole or not at all."""
-        temporary = self.folder / f".{FILE}.partial"
-        temporary.write_text(json.dumps(self.values, indent=1) + "\n")
-        os.replace(temporary, self.folder / FILE)
+        atomic.write_text(self.folder / FILE, json.dumps(self.values, indent=1) + "\n")
 
     def _entries(self, split: str) -> dict[str, dict]:
         return self.values["splits"][split]["files"]

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import hashlib
 import io
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ import cv2
 import filelock
 from tqdm import tqdm
 
+from ddrnet_jax import atomic
 from ddrnet_jax.data import decode, matlab
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError
@@ -166,19 +166,18 @@ def _write_file(path: Path, records: Iterator[bytes], advance: Callable[[], None
     """Writes the file, then gives it its name. Returns the bytes of its records."""
     from array_record.python import array_record_module
 
-    partial = path.with_name(f".{path.name}.partial")
+    def writer(partial: Path):
+        return contextlib.closing(array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS))
+
     total = 0
     try:
-        with contextlib.closing(array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as writer:
+        with atomic.replacing(path) as partial, writer(partial) as file:
             for record in records:
-                writer.write(record)
+                file.write(record)
                 total += len(record)
                 advance()
-        os.replace(partial, path)
     except RuntimeError as e:  # the writer's own, a full disk above all
         raise DataError(f"{path}: cannot be written ({str(e).split(';')[0]})") from e
-    finally:
-        partial.unlink(missing_ok=True)
     return total
 
 
