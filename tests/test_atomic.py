@@ -21,9 +21,14 @@ def test_a_file_takes_its_place_when_it_is_complete(tmp_path):
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     atomic.write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic.replacing(path) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway():
+        with atomic.replacing(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
 

@@ -21,7 +21,7 @@ from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
-from ddrnet_jax.data.sets import layouts
+from ddrnet_jax.data.sets import cityscapes
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import Images
 from ddrnet_jax.errors import UserError
@@ -132,7 +132,7 @@ def _test_images(config: ConfigDict, spec: DatasetSpec) -> Images:
             "folder with leftImg8bit/test and data.storage='folder'"
         )
     folder = Path(config.data.root) / "leftImg8bit" / hidden.split
-    paths = layouts.cityscapes_images(config.data.root, hidden.split)
+    paths = cityscapes.images(config.data.root, hidden.split)
     if len(paths) != hidden.images:
         raise DataError(
             f"{folder}: has {len(paths)} images, the test split has {hidden.images}; unzip leftImg8bit_trainvaltest.zip"

@@ -9,7 +9,7 @@ import pytest
 from ddrnet_jax.config import base
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.sets.specs import folder_spec
+from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.prediction import predict, videos
 from ddrnet_jax.prediction.files import PredictionFiles
 

@@ -179,7 +179,7 @@ def _open(split: Split, root: str | Path, spec: DatasetSpec) -> tuple[Source | N
     try:
         source = split.open()
     except MissingLabels as e:
-        source, alone = check_files.KnownPairs(root, e.pairs, layouts.spec_of_files(root, spec)), e.missing
+        source, alone = check_files.KnownPairs(root, e.pairs, layouts.spec_of_files(root, split.name, spec)), e.missing
         names = tuple(f"{image}: no {label}" for image, label in alone)
         message = f"{split.role}: {len(alone)} of {len(alone) + len(source)} images have no label"
         findings.append(Finding("error", message, e.advice, names))

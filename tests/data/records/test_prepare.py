@@ -22,7 +22,9 @@ from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_bat
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.records.manifest import Manifest
 from ddrnet_jax.data.records.prepare import prepare
-from ddrnet_jax.data.sets.specs import CAMVID, CITYSCAPES, imagenet_spec
+from ddrnet_jax.data.sets.camvid import SPEC as CAMVID
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
+from ddrnet_jax.data.sets.imagenet import imagenet_spec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
 
 NAMES = ("cityscapes", "camvid", "camvid_original", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
