@@ -1,5 +1,6 @@
 """CamVid: SegNet's 480x360 release, and the original of 960x720 in colours."""
 
+import dataclasses
 from pathlib import Path
 
 from ddrnet_jax.data import files
@@ -47,19 +48,33 @@ _COLORS = {
 }
 
 
+# Name and RGB by train id.
+_CLASSES = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (0, 0, 192),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+
+
 class CamVid(DatasetSpec):
-    """Two forms with the same classes."""
+    """Two forms with the same classes; the original has all splits in one folder."""
 
     def of_files(self, root: Path, splits: list[str]) -> DatasetSpec:
         """COLOR, where the root holds the original."""
         return COLOR if (root / COLOR.image_folder).is_dir() else self
 
-
-class CamVidInColors(CamVid):
-    """The original release, all splits in one folder."""
-
     def find_pairs(self, root: Path, split: str) -> list[Pair]:
-        """The frames of one of SegNet's splits, and their colour masks."""
+        """The samples of one split, in the original those of SegNet's."""
+        if not self.has_color_masks:
+            return super().find_pairs(root, split)
         if split not in ("train", "val", "test"):
             raise DataError(f"split {split!r}: the original CamVid has 'train', 'val' and 'test'")
         images = files.files_by_stem(root / self.image_folder, "original CamVid images")
@@ -79,32 +94,8 @@ def _split(stem: str) -> str:
 
 SPEC = CamVid(
     name="camvid",
-    classes=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
-    colors=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (0, 0, 192),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
+    classes=tuple(_CLASSES),
+    colors=tuple(_CLASSES.values()),
     values={**{i: i for i in range(11)}, 11: IGNORE, IGNORE: IGNORE},
     image_folder="{split}",
     label_folder="{split}annot",
@@ -113,12 +104,9 @@ SPEC = CamVid(
 )
 
 # The same classes in the 32 colours of the original 960x720 labels.
-COLOR = CamVidInColors(
-    name=SPEC.name,
-    classes=SPEC.classes,
-    colors=SPEC.colors,
+COLOR = dataclasses.replace(
+    SPEC,
     values={color: IGNORE if group is None else SPEC.classes.index(group) for color, (_, group) in _COLORS.items()},
     image_folder="701_StillsRaw_full",
     label_folder="LabeledApproved_full",
-    class_weights=SPEC.class_weights,
 )
