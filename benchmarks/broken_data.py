@@ -29,7 +29,7 @@ from ddrnet_jax import main as main_lib
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.check import check
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.sets.specs import folder_spec
+from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.data.sources import FolderPairs
 
 HEIGHT, WIDTH, COUNTS = 48, 64, {"train": 6, "val": 4}

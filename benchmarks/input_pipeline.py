@@ -36,7 +36,7 @@ from ddrnet_jax.data.pipeline import Augment, train_batches
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.records.prepare import prepare
 from ddrnet_jax.data.scenes import scenes
-from ddrnet_jax.data.sets.specs import CITYSCAPES
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 from ddrnet_jax.data.sources import FolderPairs
 
 SIZE_HW, CROP_HW, SCALE_RANGE = (1024, 2048), (1024, 1024), (0.5, 2.0)

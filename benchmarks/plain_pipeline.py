@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ddrnet_jax.data.sets.specs import CITYSCAPES, IGNORE
+from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 
 _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # lists, so NumPy computes with float64 constants
 

@@ -13,7 +13,11 @@ from ddrnet_jax.data.pipeline import Augment, AugmentImage, CentreCrop
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets import layouts
-from ddrnet_jax.data.sets.specs import SCENE_IMAGES, SPECS, DatasetSpec, folder_spec, imagenet_spec
+from ddrnet_jax.data.sets import scenes as scene_sets
+from ddrnet_jax.data.sets.folder import folder_spec
+from ddrnet_jax.data.sets.imagenet import imagenet_spec
+from ddrnet_jax.data.sets.known import SPECS
+from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
 from ddrnet_jax.models.ddrnet import DDRNet
 
@@ -145,7 +149,7 @@ def dataset_spec(config: ConfigDict) -> DatasetSpec:
         )
     if d.name == "imagenet":
         return imagenet_spec(d.classes)
-    return SCENE_IMAGES if d.name == "scenes" and config.task == "classification" else SPECS[d.name]
+    return scene_sets.IMAGES if d.name == "scenes" and config.task == "classification" else SPECS[d.name]
 
 
 def sources_to_prepare(config: ConfigDict) -> dict[str, FolderPairs | Scenes]:

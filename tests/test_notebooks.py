@@ -13,7 +13,8 @@ import numpy as np
 import parity_fixtures
 import pytest
 
-from ddrnet_jax.data.sets.specs import CITYSCAPES, SCENES
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
+from ddrnet_jax.data.sets.scenes import SPEC as SCENES
 from ddrnet_jax.weights import files as weight_files
 
 NOTEBOOKS = ("restore", "import_official")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ddrnet_jax.data.sets.specs import SPECS
+from ddrnet_jax.data.sets.known import SPECS
 
 HARDWARE = "one GTX 2080 Ti, PyTorch, float32, batch 1"
 SPEED_PROTOCOL = "github.com/ydhongHIT/DDRNet, segmentation/DDRNet_23_slim_eval_speed.py"

@@ -1,9 +1,9 @@
 """A benchmark as JSON, as a table of at most 80 columns, and as a page."""
 
 import json
-import os
 from pathlib import Path
 
+from ddrnet_jax import atomic
 from ddrnet_jax.benchmark import device, page
 from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
 from ddrnet_jax.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
@@ -88,9 +88,7 @@ def _add_fractions(result: dict) -> None:
 
 def write(result: dict, output: Path) -> None:
     """OUTPUT/benchmark.json, whole at every moment, OUTPUT/benchmark.txt and OUTPUT/benchmark.html."""
-    unfinished = output / f"{JSON_NAME}.part"
-    unfinished.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(unfinished, output / JSON_NAME)
+    atomic.write_text(output / JSON_NAME, json.dumps(result, indent=1) + "\n")
     lines = table_lines(result)
     (output / TABLE_NAME).write_text("\n".join(lines) + "\n")
     (output / PAGE_NAME).write_text(page.page(result, lines), "utf-8", "replace")

@@ -79,3 +79,9 @@ def require_labels(pairs: Iterable[tuple[Path, Path]], advice: str) -> list[tupl
     if missing:
         raise MissingLabels(there, missing, advice)
     return there
+
+
+def require_some(found: list, place: Path, expected: str) -> None:
+    """Raises DataError that names the place if nothing was found there."""
+    if not found:
+        raise DataError(f"{place}: nothing to read here, expected {expected}; check data.root and the splits")

@@ -17,7 +17,8 @@ from ddrnet_jax.data.files import read_file
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
 from ddrnet_jax.data.scenes import scenes
 from ddrnet_jax.data.sets import layouts
-from ddrnet_jax.data.sets.specs import SCENE_IMAGES, SCENES, DatasetSpec
+from ddrnet_jax.data.sets import scenes as scene_sets
+from ddrnet_jax.data.sets.specs import DatasetSpec
 
 _REMEMBERED_BYTES = 64 * 2**20
 
@@ -90,7 +91,7 @@ class Images:
 class Scenes:
     """Drawn street scenes; those of different seeds are different scenes. The last 64 MB are remembered."""
 
-    spec = SCENES
+    spec = scene_sets.SPEC
 
     def __init__(self, count: int, seed: int, size_hw: tuple[int, int]):
         self.count, self.seed, self.size_hw = count, seed, tuple(size_hw)
@@ -131,7 +132,7 @@ class Scenes:
 class SceneImages(Scenes):
     """Drawn street scenes with a class number each instead of a mask."""
 
-    spec = SCENE_IMAGES
+    spec = scene_sets.IMAGES
 
     def __getitem__(self, index: int) -> Sample:
         """Sample; the same for the same (seed, index)"""

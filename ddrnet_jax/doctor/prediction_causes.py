@@ -20,6 +20,7 @@ from ddrnet_jax.runtime import compilation
 CLEAR_GAIN = 0.05  # of mIoU; on a few images less may be chance
 _MEMORISED = 0.25  # of mIoU between training and held-out images
 _CLEAR_IOU = 0.2  # of a class that the network knows under another number
+_IN_DOUBT = 1e-9  # of IoU: where labels and predictions share nothing, a class keeps its number
 _BATCH = 2  # batch norm with a batch's own statistics needs two images
 
 Weights = tuple[dict, dict]
@@ -199,18 +200,12 @@ def _class_map(own: metrics.Scores, classes: Sequence[str]) -> Finding | None:
 
 
 def best_assignment(confusion: np.ndarray) -> np.ndarray:
-    """i64[C]: for each labelled class the predicted one that overlaps most, each once, the clearest pairs first."""
+    """i64[C]: for each labelled class a predicted one, each once, with the greatest sum of IoUs."""
+    from scipy import optimize  # a second to import
+
     union = confusion.sum(1)[:, None] + confusion.sum(0)[None] - confusion
-    overlap = np.where(union > 0, confusion / np.maximum(union, 1), 0.0)
-    order = np.full(len(confusion), -1)
-    for cell in np.argsort(-overlap, axis=None, kind="stable"):
-        label, prediction = divmod(int(cell), len(confusion))
-        if overlap[label, prediction] > 0 and order[label] < 0 and prediction not in order:
-            order[label] = prediction
-    left = [i for i in range(len(order)) if i not in order]
-    for label in np.flatnonzero(order < 0):
-        order[label] = left.pop(left.index(label) if label in left else 0)
-    return order
+    overlap = confusion / np.maximum(union, 1)
+    return optimize.linear_sum_assignment(overlap + _IN_DOUBT * np.eye(len(confusion)), maximize=True)[1]
 
 
 def _memorised(own: metrics.Scores, on_training: metrics.Scores) -> Finding | None:

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from ddrnet_jax import atomic
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
-from ddrnet_jax.data.sets import layouts
+from ddrnet_jax.data.sets import cityscapes
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import Images
 from ddrnet_jax.errors import UserError
@@ -75,19 +76,15 @@ def write(
 
     Raises SubmissionError; then OUTPUT is as it was before.
     """
-    partial = output.with_name(f".{output.name}.partial")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs get no smaller
-            for name, mask in masks:
-                archive.writestr(name, cv2.imencode(".png", mask)[1].tobytes())
-        validate(partial, sizes_hw, values)
-        os.replace(partial, output)
+        with atomic.replacing(output) as partial:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs get no smaller
+                for name, mask in masks:
+                    archive.writestr(name, cv2.imencode(".png", mask)[1].tobytes())
+            validate(partial, sizes_hw, values)
     except OSError as e:
         raise SubmissionError(f"--output {output}: cannot be written ({e.strerror or e})") from e
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def validate(path: Path, sizes_hw: Mapping[str, tuple[int, int]], values: set[int]) -> None:
@@ -138,7 +135,7 @@ def _test_images(experiment: Experiment) -> Images:
             "folder with leftImg8bit/test and data.storage='folder'"
         )
     folder = Path(experiment.data_root) / "leftImg8bit" / hidden.split
-    paths = layouts.cityscapes_images(experiment.data_root, hidden.split)
+    paths = cityscapes.images(experiment.data_root, hidden.split)
     if len(paths) != hidden.images:
         raise DataError(
             f"{folder}: has {len(paths)} images, the test split has {hidden.images}; unzip leftImg8bit_trainvaltest.zip"

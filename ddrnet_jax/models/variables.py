@@ -3,7 +3,10 @@
 Training, checkpoints and weight files all hold these dicts: stable to save, cheap to pass through jit.
 """
 
+from collections.abc import Mapping
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Tree = dict  # str -> Tree or array
@@ -23,6 +26,21 @@ def merge(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module
 def batch_stats(model: nnx.Module) -> Tree:
     """The running statistics of a model as a nested dict."""
     return plain(nnx.state(model, nnx.BatchStat))
+
+
+def leaves(model: nnx.Module) -> dict[str, object]:
+    """{"stage4.low.blocks.0.conv_bn1.bn.scale": leaf} of every parameter and running statistic."""
+    _, params, stats = split(model)
+    return paths(params) | paths(stats)
+
+
+def replace_leaves(model: nnx.Module, new: Mapping[str, object]) -> None:
+    """Copy the arrays of `new`, by their paths, into `model`, each as the type that is there; others stay."""
+    for kind in (nnx.Param, nnx.BatchStat):
+        state = nnx.state(model, kind)
+        own = paths(plain(state))
+        nnx.replace_by_pure_dict(state, from_paths({k: jnp.asarray(new.get(k, v), v.dtype) for k, v in own.items()}))
+        nnx.update(model, state)
 
 
 def paths(tree: Tree) -> dict[str, object]:

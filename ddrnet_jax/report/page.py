@@ -2,10 +2,10 @@
 
 import contextlib
 import datetime
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ddrnet_jax import atomic
 from ddrnet_jax.report import details, sections
 from ddrnet_jax.report.markup import Markup, document, element
 from ddrnet_jax.report.run import ReportError, Run
@@ -92,9 +92,9 @@ def prepare(path: str | Path) -> Path:
     path = path if path.suffix.lower() in (".html", ".htm") and not path.is_dir() else path / NAME
     if path.is_dir():
         raise ReportError(f"{path}: cannot be written (it is a folder)")
-    with _temporary(path) as temporary:
+    with _explained(path), atomic.beside(path) as trial:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(b"")
+        trial.write_bytes(b"")
     return path
 
 
@@ -105,20 +105,14 @@ def write(runs: Sequence[Run], path: str | Path) -> Path:
     """
     path = prepare(path)
     text = page(runs, datetime.datetime.now(datetime.UTC))
-    with _temporary(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold what is no text
-        os.replace(temporary, path)
+    with _explained(path), atomic.replacing(path) as partial:
+        partial.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold what is no text
     return path
 
 
 @contextlib.contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    """A file beside `path` that is gone afterwards; a full disk has use for the space."""
-    temporary = path.with_name(f"{path.name}.tmp")
+def _explained(path: Path) -> Iterator[None]:
     try:
-        yield temporary
+        yield
     except OSError as e:
         raise ReportError(f"{path}: cannot be written ({e.strerror or e})") from e
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)

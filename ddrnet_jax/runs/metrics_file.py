@@ -2,8 +2,9 @@
 
 import json
 import math
-import os
 from pathlib import Path
+
+from ddrnet_jax import atomic
 
 METRICS_FILE = "metrics.jsonl"
 # What the best of a run is best by.
@@ -55,7 +56,5 @@ def drop_later_lines(path: Path, last_step: int) -> int:
                 last_evaluation = values["step"] if is_evaluation else last_evaluation
         except (ValueError, KeyError, TypeError):  # the line that a kill cut short
             continue
-    replacement = path.with_suffix(".tmp")
-    replacement.write_text("".join(kept))
-    os.replace(replacement, path)
+    atomic.write_text(path, "".join(kept))
     return last_evaluation

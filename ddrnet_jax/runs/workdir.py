@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import filelock
 import jax
 
+from ddrnet_jax import atomic
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.runs.step_files import FOLDER
@@ -60,9 +60,7 @@ def _claim(workdir: Path, config: dict) -> None:
             if not path.exists():
                 raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
             _check_same_run(path, config)
-        temporary = workdir / "config.json.tmp"
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(temporary, path)
+        atomic.write_text(path, json.dumps(config, indent=2) + "\n")
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax import build, config
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.data.sets.specs import SPECS
+from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.models import variables
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights import files as weight_files

@@ -1,57 +1,94 @@
-"""The names that a tensor of the network has in the official release, in mmsegmentation and in super-gradients."""
+"""One table of names: ours, the official release's, mmsegmentation's and super-gradients'."""
 
+import functools
+import itertools
 import re
+from collections.abc import Iterable
 
 ORIGINS = ("official", "mmsegmentation", "super-gradients")
 
-_CONV_BN = ((0, "conv"), (1, "bn"))
-_BN_CONV = ((0, "bn"), (2, "conv"))
-# Official module -> theirs: the longest entry that a name begins with is replaced; without one it stays.
-_MMSEGMENTATION = {
-    **{f"conv1.{3 * i + j}": f"backbone.stem.{i}.{part}" for i in (0, 1) for j, part in _CONV_BN},
-    **{f"layer{n}": f"backbone.stem.{2 * n}" for n in (1, 2)},
-    **{f"layer{n}": f"backbone.context_branch_layers.{n - 3}" for n in (3, 4, 5)},
-    **{f"layer{n}_": f"backbone.spatial_branch_layers.{n - 3}" for n in (3, 4, 5)},
-    **{f"compression{n}.{j}": f"backbone.compression_{n - 2}.{part}" for n in (3, 4) for j, part in _CONV_BN},
-    **{f"down3.{j}": f"backbone.down_1.{part}" for j, part in _CONV_BN},
-    **{f"down4.{3 * i + j}": f"backbone.down_2.{i}.{part}" for i in (0, 1) for j, part in _CONV_BN},
-    **{f"spp.scale0.{j}": f"backbone.spp.scales.0.{part}" for j, part in _BN_CONV},
-    **{f"spp.scale{n}.{j + 1}": f"backbone.spp.scales.{n}.1.{part}" for n in (1, 2, 3, 4) for j, part in _BN_CONV},
-    **{f"spp.process{n}.{j}": f"backbone.spp.processes.{n - 1}.{part}" for n in (1, 2, 3, 4) for j, part in _BN_CONV},
-    **{f"spp.{at}.{j}": f"backbone.spp.{at}.{part}" for at in ("compression", "shortcut") for j, part in _BN_CONV},
-    "final_layer.bn1": "decode_head.head.0.bn",
-    "final_layer.conv1": "decode_head.head.0.conv",
-    "final_layer.bn2": "decode_head.head.1",
-    "final_layer.conv2": "decode_head.conv_seg",
-    "seghead_extra.bn1": "decode_head.aux_head.0.bn",
-    "seghead_extra.conv1": "decode_head.aux_head.0.conv",
-    "seghead_extra.bn2": "decode_head.aux_head.1",
-    "seghead_extra.conv2": "decode_head.aux_cls_seg",
-}
-_REPEATS = (("", 0), ("_1", 0), ("_2", 1))  # the official suffix, there only in 39, and their index
-_SUPER_GRADIENTS = {
-    **{f"conv1.{3 * i + j}": f"_backbone.stem.{i}.{j}" for i in (0, 1) for j in (0, 1)},
-    **{f"layer{n}": f"_backbone.layer{n}" for n in (1, 2, 4)},
-    **{f"layer3{repeat}": f"_backbone.layer3.{i}" for repeat, i in _REPEATS},
-    **{f"layer3{repeat}_": f"layer3_skip.{i}" for repeat, i in _REPEATS},
-    **{f"{part}3{repeat}": f"{part}3.{i}" for part in ("compression", "down") for repeat, i in _REPEATS},
-    **{f"layer{n}_": f"layer{n}_skip" for n in (4, 5)},
-    **{f"down4.{3 * i + j}": f"down4.{i}.{j}" for i in (0, 1) for j in (0, 1)},
-    **{f"spp.scale{n}": f"spp.branches.{n}.down_scale" for n in range(5)},
-    **{f"spp.process{n}": f"spp.branches.{n}.process" for n in (1, 2, 3, 4)},
-}
-_MODULES = {"official": {}, "mmsegmentation": _MMSEGMENTATION, "super-gradients": _SUPER_GRADIENTS}
-# Then, inside residual blocks: (pattern, replacement).
-_IN_BLOCKS = {
-    "official": ("^", ""),
-    "mmsegmentation": (r"\.(conv|bn)(\d)\.", r".conv\2.\1."),
-    "super-gradients": (r"\.downsample\.", ".shortcut."),
-}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+# The layers inside of a part: our name, and its name in each of ORIGINS. {b} is the number of a block.
+_CONV_BN = (("conv", "0", "conv", "0"), ("bn", "1", "bn", "1"))
+_TWO_CONV_BN = (
+    *(("0.conv", "0", "0.conv", "0.0"), ("0.bn", "1", "0.bn", "0.1")),
+    *(("1.conv", "3", "1.conv", "1.0"), ("1.bn", "4", "1.bn", "1.1")),
+)
+_BN_CONV = (("bn", "0", "bn", "0"), ("conv", "2", "conv", "2"))
+_POOL_BN_CONV = (("bn", "1", "1.bn", "1"), ("conv", "3", "1.conv", "3"))
+_BLOCK = (
+    *((f"conv_bn{n}.{p}", f"{p}{n}", f"conv{n}.{p}", f"{p}{n}") for n in (1, 2, 3) for p in ("conv", "bn")),
+    ("shortcut.conv", "downsample.0", "downsample.0", "shortcut.0"),
+    ("shortcut.bn", "downsample.1", "downsample.1", "shortcut.1"),
+)
+_BLOCKS = tuple((f"blocks.{{b}}.{ours}", *(f"{{b}}.{theirs}" for theirs in names)) for ours, *names in _BLOCK)
+_HEAD = (
+    ("hidden.bn", "bn1", "head.0.bn", "bn1"),
+    ("hidden.conv", "conv1", "head.0.conv", "conv1"),
+    ("classifier.bn", "bn2", "head.1", "bn2"),
+    ("classifier.conv", "conv2", "conv_seg", "conv2"),
+)
+_AUX_HEAD = (
+    ("hidden.bn", "bn1", "aux_head.0.bn", "bn1"),
+    ("hidden.conv", "conv1", "aux_head.0.conv", "conv1"),
+    ("classifier.bn", "bn2", "aux_head.1", "bn2"),
+    ("classifier.conv", "conv2", "aux_cls_seg", "conv2"),
+)
+# The parts, likewise, with their layers. {i} is the repeat of stage 3, {_n} its number in the release, "" if it is one.
+_PARTS = (
+    ("stem", "conv1", "backbone.stem", "_backbone.stem", _TWO_CONV_BN),
+    ("layer1", "layer1", "backbone.stem.2", "_backbone.layer1", _BLOCKS),
+    ("layer2", "layer2", "backbone.stem.4", "_backbone.layer2", _BLOCKS),
+    ("stage3.{i}.low", "layer3{_n}", "backbone.context_branch_layers.0", "_backbone.layer3.{i}", _BLOCKS),
+    ("stage3.{i}.high", "layer3{_n}_", "backbone.spatial_branch_layers.0", "layer3_skip.{i}", _BLOCKS),
+    ("stage3.{i}.compression", "compression3{_n}", "backbone.compression_1", "compression3.{i}", _CONV_BN),
+    ("stage3.{i}.down.convs.0", "down3{_n}", "backbone.down_1", "down3.{i}", _CONV_BN),
+    ("stage4.low", "layer4", "backbone.context_branch_layers.1", "_backbone.layer4", _BLOCKS),
+    ("stage4.high", "layer4_", "backbone.spatial_branch_layers.1", "layer4_skip", _BLOCKS),
+    ("stage4.compression", "compression4", "backbone.compression_2", "compression4", _CONV_BN),
+    ("stage4.down.convs", "down4", "backbone.down_2", "down4", _TWO_CONV_BN),
+    ("low5", "layer5.0", "backbone.context_branch_layers.2.0", "layer5.0", _BLOCK),
+    ("high5", "layer5_.0", "backbone.spatial_branch_layers.2.0", "layer5_skip.0", _BLOCK),
+    ("dappm.scales.0", "spp.scale0", "backbone.spp.scales.0", "spp.branches.0.down_scale", _BN_CONV),
+    ("dappm.scales.1", "spp.scale1", "backbone.spp.scales.1", "spp.branches.1.down_scale", _POOL_BN_CONV),
+    ("dappm.scales.2", "spp.scale2", "backbone.spp.scales.2", "spp.branches.2.down_scale", _POOL_BN_CONV),
+    ("dappm.scales.3", "spp.scale3", "backbone.spp.scales.3", "spp.branches.3.down_scale", _POOL_BN_CONV),
+    ("dappm.scales.4", "spp.scale4", "backbone.spp.scales.4", "spp.branches.4.down_scale", _POOL_BN_CONV),
+    ("dappm.processes.0", "spp.process1", "backbone.spp.processes.0", "spp.branches.1.process", _BN_CONV),
+    ("dappm.processes.1", "spp.process2", "backbone.spp.processes.1", "spp.branches.2.process", _BN_CONV),
+    ("dappm.processes.2", "spp.process3", "backbone.spp.processes.2", "spp.branches.3.process", _BN_CONV),
+    ("dappm.processes.3", "spp.process4", "backbone.spp.processes.3", "spp.branches.4.process", _BN_CONV),
+    ("dappm.compression", "spp.compression", "backbone.spp.compression", "spp.compression", _BN_CONV),
+    ("dappm.shortcut", "spp.shortcut", "backbone.spp.shortcut", "spp.shortcut", _BN_CONV),
+    ("head", "final_layer", "decode_head", "final_layer", _HEAD),
+    ("aux_head", "seghead_extra", "decode_head", "seghead_extra", _AUX_HEAD),
+    # Of classifiers, which the release alone has.
+    ("head.down.convs", "down5", "", "", _TWO_CONV_BN),
+    ("head.last", "last_layer", "", "", _CONV_BN),
+    ("head", "", "", "", (("linear", "linear", "", ""),)),
+)
 
 
-def official_to(origin: str, official: str) -> str:
-    """The name that the tensor `official` of the official release has in the naming of `origin`."""
-    parts = official.split(".")
-    modules = (".".join(parts[:length]) for length in (3, 2, 1))
-    module = next((module for module in modules if module in _MODULES[origin]), "")
-    return re.sub(*_IN_BLOCKS[origin], _MODULES[origin].get(module, "") + official.removeprefix(module))
+def names_in(origin: str, paths: Iterable[str]) -> dict[str, str]:
+    """{our path: the tensor's name in the naming of `origin`}, of all parameters and statistics of one network."""
+    paths = list(paths)
+    modules = _modules(ORIGINS.index(origin), _count(r"blocks\.(\d+)", paths), _count(r"stage3\.(\d+)", paths))
+    ours = (path.rpartition(".") for path in paths)
+    return {f"{module}.{leaf}": f"{modules[module]}.{_LEAVES[leaf]}" for module, _, leaf in ours}
+
+
+def _count(number: str, paths: list[str]) -> int:
+    return 1 + max((int(found) for path in paths for found in re.findall(number, path)), default=0)
+
+
+@functools.cache
+def _modules(column: int, blocks: int, repeats: int) -> dict[str, str]:
+    """{our module: its name in a column of the table}, for as many blocks in a row and repeats of stage 3."""
+    modules = {}
+    for (ours, *theirs, layers), i, b in itertools.product(_PARTS, range(repeats), range(blocks)):
+        numbers = {"i": i, "b": b, "_n": f"_{i + 1}" if repeats > 1 else ""}
+        for our_layer, *layer in layers:
+            name = f"{theirs[column]}.{layer[column]}".lstrip(".")
+            modules[f"{ours}.{our_layer}".format(**numbers)] = name.format(**numbers)
+    return modules

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import TASKS, VARIANTS, DDRNet
 from ddrnet_jax.weights.files.safetensors import shown
-from ddrnet_jax.weights.names import ORIGINS, official_to
-from ddrnet_jax.weights.state_dicts import official_shapes
+from ddrnet_jax.weights.names import ORIGINS, names_in
+from ddrnet_jax.weights.state_dicts import official_shape
 
 # The biases that mmsegmentation does not have, and the running means that can hold them.
 _STEM_BIASES = {"conv1.0.bias": "conv1.1.running_mean", "conv1.3.bias": "conv1.4.running_mean"}
@@ -133,7 +134,8 @@ def to_origin(state_dict: dict[str, np.ndarray], origin: str, variant: str) -> d
         why = f" ({_OTHER_CLASSIFIER})" if origin == "super-gradients" else ""
         raise ValueError(f"{origin} has no {target}{why}; it has: {', '.join(str(k) for k in _kinds(origin))}")
     state = found.state_dict if origin != "mmsegmentation" else without_stem_bias(found.state_dict)
-    renamed = {official_to(origin, official): array for official, array in state.items()}
+    names = {slot.official: name for name, slot in _slots(target).items()}
+    renamed = {names[official]: array for official, array in state.items()}
     return renamed | {_counter(name): np.zeros((), np.int64) for name in renamed if name.endswith("running_var")}
 
 
@@ -148,21 +150,26 @@ def _counter(running_var: str) -> str:
 
 @functools.lru_cache
 def _shapes(variant: str, task: str) -> dict[str, tuple[int, ...]]:
-    """The official shapes for one class, with every head."""
+    """{our path: shape in the official layout} for one class, with every head."""
     build = functools.partial(DDRNet, variant, task=task, num_classes=1, aux_head=task == "segmentation")
-    return official_shapes(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    leaves = variables.leaves(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    return {path: official_shape(path, leaf.shape) for path, leaf in leaves.items()}
 
 
 @functools.lru_cache
 def _slots(kind: _Kind, aux_head: bool = True, num_classes: int | None = None) -> dict[str, _Slot]:
     """{name in the naming of the origin: slot} of a network, in the order of its stages."""
-    absent = (*_STEM_BIASES,) * (kind.origin == "mmsegmentation") + ("seghead_extra.",) * (not aux_head)
-    shapes = sorted(_shapes(kind.variant, kind.task).items(), key=lambda item: (_STAGES.index(_stage(item[0])), item))
-    return {
-        official_to(kind.origin, name): _Slot(name, (num_classes, *shape[1:]) if _OF_CLASSES.match(name) else shape)
-        for name, shape in shapes
-        if not name.startswith(absent)
-    }
+    shapes = _shapes(kind.variant, kind.task)
+    official, theirs = names_in("official", shapes), names_in(kind.origin, shapes)
+    slots = {}
+    for path in sorted(shapes, key=lambda path: (_STAGES.index(_stage(official[path])), official[path])):
+        name, shape = official[path], shapes[path]
+        if name in _STEM_BIASES and kind.origin == "mmsegmentation":
+            continue
+        if name.startswith("seghead_extra.") and not aux_head:
+            continue
+        slots[theirs[path]] = _Slot(name, (num_classes, *shape[1:]) if _OF_CLASSES.match(name) else shape)
+    return slots
 
 
 def _stage(official: str) -> str:
@@ -234,7 +241,8 @@ def _some(texts: list[str], count: int) -> str:
 
 def _not_recognised(own: dict[str, np.ndarray]) -> str:
     found = _some([shown(name) for name in own], 3) if own else ": it is empty"
-    expected = ", ".join(f"{official_to(origin, 'conv1.0.weight')}, ... ({origin})" for origin in ORIGINS)
+    first = {origin: names_in(origin, ["stem.0.conv.kernel"]).popitem()[1] for origin in ORIGINS}
+    expected = ", ".join(f"{name}, ... ({origin})" for origin, name in first.items())
     return f"not the tensors of a DDRNet{found}; expected names: {expected}"
 
 

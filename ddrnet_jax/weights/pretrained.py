@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -98,8 +97,7 @@ def transfer(weights: Weights, model: DDRNet, *, fresh_head: bool = False) -> Tr
     Raises PretrainedError if the variants differ, or the classes and not `fresh_head`.
     """
     _check_same_network(weights, model, fresh_head)
-    _, params, batch_stats = variables.split(model)
-    wanted = variables.paths(params) | variables.paths(batch_stats)
+    wanted = variables.leaves(model)
     skipped = _HEADS if fresh_head else ()
     if weights.task != model.task:
         skipped = SEGMENTER_LAYERS
@@ -128,12 +126,7 @@ def load_pretrained(model: DDRNet, path: str | Path, *, fresh_head: bool = False
 def load_into(model: DDRNet, weights: Weights, *, fresh_head: bool = False) -> Transfer:
     """As `load_pretrained`, from weights already read."""
     result = transfer(weights, model, fresh_head=fresh_head)
-    for kind in (nnx.Param, nnx.BatchStat):
-        state = nnx.state(model, kind)
-        own = variables.paths(variables.plain(state))
-        new = {k: jnp.asarray(result.moved.get(k, v), v.dtype) for k, v in own.items()}
-        nnx.replace_by_pure_dict(state, variables.from_paths(new))
-        nnx.update(model, state)
+    variables.replace_leaves(model, result.moved)
     return result
 
 

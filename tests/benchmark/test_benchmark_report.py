@@ -135,7 +135,7 @@ def test_json_is_complete_and_reads_back(result, tmp_path):
     assert all(
         "recalled" in row["published"]["source"] for row in kept["rows"] if row["variant"] == "23" and row["published"]
     )
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 def test_what_was_stopped_says_so():

@@ -155,7 +155,7 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
 
     # The same workdir under another config is refused, and a finished run runs again without training.
     assert_one_error(run(capsys, *flags, "--workdir", "run", "--config.seed=7"), "seed: 0 -> 7", "another --workdir")
-    (workdir / "report.html.tmp").mkdir()
+    (workdir / ".report.html.partial").mkdir()
     code, out, err = run(capsys, *flags, "--workdir", "run")
     assert code == 0, err
     assert "compiling the training step" not in err

@@ -9,7 +9,9 @@ import pytest
 
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.sets.specs import CAMVID, IGNORE, folder_spec
+from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.data.sets.camvid import SPEC as CAMVID
+from ddrnet_jax.data.sets.folder import folder_spec
 
 RNG = np.random.default_rng(0)
 

@@ -9,7 +9,7 @@ import pytest
 
 from ddrnet_jax.data.pipeline import Augment, train_batches
 from ddrnet_jax.data.records.prepare import prepare
-from ddrnet_jax.data.sets.specs import CITYSCAPES
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 from ddrnet_jax.data.sources import FolderPairs
 
 SPLITS = ("train", "train_extra", "val")
@@ -21,7 +21,7 @@ import numpy as np
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
 from ddrnet_jax.data.sources import FolderPairs
-from ddrnet_jax.data.sets.specs import CITYSCAPES
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 
 given = json.loads(sys.argv[1])
 read = {}

@@ -10,7 +10,8 @@ import pytest
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.samples import decode_sample
 from ddrnet_jax.data.scenes.scenes import image_class
-from ddrnet_jax.data.sets.specs import CAMVID, folder_spec
+from ddrnet_jax.data.sets.camvid import SPEC as CAMVID
+from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
 
 REAL_CAMVID = Path(os.environ.get("CAMVID_DIR", "data/camvid"))

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ddrnet_jax.data.sets.specs import IGNORE
+from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.transforms import nearest_pixels, random_scale_crop_flip, scale_and_crop
 
 

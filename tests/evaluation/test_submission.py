@@ -18,8 +18,9 @@ from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.sets import specs
-from ddrnet_jax.data.sets.specs import CITYSCAPES, HiddenTest
+from ddrnet_jax.data.sets import known
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
+from ddrnet_jax.data.sets.specs import HiddenTest
 from ddrnet_jax.evaluation import metrics, submission
 from ddrnet_jax.evaluation.submission import SubmissionError
 from ddrnet_jax.evaluation.views import View, averaged_logits
@@ -41,7 +42,7 @@ RNG = np.random.default_rng(0)
 def small_split(monkeypatch):
     """A test split of five small images in place of 1525 large ones."""
     small = dataclasses.replace(CITYSCAPES, hidden_test=HiddenTest("test", len(NAMES), SIZE_HW))
-    monkeypatch.setitem(specs.SPECS, "cityscapes", small)
+    monkeypatch.setitem(known.SPECS, "cityscapes", small)
 
 
 @pytest.fixture

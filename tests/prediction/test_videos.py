@@ -10,7 +10,7 @@ from ddrnet_jax import build
 from ddrnet_jax.config import base
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.sets.specs import folder_spec
+from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.prediction import predict, videos
 from ddrnet_jax.prediction.files import PredictionFiles
 from ddrnet_jax.prediction.segmenter import Segmenter

@@ -4,7 +4,8 @@ import numpy as np
 
 from ddrnet_jax.config import base
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.data.sets.specs import IGNORE, DatasetSpec
+from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.evaluation.gallery import Gallery
 
 # The third class is in no label and no prediction; the fourth is only ever predicted.

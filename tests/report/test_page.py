@@ -293,7 +293,7 @@ def test_write_takes_a_file_or_a_folder_and_replaces_whole_pages(run, tmp_path):
     assert page.write([run], tmp_path / "page.HTML").name == "page.HTML"
     (tmp_path / "folder.html").mkdir()
     assert page.write([run], tmp_path / "folder.html") == tmp_path / "folder.html" / "report.html"
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".*.partial"))
     unprintable = dataclasses.replace(run, name="/runs/\udcff")  # a file's name that is not UTF-8
     Page(page.write([unprintable], tmp_path / "page.html").read_text())
     (tmp_path / "file").write_text("")

@@ -9,7 +9,7 @@ from float64_steps import damped
 
 from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables
-from ddrnet_jax.training.step import training_forward
+from ddrnet_jax.training.objective import training_forward
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint8)
 

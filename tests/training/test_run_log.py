@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from ddrnet_jax.data.sets.specs import SCENES
+from ddrnet_jax.data.sets.scenes import SPEC as SCENES
 from ddrnet_jax.evaluation import metrics, panels
 from ddrnet_jax.evaluation.gallery import Seen
 from ddrnet_jax.training.run_log import RunLog

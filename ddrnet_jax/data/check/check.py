@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.check import files as check_files
-from ddrnet_jax.data.check import findings, jpegs
+from ddrnet_jax.data.check import findings
 from ddrnet_jax.data.check.findings import SEVERITIES, Finding, Tally
-from ddrnet_jax.data.check.jpegs import Overheard
-from ddrnet_jax.data.check.samples import inspect
+from ddrnet_jax.data.check.jpegs import Decoders
+from ddrnet_jax.data.check.samples import Observation, inspect
 from ddrnet_jax.data.errors import DataError, MissingLabels
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.data.sets import layouts
@@ -179,7 +179,7 @@ def _open(split: Split, root: str | Path, spec: DatasetSpec) -> tuple[Source | N
     try:
         source = split.open()
     except MissingLabels as e:
-        source, alone = check_files.KnownPairs(root, e.pairs, layouts.spec_of_files(root, spec)), e.missing
+        source, alone = check_files.KnownPairs(root, e.pairs, layouts.spec_of_files(root, split.name, spec)), e.missing
         names = tuple(f"{image}: no {label}" for image, label in alone)
         message = f"{split.role}: {len(alone)} of {len(alone) + len(source)} images have no label"
         findings.append(Finding("error", message, e.advice, names))
@@ -208,27 +208,21 @@ def _beside(role: str, pairs: list, spec: DatasetSpec) -> list[Finding]:
 def _tallies(opened: list[tuple[Split, Source]], num_threads: int) -> list[Tally]:
     tallies = []
     total = sum(len(source) for _, source in opened)
-    with Overheard() as overheard, tqdm(total=total, unit="image", disable=None, ncols=80) as bar:
+    with Decoders() as decoders, tqdm(total=total, unit="image", disable=None, ncols=80) as bar:
         for split, source in opened:
-            tally, suspects = Tally(split.role, split.name, source.spec, count=len(source)), []
-            for start, observations, is_suspect in _in_chunks(source, num_threads, overheard):
-                for offset, seen in enumerate(observations):
-                    tally.add(start + offset, seen)
-                suspects += range(start, start + len(observations)) if is_suspect else ()
-                bar.update(len(observations))
-            for text in jpegs.complaints(source, suspects, overheard):
-                tally.problems.setdefault("damaged inside", []).append(text)
+            tally = Tally(split.role, split.name, source.spec, count=len(source))
+            for index, seen in enumerate(_observations(source, num_threads, decoders)):
+                tally.add(index, seen)
+                bar.update()
             tallies.append(tally)
     return tallies
 
 
-def _in_chunks(source: Source, num_threads: int, overheard: Overheard) -> Iterator[tuple[int, list, bool]]:
-    """Yields (first index, observations, whether a decoder complained meanwhile) in order, a few at a time."""
+def _observations(source: Source, num_threads: int, decoders: Decoders) -> Iterator[Observation]:
+    """Yields what every sample is, in order; a few are looked at ahead."""
 
-    def look(start: int) -> tuple[int, list, bool]:
-        mark = overheard.mark()
-        observations = [inspect(source, i) for i in range(start, min(start + _CHUNK, len(source)))]
-        return start, observations, overheard.mark() != mark
+    def look(start: int) -> list[Observation]:
+        return [inspect(source, i, decoders) for i in range(start, min(start + _CHUNK, len(source)))]
 
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
         waiting = collections.deque()
@@ -236,9 +230,9 @@ def _in_chunks(source: Source, num_threads: int, overheard: Overheard) -> Iterat
             for start in range(0, len(source), _CHUNK):
                 waiting.append(pool.submit(look, start))
                 if len(waiting) > 2 * num_threads:
-                    yield waiting.popleft().result()
+                    yield from waiting.popleft().result()
             while waiting:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
 

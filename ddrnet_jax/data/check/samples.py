@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from ddrnet_jax.data import decode, matlab
+from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.samples import Source
@@ -47,7 +48,7 @@ class Observation:
         self.problems.append((kind, text))
 
 
-def inspect(source: Source, index: int) -> Observation:
+def inspect(source: Source, index: int, decoders: Decoders) -> Observation:
     """Sample `index` of a source; damage of any kind is a problem in the answer, never an exception."""
     seen = Observation()
     try:
@@ -57,7 +58,7 @@ def inspect(source: Source, index: int) -> Observation:
         return seen
     seen.name = encoded.name
     seen.digest = int.from_bytes(hashlib.blake2b(encoded.image, digest_size=8).digest(), "big")
-    image_hw = _inspect_image(encoded.image, encoded.name, seen)
+    image_hw = _inspect_image(encoded.image, encoded.name, seen, decoders)
     if not source.spec.has_masks:
         _inspect_class(encoded.label, encoded.label_name, source.spec, seen)
         return seen
@@ -68,13 +69,15 @@ def inspect(source: Source, index: int) -> Observation:
     return seen
 
 
-def _inspect_image(data: bytes, name: str, seen: Observation) -> tuple[int, int] | None:
+def _inspect_image(data: bytes, name: str, seen: Observation, decoders: Decoders) -> tuple[int, int] | None:
     try:
         image = decode.decode_image(data, name)
     except DataError as e:
         seen.note("unreadable", e)
         return None
     seen.size_wh = (image.shape[1], image.shape[0])
+    if decode.is_jpeg(data) and (complaint := decoders.complaint(data)):
+        seen.note("damaged inside", f"{name}: {complaint}")
     channels, bits = _stored_form(data)
     if channels < 3:
         seen.note("grey", f"{name}: grey")

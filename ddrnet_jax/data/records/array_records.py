@@ -10,7 +10,8 @@ import numpy as np
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.records import manifest
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
-from ddrnet_jax.data.sets.specs import CAMVID_COLOR, IMAGENET_CLASSES, DatasetSpec
+from ddrnet_jax.data.sets import camvid, imagenet
+from ddrnet_jax.data.sets.specs import DatasetSpec
 
 # What the features are called: by prepare_data, and by TFDS in cityscapes and imagenet2012.
 _IMAGE_FEATURES = ("image", "image_left")
@@ -140,12 +141,12 @@ def _actual_spec(root: Path, label, spec: DatasetSpec, tfds) -> DatasetSpec:
         has, needs = ("masks", "class numbers") if has_masks else ("class numbers", "masks")
         raise DataError(f"{root}: its labels are {has}, but those of {spec.name!r} are {needs}")
     if has_masks:
-        return CAMVID_COLOR if spec.name == "camvid" and label.shape[-1] == 3 else spec
+        return camvid.COLOR if spec.name == "camvid" and label.shape[-1] == 3 else spec
     if label.num_classes != spec.num_classes:
         raise DataError(
             f"{root}: has {label.num_classes} classes, but {spec.name!r} has {spec.num_classes}; set data.classes"
         )
     names = tuple(label.names or spec.classes)
-    if spec.classes not in (IMAGENET_CLASSES, names):
+    if spec.classes not in (imagenet.CLASSES, names):
         raise DataError(f"{root}: its classes are {', '.join(names[:5])}, ...; data.classes names others")
     return dataclasses.replace(spec, classes=names)

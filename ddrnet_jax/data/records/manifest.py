@@ -1,20 +1,20 @@
-"""The list of shards beside prepared ArrayRecords: what belongs there, how large it is, its SHA-256."""
+"""The list of files beside prepared ArrayRecords: what belongs there, how large it is, its SHA-256."""
 
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ddrnet_jax import atomic
 from ddrnet_jax.data.errors import DataError
 
 FILE = "manifest.json"
 _FORMAT = 1
 
 
-class Shard(NamedTuple):
+class RecordFile(NamedTuple):
     """One file of a split: samples first .. first + count - 1."""
 
     split: str
@@ -22,9 +22,13 @@ class Shard(NamedTuple):
     first: int
     count: int
 
+    @property
+    def indices(self) -> range:
+        return range(self.first, self.first + self.count)
+
 
 class Manifest:
-    """manifest.json of a folder; written whole after every shard, so a killed run loses at most the open ones."""
+    """manifest.json of a folder; written whole after every file, so a killed run loses at most the open ones."""
 
     def __init__(self, folder: Path, values: dict):
         self.folder, self.values = folder, values
@@ -58,7 +62,7 @@ class Manifest:
         return manifest
 
     def plan(self, split: str, names: Sequence[str], samples_per_shard: int) -> None:
-        """Cut a split into shards, or keep how it was cut. Raises DataError if it had other samples."""
+        """Cut a split into files, or keep how it was cut. Raises DataError if it had other samples."""
         digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
         planned = self.values["splits"].get(split)
         if planned is None:
@@ -72,83 +76,70 @@ class Manifest:
                 f"{len(names)} given now; choose another --output, or remove that folder"
             )
 
-    def shards(self, split: str) -> list[Shard]:
-        """The shards of a split, in order."""
+    def files(self, split: str) -> list[RecordFile]:
+        """The files of a split, in order."""
         name, lengths = self.values["name"], self.values["splits"][split]["lengths"]
         firsts = itertools.accumulate(lengths[:-1], initial=0)
         return [
-            Shard(split, self.folder / f"{name}-{split}.array_record-{i:05d}-of-{len(lengths):05d}", first, length)
+            RecordFile(split, self.folder / f"{name}-{split}.array_record-{i:05d}-of-{len(lengths):05d}", first, length)
             for i, (first, length) in enumerate(zip(firsts, lengths, strict=True))
         ]
 
-    def record(self, shard: Shard, record_bytes: int, sources_sha256: str) -> None:
-        """Note a shard that was written, with its size and SHA-256, and what it was made of, and save."""
-        self._files(shard.split)[shard.path.name] = {
-            "bytes": shard.path.stat().st_size,
-            "sha256": sha256(shard.path),
+    def record(self, file: RecordFile, record_bytes: int, sources_sha256: str) -> None:
+        """Note a file that was written, with its size and SHA-256, and what it was made of, and save."""
+        self._entries(file.split)[file.path.name] = {
+            "bytes": file.path.stat().st_size,
+            "sha256": sha256(file.path),
             "record_bytes": record_bytes,
             "sources_sha256": sources_sha256,
         }
         self.save()
 
-    def forget_changed(self, sources_sha256: Mapping[Shard, str]) -> list[Shard]:
-        """The shards that were made of other sources than now; they count as not written, and it is saved."""
-        changed = [
-            shard
-            for shard, digest in sources_sha256.items()
-            if self._files(shard.split).get(shard.path.name, {}).get("sources_sha256", digest) != digest
-        ]
-        for shard in changed:
-            del self._files(shard.split)[shard.path.name]
+    def forget_changed(self, sources_sha256: Mapping[RecordFile, str]) -> list[RecordFile]:
+        """The files that were made of other sources than now; they count as not written, and it is saved."""
+        written = {file: self._entry(file) for file in sources_sha256 if self._entry(file)}
+        changed = [file for file, entry in written.items() if entry.get("sources_sha256") != sources_sha256[file]]
+        for file in changed:
+            del self._entries(file.split)[file.path.name]
         if changed:
             self.save()
         return changed
 
-    def adopt(self, sources_sha256: Mapping[Shard, str]) -> list[Shard]:
-        """The written shards of which was not noted what they were made of; it is taken to be what there is now."""
-        unknown = []
-        for shard, digest in sources_sha256.items():
-            entry = self._files(shard.split).get(shard.path.name)
-            if entry is not None and "sources_sha256" not in entry:
-                entry["sources_sha256"] = digest
-                unknown.append(shard)
-        if unknown:
-            self.save()
-        return unknown
-
-    def is_intact(self, shard: Shard) -> bool:
-        """Whether the shard is there, whole: reads all of it."""
-        return self._has_size(shard) and sha256(shard.path) == self._files(shard.split)[shard.path.name]["sha256"]
+    def is_intact(self, file: RecordFile) -> bool:
+        """Whether the file is there, whole: reads all of it."""
+        return self._has_size(file) and sha256(file.path) == self._entry(file)["sha256"]
 
     def is_complete(self, split: str) -> bool:
-        """Whether all shards of a split are there, by their sizes."""
-        return all(self._has_size(shard) for shard in self.shards(split))
+        """Whether all files of a split are there, by their sizes."""
+        return all(self._has_size(file) for file in self.files(split))
 
     def require_complete(self, split: str) -> None:
-        """Raises DataError naming the first shard of the split that is missing or of another size than written."""
-        for shard in self.shards(split):
-            if not self._has_size(shard):
-                entry = self._files(split).get(shard.path.name)
+        """Raises DataError naming the first file of the split that is missing or of another size than written."""
+        for file in self.files(split):
+            if not self._has_size(file):
+                entry = self._entry(file)
                 expected = f"{entry['bytes']} bytes" if entry else "a shard that prepare_data did not finish"
-                found = f"{shard.path.stat().st_size} bytes" if shard.path.exists() else "no such file"
-                raise DataError(f"{shard.path}: {found}, expected {expected}; copy it again or run prepare_data again")
+                found = f"{file.path.stat().st_size} bytes" if file.path.exists() else "no such file"
+                raise DataError(f"{file.path}: {found}, expected {expected}; copy it again or run prepare_data again")
 
     def record_bytes(self, split: str) -> int:
         """Bytes of all records of a split, before they became files."""
-        return sum(entry["record_bytes"] for entry in self._files(split).values())
+        return sum(entry["record_bytes"] for entry in self._entries(split).values())
 
     def save(self) -> None:
         """Write manifest.json, whole or not at all."""
-        temporary = self.folder / f".{FILE}.partial"
-        temporary.write_text(json.dumps(self.values, indent=1) + "\n")
-        os.replace(temporary, self.folder / FILE)
+        atomic.write_text(self.folder / FILE, json.dumps(self.values, indent=1) + "\n")
 
-    def _files(self, split: str) -> dict[str, dict]:
+    def _entries(self, split: str) -> dict[str, dict]:
         return self.values["splits"][split]["files"]
 
-    def _has_size(self, shard: Shard) -> bool:
-        entry = self._files(shard.split).get(shard.path.name)
-        return entry is not None and shard.path.is_file() and shard.path.stat().st_size == entry["bytes"]
+    def _entry(self, file: RecordFile) -> dict | None:
+        """What was noted of a file when it was written."""
+        return self._entries(file.split).get(file.path.name)
+
+    def _has_size(self, file: RecordFile) -> bool:
+        entry = self._entry(file)
+        return entry is not None and file.path.is_file() and file.path.stat().st_size == entry["bytes"]
 
 
 def sha256(path: Path) -> str:

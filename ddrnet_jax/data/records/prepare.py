@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import hashlib
 import io
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,11 @@ import cv2
 import filelock
 from tqdm import tqdm
 
+from ddrnet_jax import atomic
 from ddrnet_jax.data import decode, matlab
-from ddrnet_jax.data.check import jpegs
+from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.records.manifest import Manifest, Shard
+from ddrnet_jax.data.records.manifest import Manifest, RecordFile
 from ddrnet_jax.data.samples import EncodedSample, decode_sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
@@ -79,55 +79,41 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
     names = {split: source.names() for split, source in sources.items()}
     for split, source in sources.items():
         manifest.plan(split, names[split], _samples_per_shard(source, jpeg_quality, shard_bytes))
-    shards = [shard for split in sources for shard in manifest.shards(split)]
-    made_of = {shard: _sources_sha256(sources[shard.split], shard) for shard in shards}  # before they are read
+    files = [file for split in sources for file in manifest.files(split)]
+    made_of = {file: _sources_sha256(sources[file.split], file) for file in files}  # before they are read
     if changed := manifest.forget_changed(made_of):
-        splits = ", ".join(sorted({shard.split for shard in changed}))
+        splits = ", ".join(sorted({file.split for file in changed}))
         say(
-            f"{len(changed)} of {len(shards)} files are written again: images or labels of {splits} have other "
+            f"{len(changed)} of {len(files)} files are written again: images or labels of {splits} have other "
             "sizes or times than when they were written (so has a copy that does not keep times)"
-        )
-    if unknown := manifest.adopt(made_of):
-        say(
-            f"warning: {len(unknown)} of {len(shards)} files were written by an earlier version, which did not note of "
-            "what: if images or labels have changed since, remove them first"
         )
     for stale in output.glob(".*.partial"):
         stale.unlink()
-    features = _features(spec)
+    features, complaints = _features(spec), []
 
-    suspicious = []
-
-    def work(shard: Shard, advance: Callable) -> int | None:
-        if manifest.is_intact(shard):
-            advance(shard.count)
+    def work(file: RecordFile, advance: Callable) -> int | None:
+        if manifest.is_intact(file):
+            advance(file.count)
             return None
-        mark = overheard.mark()
-        records = _records(sources[shard.split], names[shard.split], shard, features, jpeg_quality)
-        record_bytes = _write_shard(shard.path, records, advance)
-        if overheard.mark() > mark:  # of this shard, or of one that another thread was writing
-            suspicious.append(shard)
-        return record_bytes
+        samples = _samples(sources[file.split], file, decoders, complaints.append)
+        records = _records(samples, names[file.split][file.first :], features, jpeg_quality)
+        return _write_file(file.path, records, advance)
 
-    with jpegs.Overheard() as overheard:
-        with contextlib.closing(_in_parallel(work, shards, num_threads)) as finished:
-            for shard, record_bytes in finished:
-                if record_bytes is not None:
-                    manifest.record(shard, record_bytes, made_of[shard])
-        for shard in suspicious:
-            indices = range(shard.first, shard.first + shard.count)
-            for complaint in jpegs.complaints(sources[shard.split], indices, overheard):
-                say(f"warning: {complaint}; the decoder filled in the rest, and so it is stored")
+    with Decoders() as decoders, contextlib.closing(_in_parallel(work, files, num_threads)) as finished:
+        for file, record_bytes in finished:
+            if record_bytes is not None:
+                manifest.record(file, record_bytes, made_of[file])
+    for complaint in complaints:
+        say(f"warning: {complaint}; the decoder filled in the rest, and so it is stored")
     _write_metadata(manifest, features)
 
 
-def _sources_sha256(source, shard: Shard) -> str:
-    indices = range(shard.first, shard.first + shard.count)
-    return hashlib.sha256("\n".join(source.stamp(index) for index in indices).encode()).hexdigest()
+def _sources_sha256(source, file: RecordFile) -> str:
+    return hashlib.sha256("\n".join(source.stamp(index) for index in file.indices).encode()).hexdigest()
 
 
-def _in_parallel(work: Callable, shards: list[Shard], num_threads: int) -> Iterator[tuple[Shard, int | None]]:
-    """Yields (shard, work(shard, advance)) as they are done, under one progress bar; the first error stops all."""
+def _in_parallel(work: Callable, files: list[RecordFile], num_threads: int) -> Iterator[tuple[RecordFile, int | None]]:
+    """Yields (file, work(file, advance)) as they are done, under one progress bar; the first error stops all."""
     stop, lock = threading.Event(), threading.Lock()
 
     def advance(count: int = 1) -> None:
@@ -137,10 +123,10 @@ def _in_parallel(work: Callable, shards: list[Shard], num_threads: int) -> Itera
             bar.update(count)
 
     with (
-        tqdm(total=sum(shard.count for shard in shards), unit="image", disable=None, ncols=80) as bar,
+        tqdm(total=sum(file.count for file in files), unit="image", disable=None, ncols=80) as bar,
         concurrent.futures.ThreadPoolExecutor(num_threads) as pool,
     ):
-        futures = {pool.submit(work, shard, advance): shard for shard in shards}
+        futures = {pool.submit(work, file, advance): file for file in files}
         try:
             for future in concurrent.futures.as_completed(futures):
                 yield futures[future], future.result()
@@ -158,33 +144,40 @@ def _samples_per_shard(source, jpeg_quality: int, shard_bytes: int) -> int:
     return max(1, shard_bytes * len(probes) // size)
 
 
-def _records(source, names: list[str], shard: Shard, features, jpeg_quality: int) -> Iterator[bytes]:
-    """The serialised samples of a shard, each decoded once."""
-    for index in range(shard.first, shard.first + shard.count):
+def _samples(source, file: RecordFile, decoders: Decoders, complain: Callable[[str], None]) -> Iterator[EncodedSample]:
+    """The samples of a file, each known to be good; of a JPEG that is damaged inside, `complain` is told."""
+    for index in file.indices:
         encoded = source.encoded(index)
         decode_sample(encoded, source.spec)
+        if decode.is_jpeg(encoded.image) and (complaint := decoders.complaint(encoded.image)):
+            complain(f"{encoded.name}: {complaint}")
+        yield encoded
+
+
+def _records(samples: Iterator[EncodedSample], names: list[str], features, jpeg_quality: int) -> Iterator[bytes]:
+    """The samples serialised."""
+    for encoded, name in zip(samples, names, strict=False):
         image, label = _stored(encoded, jpeg_quality)
         label = io.BytesIO(label) if isinstance(label, bytes) else label
-        yield features.serialize_example({"image": io.BytesIO(image), "label": label, "name": names[index]})
+        yield features.serialize_example({"image": io.BytesIO(image), "label": label, "name": name})
 
 
-def _write_shard(path: Path, records: Iterator[bytes], advance: Callable[[], None]) -> int:
+def _write_file(path: Path, records: Iterator[bytes], advance: Callable[[], None]) -> int:
     """Writes the file, then gives it its name. Returns the bytes of its records."""
     from array_record.python import array_record_module
 
-    partial = path.with_name(f".{path.name}.partial")
+    def writer(partial: Path):
+        return contextlib.closing(array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS))
+
     total = 0
     try:
-        with contextlib.closing(array_record_module.ArrayRecordWriter(str(partial), _WRITER_OPTIONS)) as writer:
+        with atomic.replacing(path) as partial, writer(partial) as file:
             for record in records:
-                writer.write(record)
+                file.write(record)
                 total += len(record)
                 advance()
-        os.replace(partial, path)
     except RuntimeError as e:  # the writer's own, a full disk above all
         raise DataError(f"{path}: cannot be written ({str(e).split(';')[0]})") from e
-    finally:
-        partial.unlink(missing_ok=True)
     return total
 
 
@@ -227,7 +220,7 @@ def _write_metadata(manifest: Manifest, features) -> None:
     splits = [
         tfds.core.SplitInfo(
             name=split,
-            shard_lengths=[shard.count for shard in manifest.shards(split)],
+            shard_lengths=[file.count for file in manifest.files(split)],
             num_bytes=manifest.record_bytes(split),
             filename_template=template.replace(split=split),
         )

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
+from ddrnet_jax import atomic
 from ddrnet_jax.errors import UserError
 
 DAMAGED = "the file is cut short or damaged: download or copy it again"
@@ -117,22 +118,6 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
         raise WeightsFileError(f"{path}: does not fit into memory; free some, or use a larger machine") from problem
 
 
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file beside `path` that takes its place once it is complete: no reader ever sees half a file."""
-    partial = f"{os.fspath(path)}.{os.getpid()}.partial"
-    try:
-        with open(partial, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
-        raise
-
-
 def data_bytes(array: np.ndarray) -> np.ndarray:
     """The elements of `array` in C order as u8[nbytes]; a copy only where it is not contiguous."""
     return np.asarray(array, order="C").reshape(-1).view(np.uint8)
@@ -173,7 +158,7 @@ def write_safetensors(
         header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": span}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with replacing(path) as stream:
+    with atomic.replacing(path, is_synced=True) as partial, partial.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             stream.write(data_bytes(arrays[name]))

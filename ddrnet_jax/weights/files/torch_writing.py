@@ -8,7 +8,8 @@ import zipfile
 
 import numpy as np
 
-from ddrnet_jax.weights.files.safetensors import WeightsFileError, data_bytes, replacing
+from ddrnet_jax import atomic
+from ddrnet_jax.weights.files.safetensors import WeightsFileError, data_bytes
 from ddrnet_jax.weights.files.torch_tensors import STORAGE_NAMES
 
 
@@ -19,7 +20,7 @@ def write_pth(path: str | os.PathLike, state: dict[str, np.ndarray]) -> None:
         if not isinstance(name, str) or array.dtype not in STORAGE_NAMES:
             wanted = ", ".join(map(str, STORAGE_NAMES))
             raise WeightsFileError(f"{path}: cannot hold {name!r} of type {array.dtype}; use a str and one of {wanted}")
-    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+    with atomic.replacing(path, is_synced=True) as partial, zipfile.ZipFile(partial, "w") as archive:
         for member, data in (
             ("data.pkl", _state_pickle(arrays)),
             ("byteorder", b"little"),

@@ -14,7 +14,7 @@ from ddrnet_jax.data.check import report as check_report
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.records import prepare
 from ddrnet_jax.data.records.array_records import ArrayRecords
-from ddrnet_jax.data.sets.specs import folder_spec
+from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
 
 HEIGHT, WIDTH = 48, 64

@@ -1,35 +1,48 @@
-"""What decoders say on standard error is heard; what others say there still arrives, whoever says it."""
+"""What a decoder says of a JPEG is known, and of which, from several threads too; a process that is gone is told."""
 
-import os
-import subprocess
-import sys
+import concurrent.futures
 
-from ddrnet_jax.data.check.jpegs import Overheard
+import cv2
+import numpy as np
+import pytest
 
-
-def test_what_is_no_decoders_is_passed_on(capfd):
-    os.write(2, b"before\n")
-    with Overheard() as overheard:
-        print("from Python", file=sys.stderr)
-        mark = overheard.mark()
-        os.write(2, b"Corrupt JPEG data: 3 extraneous bytes\nanother library\n")
-        assert overheard.text_since(mark) == "Corrupt JPEG data: 3 extraneous bytes\nanother library\n"
-        assert overheard.mark() == mark + 54
-    os.write(2, b"after\n")
-    assert sorted(capfd.readouterr().err.splitlines()) == ["after", "another library", "before", "from Python"]
+from ddrnet_jax.data.check.jpegs import Decoders
+from ddrnet_jax.data.errors import DataError
 
 
-def test_standard_error_is_as_before_even_after_an_error():
-    script = (
-        "import sys\n"
-        "from ddrnet_jax.data.check.jpegs import Overheard\n"
-        "try:\n"
-        "    with Overheard():\n"
-        "        print('inside', file=sys.stderr)\n"
-        "        raise ValueError\n"
-        "except ValueError:\n"
-        "    pass\n"
-        "print('outside', file=sys.stderr)\n"
-    )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
-    assert done.stderr == "inside\noutside\n"
+@pytest.fixture(scope="module")
+def sound():
+    pixels = cv2.resize(np.random.default_rng(1).integers(0, 256, (12, 16, 3), np.uint8), (64, 48))
+    return cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, 100))[1].tobytes()
+
+
+def test_each_file_has_its_own_complaint(sound):
+    middle = len(sound) // 2
+    cut, overwritten = sound[:middle] + b"\xff\xd9", sound[:middle] + bytes(400) + sound[middle + 400 :]
+    with Decoders() as decoders, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        said = list(pool.map(decoders.complaint, [sound, cut, sound, overwritten, b"\xff\xd8 no more"] * 3))
+    assert said[0] == said[2] == said[4] == ""
+    assert said[1] == "Corrupt JPEG data: premature end of data segment"
+    assert said[3].startswith("Corrupt JPEG data: ")
+    assert said[3] != said[1]
+    assert said[5:] == said[:5] * 2
+
+
+def test_no_process_starts_for_nothing_and_none_is_left(sound):
+    with Decoders() as decoders:
+        assert decoders._idle == []
+        decoders.complaint(sound)
+        (process,) = decoders._idle
+        decoders.complaint(sound)
+        assert decoders._idle == [process]
+        assert process.poll() is None
+    assert process.poll() == 0
+
+
+def test_a_process_that_is_gone_is_told(sound):
+    with Decoders() as decoders:
+        decoders.complaint(sound)
+        decoders._idle[0].kill()
+        decoders._idle[0].wait()
+        with pytest.raises(DataError, match="a process that decodes JPEGs has ended .killed.; run again"):
+            decoders.complaint(sound)

@@ -22,7 +22,9 @@ from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_bat
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.records.manifest import Manifest
 from ddrnet_jax.data.records.prepare import prepare
-from ddrnet_jax.data.sets.specs import CAMVID, CITYSCAPES, imagenet_spec
+from ddrnet_jax.data.sets.camvid import SPEC as CAMVID
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
+from ddrnet_jax.data.sets.imagenet import imagenet_spec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
 
 NAMES = ("cityscapes", "camvid", "camvid_original", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
@@ -148,7 +150,7 @@ def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change):
     assert said == []
     prepare(build.sources_to_prepare(config), records, name="camvid", say=said.append)
     after = write_times(records)
-    (shard,) = (s for s in manifest.shards("train") if s.first <= 2 < s.first + s.count)
+    (shard,) = (file for file in manifest.files("train") if 2 in file.indices)
     assert {name for name in before if after[name] != before[name]} == {shard.path.name}
     assert len(said) == 1
     assert said[0].startswith(f"1 of {len(before)} files are written again: images or labels of train have other ")
@@ -261,6 +263,18 @@ def test_bad_samples_stop_the_run_by_name(draw, tmp_path, name, message):
     assert not list((tmp_path / "records").glob(".*.partial"))
     shutil.copy(source.pairs[0][1], label)
     prepare({"train": source}, tmp_path / "records", name=name)
+    assert len(ArrayRecords(tmp_path / "records", "train", source.spec)) == len(source)
+
+
+def test_a_jpeg_damaged_inside_is_stored_and_told(draw, tmp_path):
+    source = build.train_source(draw.configure(draw("imagenet")))
+    path = Path(source.pairs[1][0])
+    data, said = path.read_bytes(), []
+    path.write_bytes(data[: len(data) * 3 // 4] + b"\xff\xd9")
+    prepare({"train": source}, tmp_path / "records", name="imagenet", say=said.append)
+    (line,) = said
+    assert line.startswith(f"warning: {path}: Corrupt JPEG data: ")
+    assert line.endswith("; the decoder filled in the rest, and so it is stored")
     assert len(ArrayRecords(tmp_path / "records", "train", source.spec)) == len(source)
 
 

@@ -13,8 +13,14 @@ from ddrnet_jax import build
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError, MissingLabels
 from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
+from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
+from ddrnet_jax.data.sets.coco_stuff_10k import SPEC as COCO_STUFF_10K
+from ddrnet_jax.data.sets.coco_stuff_164k import SPEC as COCO_STUFF_164K
+from ddrnet_jax.data.sets.imagenet import SPEC as IMAGENET
+from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.data.sets.layouts import find_pairs
-from ddrnet_jax.data.sets.specs import CITYSCAPES, COCO_STUFF_10K, COCO_STUFF_164K, IMAGENET, SPECS
+from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.data.sources import FolderPairs
 
 NAMES = ("cityscapes", "camvid", "camvid_original", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 
@@ -256,3 +262,21 @@ def test_truncated_matlab_files_are_errors_at_every_length(tmp_path, do_compress
     for length in range(7, len(data)):
         with pytest.raises(DataError, match="cut.mat: "):
             decode.decode_label(data[:length], "cut.mat", COCO_STUFF_10K)
+
+
+class Numbered(DatasetSpec):
+    """Label n.png belongs to photo_n.png."""
+
+    def find_pairs(self, root, split):
+        return [(str(root / f"photo_{n}.png"), str(root / f"{n}.png")) for n in (2, 1)]
+
+
+def test_a_data_set_finds_its_own_files(tmp_path):
+    images = {n: np.full((8, 8, 3), n, np.uint8) for n in (1, 2)}
+    for n, image in images.items():
+        cv2.imwrite(str(tmp_path / f"photo_{n}.png"), image)
+        cv2.imwrite(str(tmp_path / f"{n}.png"), np.full((8, 8), n - 1, np.uint8))
+    spec = Numbered("numbered", ("a", "b"), ((0, 0, 0), (9, 9, 9)), {0: 0, 1: 1})
+    source = FolderPairs(tmp_path, "all", spec)
+    assert source.spec is spec
+    assert [(s["image"][0, 0, 0], s["label"][0, 0]) for s in (source[0], source[1])] == [(2, 1), (1, 0)]
