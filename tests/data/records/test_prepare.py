@@ -78,7 +78,8 @@ def test_batches_are_those_of_the_folder_for_any_number_of_processes(draw, tmp_p
 def test_images_may_be_stored_as_jpegs_but_labels_may_not(draw, tmp_path):
     drawn = draw("cityscapes")
     config = draw.configure(drawn, jpeg_quality=90)
-    build.prepare_data(config, tmp_path / "records")
+    sources, quality = build.sources_to_prepare(config), config.data.jpeg_quality
+    prepare(sources, tmp_path / "records", name=config.data.name, jpeg_quality=quality)
     records = ArrayRecords(tmp_path / "records", "train", CITYSCAPES)
     for index, (_, image, ids) in enumerate(drawn.expected["train"]):
         assert records.encoded(index).image[:2] == b"\xff\xd8"
@@ -267,7 +268,7 @@ def test_bad_samples_stop_the_run_by_name(draw, tmp_path, name, message):
 
 
 def test_a_jpeg_damaged_inside_is_stored_and_told(draw, tmp_path):
-    source = build.train_source(draw.configure(draw("imagenet")))
+    source = build.experiment(draw.configure(draw("imagenet"))).train_source()
     path = Path(source.pairs[1][0])
     data, said = path.read_bytes(), []
     path.write_bytes(data[: len(data) * 3 // 4] + b"\xff\xd9")
