@@ -249,6 +249,6 @@ def make_loss(
     settings       of the config's group `loss`, by their keys; those of other losses are not used
     """
     loss, own = LOSSES[name]
-    options = {parameter: settings[key] for parameter, key in own.items()}
+    options = {parameter: settings[key] for parameter, key in own.items() if key in settings}
     weights = None if class_weights is None else jnp.asarray(class_weights)
     return functools.partial(loss, class_weights=weights, label_smoothing=label_smoothing, **options)
