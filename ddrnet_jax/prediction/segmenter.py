@@ -21,6 +21,7 @@ from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, mask_program, predic
 from ddrnet_jax.exports import load_stablehlo
 from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
 from ddrnet_jax.models import variables
+from ddrnet_jax.models.ddrnet import DDRNet
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.models.inference import logits_program
 from ddrnet_jax.runs import checkpoints
@@ -30,13 +31,14 @@ _log = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Images u8[H,W,3] -> masks u8[H,W] by the folded network, compiled once per image size."""
+    """Images u8[H,W,3] -> masks u8[H,W] by the network, folded if it is a DDRNet; compiled once per image size."""
 
     def __init__(self, model: nnx.Module, view: View = WHOLE_IMAGES, dtype: DTypeLike | None = None):
         """
         dtype  to compute in; None: the network's own
         """
-        graphdef, *weights = variables.split(fold(model, dtype))
+        folded = fold(model, dtype) if isinstance(model, DDRNet) else model
+        graphdef, *weights = variables.split(folded)
         self._weights = jax.device_put(weights)
         self._masks = mask_program(graphdef, view)
         self._seen_sizes: set[tuple[int, ...]] = set()
