@@ -70,7 +70,7 @@ def _chart(shown: dict[str, dict[str, float]]) -> Markup:
     """Published mIoU in percent over frames a second, a line for each engine; numbers on hover."""
     fps = [value for by_variant in shown.values() for value in by_variant.values()]
     mious = {variant: 100 * row.miou for variant, row in _PUBLISHED.items()}
-    low, high = min(fps) / 3, max(fps) * 1.5  # with room for the networks' names at the left
+    low, high = min(fps) / 5, max(fps) * 1.5  # with room for the networks' names at the left
     y_ticks = charts.ticks(min(mious.values()), max(mious.values()), 4)
     axes = charts.Axes((low, high), charts.log_ticks(low, high), y_ticks, is_log=True)
     parts = [axes.name(_name(variant), miou) for variant, miou in mious.items()]
