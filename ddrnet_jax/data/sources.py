@@ -102,7 +102,9 @@ class Scenes:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample; the same for the same (seed, index)"""
+        """Sample; the same for the same (seed, index). Raises IndexError beyond the last, so that a loop ends."""
+        if not 0 <= index < self.count:
+            raise IndexError(f"scene {index} of {self.count}")
         image, label = self._draw(int(index))
         return Sample(image=image, label=label, name=self._name(index))
 
