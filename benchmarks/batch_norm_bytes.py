@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.models import batch_norm, blocks, platforms, variables
+from ddrnet_jax.models.batch_norm import EPSILON, channel_sums
 from ddrnet_jax.plan import accelerators
 from ddrnet_jax.runtime import devices
 
@@ -33,7 +34,7 @@ def _narrow_forward(x, scale, bias):
     wide = x.astype(jnp.float32)
     mean = wide.mean(PIXELS)
     var = jnp.square(wide - mean).mean(PIXELS)
-    inverse_std = jax.lax.rsqrt(var + blocks.EPSILON)
+    inverse_std = jax.lax.rsqrt(var + EPSILON)
     y = (x - mean.astype(x.dtype)) * (scale * inverse_std).astype(x.dtype) + bias.astype(x.dtype)
     return (y.astype(jnp.float32), mean, var), (x, mean, inverse_std, scale)
 
@@ -47,7 +48,7 @@ def _narrow_backward(kept, cotangents):
     return (scale * inverse_std).astype(x.dtype) * (dy - (shift + x_hat * slope)), d_scale, d_bias
 
 
-_wide_backward = functools.partial(blocks._normalise_backward, blocks.channel_sums)
+_wide_backward = functools.partial(batch_norm._backward, channel_sums)
 
 
 def _one_pass_forward(x, scale, bias):
@@ -55,7 +56,7 @@ def _one_pass_forward(x, scale, bias):
     wide = x.astype(jnp.float32)
     mean = wide.mean(PIXELS)
     var = jnp.square(wide).mean(PIXELS) - jnp.square(mean)
-    inverse_std = jax.lax.rsqrt(var + blocks.EPSILON)
+    inverse_std = jax.lax.rsqrt(var + EPSILON)
     return ((wide - mean) * (scale * inverse_std) + bias, mean, var), (x, mean, inverse_std, scale)
 
 
@@ -65,11 +66,12 @@ def _batch_norm(forward, backward):
     return function
 
 
+_ours = functools.partial(batch_norm.normalise_by_batch, sums=channel_sums)
 FORMS = {
-    "bfloat16 network, batch norm's arithmetic in float32 (ours)": (jnp.bfloat16, blocks.normalise_by_batch),
+    "bfloat16 network, batch norm's arithmetic in float32 (ours)": (jnp.bfloat16, _ours),
     "its arithmetic in bfloat16, statistics in float32": (jnp.bfloat16, _batch_norm(_narrow_forward, _narrow_backward)),
     "its statistics in one pass": (jnp.bfloat16, _batch_norm(_one_pass_forward, _wide_backward)),
-    "float32 network": (None, blocks.normalise_by_batch),
+    "float32 network": (None, _ours),
 }
 
 
@@ -88,7 +90,8 @@ def compiled(dtype, normalise, mesh) -> jax.stages.Compiled:
 
     weights = jax.tree.map(lambda leaf: placed(leaf, devices.replicated(mesh)), (params, batch_stats))
     x = placed(jax.ShapeDtypeStruct(SHAPE, dtype or jnp.float32), devices.by_batch(mesh))
-    with mock.patch.object(blocks, "normalise_by_batch", lambda x, scale, bias, sums: normalise(x, scale, bias)):
+    ours = mock.patch.object(batch_norm, "normalise_by_batch", lambda x, scale, bias, sums: normalise(x, scale, bias))
+    with ours, platforms.compiled_for(devices.platform(mesh)):
         return jax.jit(jax.value_and_grad(loss, (0, 2), has_aux=True)).lower(*weights, x).compile()
 
 

@@ -8,6 +8,7 @@ backward, is compiled per variant and compiler option. Exploration: the network 
 
 import argparse
 import dataclasses
+import functools
 import json
 import sys
 import time
@@ -20,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.models import batch_norm, blocks, platforms, variables
 from ddrnet_jax.plan import accelerators
 from ddrnet_jax.plan.collectives import collective_totals
 from ddrnet_jax.runtime import devices
@@ -41,7 +42,7 @@ def one_pass(x, scale, bias):
     wide = x.astype(scale.dtype)
     mean, square = jnp.stack([wide, jnp.square(wide)]).mean((1, 2, 3))
     var = jnp.maximum(square - mean**2, 0)
-    y = (wide - mean) * (scale * jax.lax.rsqrt(var + blocks.EPSILON)) + bias
+    y = (wide - mean) * (scale * jax.lax.rsqrt(var + batch_norm.EPSILON)) + bias
     return y, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
@@ -75,7 +76,7 @@ def merged(mesh):
 
     def forward(x, scale, bias):
         mean, var = mapped(moments, (data,), (whole, whole))(x)
-        inverse_std = jax.lax.rsqrt(var + blocks.EPSILON)
+        inverse_std = jax.lax.rsqrt(var + batch_norm.EPSILON)
         y = (x - mean) * (scale * inverse_std) + bias
         return (y, mean, var), (x, mean, inverse_std, scale)
 
@@ -105,7 +106,8 @@ def lowered(mesh, normalise) -> jax.stages.Lowered:
 
     state = jax.tree.map(lambda leaf: place(leaf, devices.replicated(mesh)), (params, batch_stats))
     x = jax.ShapeDtypeStruct((ROWS_A_DEVICE * mesh.size, SIZE, SIZE, CHANNELS), np.float32)
-    with mock.patch.object(blocks, "normalise_by_batch", lambda x, scale, bias, sums: normalise(x, scale, bias)):
+    ours = mock.patch.object(batch_norm, "normalise_by_batch", lambda x, scale, bias, sums: normalise(x, scale, bias))
+    with ours, platforms.compiled_for(devices.platform(mesh)):
         step = jax.jit(jax.value_and_grad(loss, has_aux=True), out_shardings=devices.replicated(mesh))
         return step.lower(*state, place(x, devices.by_batch(mesh)))
 
@@ -126,7 +128,8 @@ def variance_errors() -> dict[str, float]:
 
 def variants(mesh) -> dict:
     """The ways to normalise by the batch, by name."""
-    return {NETWORK: blocks.normalise_by_batch, "one pass": one_pass, "two passes a shard, merged": merged(mesh)}
+    ours = functools.partial(batch_norm.normalise_by_batch, sums=batch_norm.channel_sums)
+    return {NETWORK: ours, "one pass": one_pass, "two passes a shard, merged": merged(mesh)}
 
 
 def measure(mesh, name: str, normalise, options: dict) -> dict:

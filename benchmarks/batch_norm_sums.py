@@ -15,19 +15,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddrnet_jax.models import blocks, pixel_blocks
+from ddrnet_jax.models import batch_norm
 from ddrnet_jax.runtime import compilation
 
 SHAPES = ((2, 128, 256, 32), (2, 64, 128, 32), (2, 32, 64, 64), (2, 16, 32, 128), (2, 8, 16, 256))
-WAYS = {"sums": pixel_blocks.channel_sums, "products": pixel_blocks.channel_sums_by_product}
+WAYS = {"sums": batch_norm.channel_sums, "products": batch_norm.channel_sums_by_product}
 
 
 def compiled(sums, x: jax.Array, dy: jax.Array):
     """Batch norm and its gradients: () -> (y, mean, var, gradients)"""
 
     def both(x, dy, ones):
-        (y, mean, var), kept = blocks._normalise_forward(x, ones, ones, sums)
-        return y, mean, var, blocks._normalise_backward(sums, kept, (dy,))
+        (y, mean, var), kept = batch_norm._forward(x, ones, ones, sums)
+        return y, mean, var, batch_norm._backward(sums, kept, (dy,))
 
     ones = jnp.ones(x.shape[-1])
     program = jax.jit(both, compiler_options=compilation.options(is_training=True)).lower(x, dy, ones).compile()

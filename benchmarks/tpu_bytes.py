@@ -21,7 +21,7 @@ from flax import nnx
 
 from ddrnet_jax import build
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.models import ddrnet, variables
+from ddrnet_jax.models import ddrnet, platforms, variables
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.plan import accelerators, plan
 from ddrnet_jax.runs import provenance
@@ -45,7 +45,7 @@ def lowered_inference(dtype: str) -> jax.stages.Lowered:
     """u8[1,1024,2048,3] to logits at 1/8 by the folded network, weights and arithmetic in `dtype`, on one chip."""
     mesh = devices.data_mesh(list(accelerators.topology("v5e:1x1").devices[:1]))
     model = ddrnet.DDRNet("23_slim", num_classes=19, rngs=nnx.Rngs(0))
-    graphdef, *weights = variables.split(fold(model, jnp.dtype(dtype), platform=devices.platform(mesh)))
+    graphdef, *weights = variables.split(fold(model, jnp.dtype(dtype)))
 
     def placed(shape, dtype, sharding):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
@@ -54,7 +54,8 @@ def lowered_inference(dtype: str) -> jax.stages.Lowered:
         return variables.merge(graphdef, *weights)(ddrnet.normalise(images)).logits
 
     weights = jax.tree.map(lambda leaf: placed(leaf.shape, dtype, devices.replicated(mesh)), weights)
-    return jax.jit(logits).lower(weights, placed((1, 1024, 2048, 3), np.uint8, devices.by_batch(mesh)))
+    with platforms.compiled_for(devices.platform(mesh)):
+        return jax.jit(logits).lower(weights, placed((1, 1024, 2048, 3), np.uint8, devices.by_batch(mesh)))
 
 
 def lowered_training(dtype: str) -> jax.stages.Lowered:

@@ -129,7 +129,7 @@ def _stablehlo(
     view = prediction_view(loaded.experiment.view)
     if view.tile_hw and not (size_hw or view.size_hw):
         raise ExportError("eval.tile_hw: a program that sees tiles takes images of one size; say which with --size")
-    program = to_stablehlo.to_stablehlo(fold(model, platform="cpu"), view, size_hw)  # the form all platforms run
+    program = to_stablehlo.to_stablehlo(fold(model), view, size_hw)
 
     def write(output: Path) -> None:
         output.write_bytes(program)

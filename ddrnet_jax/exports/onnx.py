@@ -13,7 +13,8 @@ from flax import nnx
 
 from ddrnet_jax.exports import onnx_engine
 from ddrnet_jax.exports.onnx_engine import IMAGES, MASKS, EngineError
-from ddrnet_jax.models.blocks import EPSILON, BasicBlock, BatchNorm, Bottleneck, ConvBN, PreActConv, Stage, upsample_x8
+from ddrnet_jax.models.batch_norm import EPSILON, BatchNorm
+from ddrnet_jax.models.blocks import BasicBlock, Bottleneck, ConvBN, PreActConv, Stage, upsample_x8
 from ddrnet_jax.models.dappm import DAPPM, POOLS
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet, DownSampling, DualStage, normalise
 from ddrnet_jax.models.folding import Folded, fold

@@ -5,6 +5,7 @@ import jax.export
 import jax.numpy as jnp
 
 from ddrnet_jax.evaluation.views import View, predictions
+from ddrnet_jax.models import platforms
 from ddrnet_jax.models.ddrnet import DDRNet
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -21,5 +22,6 @@ def to_stablehlo(folded: DDRNet, view: View, size_hw: tuple[int, int] | None = N
 
     height, width = size_hw or ("h", "w")
     shape = jax.export.symbolic_shape(f"b, {height}, {width}, 3")
-    exported = jax.export.export(jax.jit(masks), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
+    with platforms.compiled_for("cpu"):  # a form that all of them run
+        exported = jax.export.export(jax.jit(masks), platforms=PLATFORMS)(jax.ShapeDtypeStruct(shape, jnp.uint8))
     return bytes(exported.serialize())

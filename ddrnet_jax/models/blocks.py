@@ -1,7 +1,4 @@
-"""Building blocks: ConvBN, PreActConv, BasicBlock, Bottleneck, BatchNorm, pooling, resizing."""
-
-import functools
-from collections.abc import Callable
+"""Building blocks: ConvBN, PreActConv, BasicBlock, Bottleneck, Stage, pooling, resizing."""
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +7,9 @@ from flax import nnx
 from jax.nn import relu
 from jax.typing import DTypeLike
 
+from ddrnet_jax.models.batch_norm import BatchNorm
+from ddrnet_jax.models.conv3x3 import convolve
 from ddrnet_jax.models.initial_weights import conv_kernel_init, uniform_init
-from ddrnet_jax.models.pixel_blocks import channel_sums, convolve, spread
 
 
 def conv(
@@ -39,104 +37,13 @@ def conv(
         kernel_init=conv_kernel_init,
         bias_init=uniform_init(cin * size * size),
         dtype=dtype,
+        conv_general_dilated=convolve,
         rngs=rngs,
     )
 
 
-EPSILON = 1e-5
-
-
-class BatchNorm(nnx.Module):
-    """Batch norm over (N, H, W) with PyTorch's statistics.
-
-    Source: flax.nnx.BatchNorm keeps the biased variance in its running statistics, PyTorch the unbiased
-    one (a factor 2 for the 1x1 global branch of DAPPM at batch 2). Statistics are two-pass and at least
-    float32 whatever the compute dtype: the one-pass variance cancels.
-    """
-
-    MOMENTUM = 0.1  # PyTorch's convention: new = (1 - momentum) * old + momentum * batch
-
-    def __init__(self, channels: int, *, dtype: DTypeLike | None = None):
-        self.dtype = dtype
-        self.use_running_average = False
-        self.channel_sums = channel_sums  # or another way to the same
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
-        self.mean = nnx.BatchStat(jnp.zeros(channels))
-        self.var = nnx.BatchStat(jnp.ones(channels))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B,h,w,C], or in blocks [B,h,w,k*C], -> the same shape; in train mode the running statistics move."""
-        scale, bias = self.scale[...], self.bias[...]
-        if self.use_running_average:
-            factor = scale * jax.lax.rsqrt(self.var[...] + EPSILON)
-            y = (_wide(x, scale) - spread(self.mean[...], x)) * spread(factor, x) + spread(bias, x)
-        else:
-            y, mean, var = normalise_by_batch(x, scale, bias, self.channel_sums)
-            self._move_statistics(mean, var, count=x.size // scale.size)
-        return y.astype(self.dtype or y.dtype)
-
-    def _move_statistics(self, mean: jax.Array, var: jax.Array, count: int) -> None:
-        if count < 2:
-            raise ValueError(
-                "batch norm in train mode needs more than one value per channel, found one: "
-                "the global branch of DAPPM needs a batch of at least 2 images"
-            )
-        unbiased = var * (count / (count - 1))
-        old_mean, old_var = self.mean[...], self.var[...]
-        self.mean[...] = old_mean + self.MOMENTUM * (mean - old_mean)
-        self.var[...] = old_var + self.MOMENTUM * (unbiased - old_var)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def normalise_by_batch(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, sums: Callable = channel_sums
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(y, mean, var): x [B,h,w,C] normalised over (B,h,w), and its biased statistics f32[C].
-
-    x     may be in blocks, [B,h,w,k*C]; then so is y
-    sums  computes what `channel_sums` does
-    Statistics are reported, not differentiated: gradients reach x only through y.
-    Source: the derivative is written out because automatic differentiation of the two passes keeps
-    more of x and sums over it twice as often (11 % of a training step on 2 CPU cores).
-    """
-    return _normalise_forward(x, scale, bias, sums)[0]
-
-
-def _normalise_forward(x, scale, bias, sums):
-    wide = _wide(x, scale)
-    channels, count = scale.size, x.size // scale.size
-    mean = sums(wide, channels) / count
-    centred = wide - spread(mean, x)
-    var = sums(jnp.square(centred), channels) / count
-    inverse_std = jax.lax.rsqrt(var + EPSILON)
-    y = centred * spread(scale * inverse_std, x) + spread(bias, x)
-    return (y, mean, var), (x, mean, inverse_std, scale)
-
-
-def _normalise_backward(sums, kept, cotangents):
-    x, mean, inverse_std, scale = kept
-    dy = cotangents[0]
-    channels, count = scale.size, x.size // scale.size
-    x_hat = (_wide(x, scale) - spread(mean, x)) * spread(inverse_std, x)
-    d_bias = sums(dy, channels)
-    d_scale = sums(dy * x_hat, channels)
-    dx = spread(scale * inverse_std, x) * (dy - (spread(d_bias, x) + x_hat * spread(d_scale, x)) / count)
-    return dx.astype(x.dtype), d_scale, d_bias
-
-
-normalise_by_batch.defvjp(_normalise_forward, _normalise_backward)
-
-
-def _wide(x: jax.Array, scale: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, scale.dtype))
-
-
 class ConvBN(nnx.Module):
-    """Convolution, then batch norm; no activation: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout].
-
-    sides  of the blocks that input and output are in (see pixel_blocks)
-    """
+    """Convolution, then batch norm; no activation: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]."""
 
     def __init__(
         self,
@@ -152,8 +59,8 @@ class ConvBN(nnx.Module):
         self.conv = conv(cin, cout, size, stride, use_bias=use_bias, dtype=dtype, rngs=rngs)
         self.bn = BatchNorm(cout, dtype=dtype)
 
-    def __call__(self, x: jax.Array, sides: tuple[int, int] = (1, 1)) -> jax.Array:
-        return self.bn(convolve(self.conv, x, sides))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.bn(self.conv(x))
 
 
 class PreActConv(nnx.Module):
@@ -170,22 +77,17 @@ class PreActConv(nnx.Module):
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 ConvBN and a residual, not activated: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout].
-
-    side  of the blocks that the input is in; the output is in those of side / stride
-    """
+    """Two 3x3 ConvBN and a residual, not activated: [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]."""
 
     def __init__(self, cin: int, cout: int, stride: int = 1, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
         self.conv_bn1 = ConvBN(cin, cout, 3, stride, dtype=dtype, rngs=rngs)
         self.conv_bn2 = ConvBN(cout, cout, 3, dtype=dtype, rngs=rngs)
-        self.stride = stride
         needs_projection = stride != 1 or cin != cout
         self.shortcut = nnx.data(ConvBN(cin, cout, 1, stride, dtype=dtype, rngs=rngs) if needs_projection else None)
 
-    def __call__(self, x: jax.Array, side: int = 1) -> jax.Array:
-        out = max(1, side // self.stride)
-        y = self.conv_bn2(relu(self.conv_bn1(x, (side, out))), (out, out))
-        return y + (x if self.shortcut is None else self.shortcut(x, (side, out)))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.conv_bn2(relu(self.conv_bn1(x)))
+        return y + (x if self.shortcut is None else self.shortcut(x))
 
 
 class Bottleneck(nnx.Module):
@@ -210,19 +112,17 @@ class Stage(nnx.Module):
     """`depth` BasicBlocks with ReLU between them; the last one's output is not activated.
 
     [B,h,w,cin] -> [B,ceil(h/stride),ceil(w/stride),cout]
-    side  of the blocks that the input is in; the output is in those of side / stride
     """
 
     def __init__(self, cin: int, cout: int, depth: int, stride: int = 1, *, dtype: DTypeLike | None, rngs: nnx.Rngs):
-        self.stride = stride
         self.blocks = nnx.List(
             BasicBlock(cin if i == 0 else cout, cout, stride if i == 0 else 1, dtype=dtype, rngs=rngs)
             for i in range(depth)
         )
 
-    def __call__(self, x: jax.Array, side: int = 1) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         for i, block in enumerate(self.blocks):
-            x = block(x, side) if i == 0 else block(relu(x), max(1, side // self.stride))
+            x = block(x if i == 0 else relu(x))
         return x
 
 

@@ -5,7 +5,18 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from ddrnet_jax.models import platforms
+
 _TAPS = ((1,), (2, 0))  # rows of the kernel that meet an even, and an odd, row of the input of a strided convolution
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[Sequence[int]], **options: object
+) -> jax.Array:
+    """jax.lax.conv_general_dilated, on CPUs `conv3x3` where that fits: x [B,H,W,C], kernel [h,w,C,D] -> [B,h',w',D]"""
+    fits = kernel.shape[:2] == (3, 3) and max(strides) <= 2
+    way = conv3x3 if fits and platforms.current() == "cpu" else jax.lax.conv_general_dilated
+    return way(x, kernel, strides, padding, **options)
 
 
 def conv3x3(
@@ -26,18 +37,18 @@ def conv3x3(
         raise ValueError(f"expected a 3x3 convolution of stride 1 or 2 and padding 1 in one group, found {geometry}")
     stride = strides[0]
 
-    def convolve(x, kernel):
+    def plain(x, kernel):
         return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
     def backward(kept, dy):
         x, kernel = kept
         if stride == 2:
             return _input_gradient_by_parity(dy, kernel, x.shape), _strided_kernel_gradient(x, dy)
-        _, of_input = jax.vjp(lambda x: convolve(x, kernel), x)
+        _, of_input = jax.vjp(lambda x: plain(x, kernel), x)
         return *of_input(dy), _kernel_gradient(x, dy)
 
-    with_fast_gradients = jax.custom_vjp(convolve)
-    with_fast_gradients.defvjp(lambda x, kernel: (convolve(x, kernel), (x, kernel)), backward)
+    with_fast_gradients = jax.custom_vjp(plain)
+    with_fast_gradients.defvjp(lambda x, kernel: (plain(x, kernel), (x, kernel)), backward)
     return with_fast_gradients(x, kernel)
 
 

@@ -8,11 +8,10 @@ from flax import nnx
 from jax.nn import relu
 from jax.typing import DTypeLike
 
-from ddrnet_jax.models import pixel_blocks
-from ddrnet_jax.models.blocks import BatchNorm, Bottleneck, ConvBN, PreActConv, Stage, resize
-from ddrnet_jax.models.conv3x3 import conv3x3
+from ddrnet_jax.models.blocks import Bottleneck, ConvBN, PreActConv, Stage, resize
 from ddrnet_jax.models.dappm import DAPPM
 from ddrnet_jax.models.initial_weights import uniform_init
+from ddrnet_jax.models.pixel_blocks import in_blocks_on_tpus
 from ddrnet_jax.models.variants import VARIANTS
 
 TASKS = ("segmentation", "classification")
@@ -143,7 +142,6 @@ class DDRNet(nnx.Module):
     ):
         _check_arguments(variant, task, num_classes, aux_head)
         self.variant, self.task, self.num_classes, self.dtype = variant, task, num_classes, dtype
-        self.is_in_blocks = False  # as far as 1/8 of the image's size; `on` sets it
         v = VARIANTS[variant]
         w, high = v.width, 2 * v.width
         options = {"dtype": dtype, "rngs": rngs}
@@ -177,6 +175,7 @@ class DDRNet(nnx.Module):
             self.head = ClassificationHead(4 * w, 16 * w, v.last_width, num_classes, **options)
         self.aux_head = nnx.data(SegmentationHead(high, v.head_width, num_classes, **options) if aux_head else None)
 
+    @in_blocks_on_tpus
     def __call__(self, images: jax.Array) -> Output:
         """images f32[B,H,W,3], RGB, normalised with the ImageNet statistics; any H, W -> Output"""
         low = high = relu(self._to_eighth(images.astype(self.dtype or images.dtype)))
@@ -193,29 +192,9 @@ class DDRNet(nnx.Module):
 
     def _to_eighth(self, x: jax.Array) -> jax.Array:
         """Stem and layers 1 and 2: [B,H,W,3] -> [B,ceil(H/8),ceil(W/8),2w], not activated"""
-        image_side = side = 1
-        if self.is_in_blocks and all(isinstance(n, int) and n % pixel_blocks.MULTIPLE == 0 for n in x.shape[1:3]):
-            image_side, side = pixel_blocks.IMAGE_SIDE, pixel_blocks.SIDE
-            x = pixel_blocks.in_blocks(x, image_side)
-        x = relu(self.stem[0](x, (image_side, side)))
-        x = relu(self.stem[1](x, (side, side)))
-        return self.layer2(relu(self.layer1(x, side)), side)
-
-    def on(self, platform: str) -> None:
-        """From now on in the form for "cpu", "gpu" or "tpu": the same numbers, up to rounding.
-
-        Source: on TPUs blocks of pixels save half of the bytes that inference accesses (benchmarks/tpu_bytes.py). Where
-        a block of four has more channels than a row takes, they would cost more arithmetic than they save. On CPUs
-        matrix products are quicker ways to gradients of kernels and to batch norm's sums (benchmarks/train_step.py).
-        """
-        channels = pixel_blocks.SIDE**2 * VARIANTS[self.variant].width
-        self.is_in_blocks = platform == "tpu" and channels <= pixel_blocks.ROW
-        is_cpu = platform == "cpu"
-        for _, module in nnx.iter_modules(self):
-            if isinstance(module, BatchNorm):
-                module.channel_sums = pixel_blocks.channel_sums_by_product if is_cpu else pixel_blocks.channel_sums
-            elif isinstance(module, nnx.Conv) and module.kernel_size == (3, 3):
-                module.conv_general_dilated = conv3x3 if is_cpu else jax.lax.conv_general_dilated
+        for conv_bn in self.stem:
+            x = relu(conv_bn(x))
+        return self.layer2(relu(self.layer1(x)))
 
 
 def _wide(logits: jax.Array) -> jax.Array:

@@ -6,7 +6,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ddrnet_jax.models.blocks import EPSILON, BatchNorm, ConvBN
+from ddrnet_jax.models.batch_norm import EPSILON, BatchNorm
+from ddrnet_jax.models.blocks import ConvBN
 from ddrnet_jax.models.ddrnet import DDRNet, SegmentationHead
 
 
@@ -18,11 +19,10 @@ class Folded(nnx.Module):
         return x
 
 
-def fold(model: DDRNet, dtype: DTypeLike | None = None, *, platform: str | None = None) -> DDRNet:
+def fold(model: DDRNet, dtype: DTypeLike | None = None) -> DDRNet:
     """A copy of the model for inference, equal to it in eval mode within 1e-5 of the largest logit.
 
-    dtype     to compute in; None: the model's own
-    platform  "cpu", "gpu" or "tpu", whose form it takes (`DDRNet.on`); None: the default backend's
+    dtype  to compute in; None: the model's own
     Where no convolution comes right before a batch norm (in DAPPM and at the head's input) it stays.
     Source: the paper times a network without batch norm; here the numbers are those of the trained one.
     """
@@ -38,7 +38,6 @@ def fold(model: DDRNet, dtype: DTypeLike | None = None, *, platform: str | None 
             module.dtype = dtype
     folded.aux_head = nnx.data(None)
     folded.eval()
-    folded.on(platform or jax.default_backend())
     return folded
 
 

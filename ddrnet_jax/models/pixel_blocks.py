@@ -1,17 +1,108 @@
-"""Maps kept as blocks of pixels: a pixel of few channels wastes a TPU's rows of 128 numbers, a block of them fills one.
+"""The form for TPUs: maps kept as blocks of pixels, since a pixel of few channels wastes rows of 128 numbers.
 
 A map [B,H,W,C] in blocks of side s is [B,H/s,W/s,s*s*C], a block's channels by row, column and channel. Convolutions
 of such maps have larger kernels that hold the same weights, with zeros between them.
 """
+
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ddrnet_jax.models import platforms
+from ddrnet_jax.models.batch_norm import BatchNorm, channel_sums, normalise, normalise_by_batch
+from ddrnet_jax.models.blocks import ConvBN
+
 ROW = 128  # numbers in a row of a TPU's memory; fewer are filled up
 IMAGE_SIDE, SIDE = 4, 2  # of the blocks of the image, and of the maps at 1/2 and 1/4 of its size
 MULTIPLE = 8  # of which a height and width must be: blocks of SIDE at 1/4
+
+
+def in_blocks_on_tpus(network: Callable) -> Callable:
+    """DDRNet.__call__ (model, images f32[B,H,W,3]) -> the same, on TPUs computed by `form` where that gains.
+
+    Source: blocks save half of the bytes that inference accesses (benchmarks/tpu_bytes.py). Where a block of a map has
+    more channels than a row takes, they would cost more arithmetic than they save.
+    """
+
+    @functools.wraps(network)
+    def on_this_platform(model, images):
+        return network(form(model) if _gains(model, images.shape) else model, images)
+
+    return on_this_platform
+
+
+def _gains(model: nnx.Module, shape: tuple[int, ...]) -> bool:
+    is_narrow = SIDE**2 * model.stem[0].conv.out_features <= ROW
+    suits = all(isinstance(n, int) and n % MULTIPLE == 0 for n in shape[1:3])  # no symbol of an export
+    return platforms.current() == "tpu" and is_narrow and suits
+
+
+def form(model: nnx.Module) -> nnx.Module:
+    """A copy of a DDRNet that shares its weights and statistics; from the image to 1/8 it computes in blocks."""
+    copy = nnx.clone(model, variables=False)
+    first, second = copy.stem
+    _put_in_blocks(first, IMAGE_SIDE, SIDE)
+    for conv_bn in (second, *_conv_bns(copy.layer1)):
+        _put_in_blocks(conv_bn, SIDE, SIDE)
+    for conv_bn in _conv_bns(copy.layer2):
+        if conv_bn.conv.strides == 2:  # the others see single pixels at 1/8
+            _put_in_blocks(conv_bn, SIDE, 1)
+    return copy
+
+
+def _conv_bns(module: nnx.Module) -> Iterator[ConvBN]:
+    return (m for _, m in nnx.iter_modules(module) if isinstance(m, ConvBN))
+
+
+def _put_in_blocks(conv_bn: ConvBN, side: int, out: int) -> None:
+    conv_bn.conv = _ConvOfBlocks(conv_bn.conv, side, out)
+    if isinstance(conv_bn.bn, BatchNorm) and out > 1:
+        conv_bn.bn = _BatchNormOfBlocks(conv_bn.bn, out)
+
+
+class _ConvOfBlocks(nnx.Module):
+    """What a convolution computes, from an image or blocks of one side to blocks of another, its bias and dtype too."""
+
+    def __init__(self, conv: nnx.Conv, side: int, out: int):
+        self.conv, self.side, self.out = conv, side, out
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv, (kernel, bias) = self.conv, (self.conv.kernel[...], self.conv.bias)
+        if x.shape[-1] == conv.in_features:
+            x = in_blocks(x, self.side)
+        dtype = conv.dtype or jnp.promote_types(x.dtype, kernel.dtype)
+        sides = self.side, self.out
+        y = blocked_conv(x.astype(dtype), kernel.astype(dtype), stride=conv.strides, sides=sides)
+        return y if bias is None else y + jnp.tile(bias[...].astype(dtype), self.out**2)
+
+
+class _BatchNormOfBlocks(nnx.Module):
+    """A batch norm of a map in blocks: its vectors, repeated for every pixel of a block."""
+
+    def __init__(self, bn: BatchNorm, side: int):
+        self.bn, self.pixels = bn, side**2
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bn, channels = self.bn, self.bn.scale.size
+        scale, bias, mean, var = (jnp.tile(v[...], self.pixels) for v in (bn.scale, bn.bias, bn.mean, bn.var))
+        if bn.use_running_average:
+            y = normalise(x, mean, var, scale, bias)
+        else:
+            y, mean, var = normalise_by_batch(x, scale, bias, functools.partial(block_sums, pixels=self.pixels))
+            bn.move_statistics(mean[:channels], var[:channels], count=x.size // channels)
+        return y.astype(bn.dtype or y.dtype)
+
+
+def block_sums(x: jax.Array, pixels: int) -> jax.Array:
+    """`channel_sums` of blocks, the mean over a block's pixels at each of them: [B,h,w,pixels*C] -> [pixels*C]
+
+    Source: sums that are shared so give batch norm's arithmetic, and its gradients, of all pixels together.
+    """
+    return jnp.tile(channel_sums(x).reshape(pixels, -1).mean(0), pixels)
 
 
 def in_blocks(x: jax.Array, side: int) -> jax.Array:
@@ -20,20 +111,6 @@ def in_blocks(x: jax.Array, side: int) -> jax.Array:
     Source: slices, since TPUs transpose the axes of side 4 at 32 times their bytes.
     """
     return jnp.concatenate([x[:, row::side, column::side] for row in range(side) for column in range(side)], -1)
-
-
-def convolve(conv: nnx.Conv, x: jax.Array, sides: tuple[int, int]) -> jax.Array:
-    """What `conv` computes, from blocks to blocks, its bias and dtype too.
-
-    x      [B,h,w,side*side*C] -> [B,h',w',out*out*D]
-    sides  (side, out) of the blocks that x and the result are in; (1, 1): single pixels
-    """
-    if sides == (1, 1):
-        return conv(x)
-    dtype = conv.dtype or jnp.promote_types(x.dtype, conv.kernel.dtype)
-    stride = conv.strides if isinstance(conv.strides, int) else conv.strides[0]
-    y = blocked_conv(x.astype(dtype), conv.kernel[...].astype(dtype), stride=stride, sides=sides)
-    return y if conv.bias is None else y + spread(conv.bias[...].astype(dtype), y)
 
 
 def blocked_conv(x: jax.Array, kernel: jax.Array, *, stride: int, sides: tuple[int, int]) -> jax.Array:
@@ -62,28 +139,3 @@ def _selection(size: int, stride: int, side: int, out: int) -> tuple[np.ndarray,
         for tap, at in enumerate(taps):
             selection[at // side - first, at % side, row, tap] = 1
     return selection, -first
-
-
-def spread(values: jax.Array, x: jax.Array) -> jax.Array:
-    """Of every channel -> of every channel of every pixel of a block of x [B,h,w,k*C]: [C] -> [k*C]"""
-    pixels = x.shape[-1] // values.shape[-1]
-    return values if pixels == 1 else jnp.tile(values, pixels)
-
-
-def channel_sums(x: jax.Array, channels: int) -> jax.Array:
-    """The sums over batch and pixels, also those of a block: [B,h,w,k*C] -> [C]"""
-    return _over_block(x.sum((0, 1, 2)), channels)
-
-
-def channel_sums_by_product(x: jax.Array, channels: int) -> jax.Array:
-    """`channel_sums`, on CPUs in half of the time and with less rounding: [B,h,w,k*C] -> [C]
-
-    Source: benchmarks/batch_norm_sums.py. A product with ones adds up the columns, XLA the rest: in one product
-    too many numbers would be added one after another.
-    """
-    columns = jax.lax.dot_general(jnp.ones(x.shape[:2], x.dtype), x, (((0, 1), (0, 1)), ((), ())))
-    return _over_block(columns.sum(0), channels)
-
-
-def _over_block(sums: jax.Array, channels: int) -> jax.Array:
-    return sums if sums.size == channels else sums.reshape(-1, channels).sum(0)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.evaluation.views import mask_program
-from ddrnet_jax.models import variables
+from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.plan import accelerators
 from ddrnet_jax.plan.collectives import collective_totals
@@ -113,15 +113,15 @@ def _image_hw(experiment: Experiment) -> tuple[int, int]:
 
 
 def _lower_inference(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
-    folded = fold(experiment.network(nnx.Rngs(0)), platform=devices.platform(mesh))
-    graphdef, *weights = variables.split(folded)
+    graphdef, *weights = variables.split(fold(experiment.network(nnx.Rngs(0))))
 
     def placed(leaf, sharding):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     weights = jax.tree.map(lambda leaf: placed(leaf, devices.replicated(mesh)), weights)
     image = placed(jax.ShapeDtypeStruct((1, *_image_hw(experiment), 3), np.uint8), devices.by_batch(mesh))
-    return mask_program(graphdef).lower(weights, image)
+    with platforms.compiled_for(devices.platform(mesh)):
+        return mask_program(graphdef).lower(weights, image)
 
 
 def _program(

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.extend.core import Primitive
 
-from ddrnet_jax.models import variables
+from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.blocks import upsample_x8
-from ddrnet_jax.models.ddrnet import DDRNet, normalise
+from ddrnet_jax.models.ddrnet import normalise
 
 # batch: {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}
 # metrics: f32[] by name, which a run logs as means over its steps
@@ -57,10 +57,10 @@ def training_forward(graphdef: nnx.GraphDef, platform: str, *, remat: bool) -> C
 
     def forward(params, batch_stats, images):
         model = variables.merge(graphdef, params, batch_stats)
-        if isinstance(model, DDRNet):
-            model.on(platform)
         model.train()
-        return model(normalise(images)), variables.batch_stats(model)
+        with platforms.compiled_for(platform):
+            out = model(normalise(images))
+        return out, variables.batch_stats(model)
 
     return jax.checkpoint(forward, policy=_is_convolution) if remat else forward
 

@@ -19,7 +19,7 @@ from ddrnet_jax.doctor import checkpoint_causes, config_causes, examine, predict
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.views import View
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.blocks import BatchNorm
+from ddrnet_jax.models.batch_norm import BatchNorm
 from ddrnet_jax.models.ddrnet import Output, normalise
 from ddrnet_jax.runs import checkpoints
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ddrnet_jax import DDRNet
-from ddrnet_jax.models import blocks, pixel_blocks, variables
+from ddrnet_jax.models import batch_norm, blocks, platforms, variables
 from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.models.variants import VARIANTS, Variant
 
@@ -67,7 +67,7 @@ def plain_normalise(x, scale, bias):
     return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
 
 
-SUMS = pytest.mark.parametrize("sums", [pixel_blocks.channel_sums, pixel_blocks.channel_sums_by_product])
+SUMS = pytest.mark.parametrize("sums", [batch_norm.channel_sums, batch_norm.channel_sums_by_product])
 
 
 @SUMS
@@ -77,7 +77,7 @@ def test_batch_norm_gradients_equal_automatic_differentiation(sums):
     weight = jnp.asarray(RNG.standard_normal(x.shape), jnp.float32)
 
     def written_out(*arguments):
-        return (weight * blocks.normalise_by_batch(*arguments, sums)[0]).sum()
+        return (weight * batch_norm.normalise_by_batch(*arguments, sums)[0]).sum()
 
     def automatic(*arguments):
         return (weight * plain_normalise(*arguments)).sum()
@@ -89,7 +89,7 @@ def test_batch_norm_gradients_equal_automatic_differentiation(sums):
 
 
 def test_batch_norm_keeps_pytorchs_statistics():
-    layer = blocks.BatchNorm(1)
+    layer = batch_norm.BatchNorm(1)
     layer.train()
     x = jnp.asarray([1.0, 2.0, 4.0]).reshape(3, 1, 1, 1)
     layer(x)
@@ -104,23 +104,30 @@ def test_batch_norm_keeps_pytorchs_statistics():
 @SUMS
 def test_sums_keep_the_digits_of_float32(sums):
     x = RNG.standard_normal((2, 128, 128, 3)).astype(np.float32) + 1
-    np.testing.assert_allclose(jax.jit(sums, static_argnums=1)(x, 3), x.sum((0, 1, 2), np.float64), rtol=2e-6)
+    np.testing.assert_allclose(jax.jit(sums)(x), x.sum((0, 1, 2), np.float64), rtol=2e-6)
 
 
-@SUMS
-def test_variance_does_not_cancel_and_bfloat16_keeps_float32_statistics(sums):
-    layer = blocks.BatchNorm(1, dtype=jnp.bfloat16)
-    layer.channel_sums = sums
+@pytest.mark.parametrize(("platform", "is_product"), [("cpu", True), ("gpu", False), ("tpu", False)])
+def test_batch_norm_sums_by_products_on_cpus(platform, is_product):
+    with platforms.compiled_for(platform):
+        text = str(jax.make_jaxpr(lambda x: batch_norm.BatchNorm(5)(x))(jnp.ones((2, 3, 4, 5))))
+    assert ("dot_general" in text) is is_product
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_variance_does_not_cancel_and_bfloat16_keeps_float32_statistics(platform):
+    layer = batch_norm.BatchNorm(1, dtype=jnp.bfloat16)
     layer.train()
     x = jnp.asarray(RNG.standard_normal((4, 8, 8, 1)) + 1e4, jnp.float32)
-    layer(x)
+    with platforms.compiled_for(platform):
+        layer(x)
     assert layer.var[...].dtype == jnp.float32
     assert layer.var[...][0] == pytest.approx(0.9 + 0.1 * float(np.var(np.asarray(x), ddof=1)), rel=1e-3)
     assert layer(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_one_value_per_channel_is_refused():
-    layer = blocks.BatchNorm(3)
+    layer = batch_norm.BatchNorm(3)
     layer.train()
     with pytest.raises(ValueError, match="batch of at least 2 images"):
         layer(jnp.zeros((1, 1, 1, 3)))

@@ -1,5 +1,7 @@
 """The 3x3 convolution equals XLA's own, its gradients too, for even and odd sizes."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 from flax import nnx
 
 from ddrnet_jax import DDRNet
-from ddrnet_jax.models.conv3x3 import conv3x3
+from ddrnet_jax.models import platforms
+from ddrnet_jax.models.conv3x3 import conv3x3, convolve
 from ddrnet_jax.runtime import devices
 
 PADDING = ((1, 1), (1, 1))
@@ -46,7 +49,7 @@ def test_bfloat16_gradients_are_summed_in_float32(stride):
     assert np.abs(ours.astype(jnp.float32) - exact).max() < 0.01 * np.abs(exact).max()
 
 
-def vjp(convolve, size_hw, stride, dtype):
+def vjp(convolution, size_hw, stride, dtype):
     """The output, and the gradients of x and of the kernel, for the same random numbers of few bits."""
     rng = np.random.default_rng(0)
 
@@ -55,7 +58,7 @@ def vjp(convolve, size_hw, stride, dtype):
 
     x, kernel = draw(2, *size_hw, 3), draw(3, 3, 3, 5)
     dy = draw(2, *(-(-n // stride) for n in size_hw), 5)
-    y, gradients = jax.vjp(lambda x, kernel: convolve(x, kernel, (stride, stride), PADDING, **OPTIONS), x, kernel)
+    y, gradients = jax.vjp(lambda x, kernel: convolution(x, kernel, (stride, stride), PADDING, **OPTIONS), x, kernel)
     return y, *gradients(dy)
 
 
@@ -69,15 +72,22 @@ def test_the_gradients_are_no_convolution_with_zeros_between_pixels(stride):
     assert "lhs_dilate = [2, 2]" not in text
 
 
-@pytest.mark.parametrize("platforms", [("cpu",), ("gpu",), ("tpu",), ("cpu", "gpu")])
-def test_the_network_uses_it_on_cpus_where_it_fits(platforms):
-    """What it is told last counts."""
+@pytest.mark.parametrize("told", [("cpu",), ("gpu",), ("tpu",), ("cpu", "gpu"), ("gpu", "cpu")])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (1, 1), (1, 2), (3, 3)])
+def test_convolutions_use_it_on_cpus_where_it_fits(told, size, stride):
+    """What is told last counts."""
+    x, kernel, padding = jnp.ones((2, 9, 9, 3)), jnp.ones((size, size, 3, 5)), ((size // 2,) * 2,) * 2
+    with contextlib.ExitStack() as contexts:
+        for platform in told:
+            contexts.enter_context(platforms.compiled_for(platform))
+        text = str(jax.make_jaxpr(lambda *a: convolve(*a, (stride, stride), padding, **OPTIONS))(x, kernel))
+    assert ("custom_vjp" in text) is (told[-1] == "cpu" and size == 3 and stride < 3)
+
+
+def test_the_network_uses_it_unasked():
     model = nnx.eval_shape(lambda: DDRNet("23_slim", num_classes=19, rngs=nnx.Rngs(0)))
-    for platform in platforms:
-        model.on(platform)
-    used = {(m.kernel_size, m.conv_general_dilated) for _, m in nnx.iter_modules(model) if isinstance(m, nnx.Conv)}
-    of_3x3 = conv3x3 if platforms[-1] == "cpu" else jax.lax.conv_general_dilated
-    assert used == {((3, 3), of_3x3), ((1, 1), jax.lax.conv_general_dilated)}
+    assert {m.conv_general_dilated for _, m in nnx.iter_modules(model) if isinstance(m, nnx.Conv)} == {convolve}
+    assert platforms.current() == jax.default_backend() == "cpu"
 
 
 @pytest.mark.parametrize(

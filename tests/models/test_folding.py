@@ -8,7 +8,7 @@ from flax import nnx
 
 from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.blocks import BatchNorm
+from ddrnet_jax.models.batch_norm import BatchNorm
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.weights.state_dicts import load_state_dict
 

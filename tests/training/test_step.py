@@ -11,7 +11,7 @@ from flax import nnx
 from float64_steps import STEPS, difference, ohem, run, start, stream
 from several_processes import several
 
-from ddrnet_jax.models import blocks, variables
+from ddrnet_jax.models import batch_norm, blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training.step import moved_average
@@ -83,12 +83,12 @@ def test_the_comparison_would_catch_batch_norm_per_device(batches, monkeypatch):
 
     def per_quarter(x, scale, bias, sums):
         quarters = x.reshape(4, -1, *x.shape[1:])
-        y, mean, var = jax.vmap(lambda quarter: blocks._normalise_forward(quarter, scale, bias, sums)[0])(quarters)
+        y, mean, var = jax.vmap(lambda quarter: batch_norm._forward(quarter, scale, bias, sums)[0])(quarters)
         return y.reshape(x.shape), mean.mean(0), var.mean(0)
 
     with jax.enable_x64(True):
         whole = first_loss(batches[0], 1, np.float64)
-        monkeypatch.setattr(blocks, "normalise_by_batch", per_quarter)
+        monkeypatch.setattr(batch_norm, "normalise_by_batch", per_quarter)
         assert abs(first_loss(batches[0], 1, np.float64) - whole) > 1e-6
 
 
