@@ -1,8 +1,15 @@
-"""python -m ddrnet_jax.main: the command line, which is in cli/."""
+"""python -m ddrnet_jax.main, or the command ddrnet: the command line, which is in cli/."""
 
 import sys
+from typing import NoReturn
 
 from ddrnet_jax.cli.main import main
 
-if __name__ == "__main__":
+
+def run() -> NoReturn:
+    """The command line as a program of its own."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()
