@@ -1,8 +1,9 @@
 # `make demo` and `make test` need nothing before them but Python 3.11+ (PYTHON=python3.12 chooses another).
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-READY := .venv/.ready-$(VERSION)
-BIN := .venv/bin
+VENV ?= .venv
+READY := $(VENV)/.ready-$(VERSION)
+BIN := $(VENV)/bin
 TORCH_READY := .venv-torch/.ready-$(VERSION)
 WORKDIR ?= runs/demo
 TEST_WORKERS ?= 2
@@ -15,10 +16,10 @@ demo: $(READY)
 		--checkpoint $(WORKDIR) --output $(WORKDIR)/predictions
 
 test: $(READY)
-	$(BIN)/pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/pytest -m "not slow" -n $(TEST_WORKERS) --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n $(TEST_WORKERS) --dist worksteal
 
 # Against PyTorch itself, in an environment of its own: `make test` needs none of it.
 test-torch: $(TORCH_READY)
@@ -37,7 +38,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-torch .cache
+	rm -rf .venv .venv-* .cache
 
 # An environment made by another Python version is replaced.
 $(READY): EXTRAS := dev

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.data import pipeline
+from ddrnet_jax.data import pipeline, transforms
 from ddrnet_jax.data.check import check
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.folder import folder_spec
@@ -282,7 +282,7 @@ def _read_one_by_one(train: FolderPairs, held_out: FolderPairs) -> list[str]:
 
 
 def _read_in_batches(train: FolderPairs, held_out: FolderPairs) -> list[str]:
-    augment = pipeline.Augment((HEIGHT, WIDTH), (0.5, 2.0), flip=True)
+    augment = transforms.Augment((HEIGHT, WIDTH), (0.5, 2.0), flip=True)
     with contextlib.closing(pipeline.train_batches(train, augment, seed=0, batch_size=2)) as batches:
         for _ in range(-(-len(train) // 2)):
             next(batches)

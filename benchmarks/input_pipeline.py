@@ -32,12 +32,13 @@ import numpy as np
 from plain_pipeline import PlainPipeline
 
 from ddrnet_jax.data import decode, transforms
-from ddrnet_jax.data.pipeline import Augment, train_batches
+from ddrnet_jax.data.pipeline import train_batches
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.records.prepare import prepare
 from ddrnet_jax.data.scenes import scenes
 from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 from ddrnet_jax.data.sources import FolderPairs
+from ddrnet_jax.data.transforms import Augment
 
 SIZE_HW, CROP_HW, SCALE_RANGE = (1024, 2048), (1024, 1024), (0.5, 2.0)
 PLAIN = PlainPipeline(CROP_HW, SCALE_RANGE)

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.data.pipeline import Augment, AugmentImage, CentreCrop
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets import layouts
@@ -19,6 +18,7 @@ from ddrnet_jax.data.sets.imagenet import imagenet_spec
 from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
+from ddrnet_jax.data.transforms import Augment, AugmentImage, CentreCrop
 from ddrnet_jax.models.ddrnet import DDRNet
 
 # None: compute in the parameters' own type, which is float32 (and float64 in tests of exactness).
@@ -206,10 +206,8 @@ def _scenes(config: ConfigDict, *, is_training: bool) -> Scenes:
 
 
 def _augment(config: ConfigDict) -> Augment | AugmentImage:
-    d = config.data
-    if config.task == "classification":
-        return AugmentImage(d.crop_hw, d.area_range, d.flip)
-    return Augment(d.crop_hw, d.scale_range, d.flip)
+    kind = AugmentImage if config.task == "classification" else Augment
+    return kind(**{key: config.data[key] for key in kind.SETTINGS})
 
 
 def _eval_transform(config: ConfigDict) -> CentreCrop | None:

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddrnet_jax import DDRNet
-from ddrnet_jax.data.pipeline import Augment, Shard, train_batches
+from ddrnet_jax.data.pipeline import Shard, train_batches
 from ddrnet_jax.data.sources import Scenes
+from ddrnet_jax.data.transforms import Augment
 from ddrnet_jax.models import variables
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import losses, optimizer, state

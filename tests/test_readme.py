@@ -17,6 +17,7 @@ from ddrnet_jax.config import files as config_files
 
 PAGES = (
     "README.md",
+    "docs/api.md",
     "docs/command_line.md",
     "docs/data.md",
     "docs/results.md",

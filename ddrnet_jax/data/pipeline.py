@@ -9,7 +9,6 @@ import numpy as np
 
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.data.sources import Images
-from ddrnet_jax.data.transforms import centre_crop, random_resized_crop_flip, random_scale_crop_flip
 
 _PREFETCH_BATCHES = 4  # grain's default of 500 would hold gigabytes
 _PREFETCH_SAMPLES = 16
@@ -23,38 +22,6 @@ class Shard(NamedTuple):
 
 
 _WHOLE = Shard()
-
-
-class Augment(grain.transforms.RandomMap):
-    """Sample -> {"images", "labels"} of crop size; the random numbers come from (seed, position)."""
-
-    def __init__(self, crop_hw: tuple[int, int], scale_range: tuple[float, float], flip: bool):
-        self.options = {"crop_hw": tuple(crop_hw), "scale_range": tuple(scale_range), "flip": flip}
-
-    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        images, labels = random_scale_crop_flip(sample["image"], sample["label"], rng, **self.options)
-        return {"images": images, "labels": labels}
-
-
-class AugmentImage(grain.transforms.RandomMap):
-    """Sample with a class number -> {"images", "labels"}; the random numbers come from (seed, position)."""
-
-    def __init__(self, crop_hw: tuple[int, int], area_range: tuple[float, float], flip: bool):
-        self.options = {"crop_hw": tuple(crop_hw), "area_range": tuple(area_range), "flip": flip}
-
-    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        images = random_resized_crop_flip(sample["image"], rng, **self.options)
-        return {"images": images, "labels": np.int32(sample["label"])}
-
-
-class CentreCrop(grain.transforms.Map):
-    """Sample -> the sample with the middle of its image alone, at crop size."""
-
-    def __init__(self, crop_hw: tuple[int, int]):
-        self.crop_hw = tuple(crop_hw)
-
-    def map(self, sample: Sample) -> Sample:
-        return sample | {"image": centre_crop(sample["image"], self.crop_hw)}
 
 
 def train_batches(

@@ -7,13 +7,51 @@ a random resized crop and flip to train, the centre to evaluate.
 import math
 
 import cv2
+import grain
 import numpy as np
 
 from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.data.samples import Sample
 
 _ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height of a random resized crop
 _CROP_TRIES = 10
 _CENTRE_SHARE = (7, 8)  # of the shorter side that a centre crop shows: 224 of 256
+
+
+class Augment(grain.transforms.RandomMap):
+    """Sample -> {"images", "labels"} of crop size; the random numbers come from (seed, position)."""
+
+    SETTINGS = ("crop_hw", "scale_range", "flip")  # keys of the config's group `data`, and arguments here
+
+    def __init__(self, crop_hw: tuple[int, int], scale_range: tuple[float, float], flip: bool):
+        self.options = {"crop_hw": tuple(crop_hw), "scale_range": tuple(scale_range), "flip": flip}
+
+    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        images, labels = random_scale_crop_flip(sample["image"], sample["label"], rng, **self.options)
+        return {"images": images, "labels": labels}
+
+
+class AugmentImage(grain.transforms.RandomMap):
+    """Sample with a class number -> {"images", "labels"}; the random numbers come from (seed, position)."""
+
+    SETTINGS = ("crop_hw", "area_range", "flip")  # as of Augment
+
+    def __init__(self, crop_hw: tuple[int, int], area_range: tuple[float, float], flip: bool):
+        self.options = {"crop_hw": tuple(crop_hw), "area_range": tuple(area_range), "flip": flip}
+
+    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        images = random_resized_crop_flip(sample["image"], rng, **self.options)
+        return {"images": images, "labels": np.int32(sample["label"])}
+
+
+class CentreCrop(grain.transforms.Map):
+    """Sample -> the sample with the middle of its image alone, at crop size."""
+
+    def __init__(self, crop_hw: tuple[int, int]):
+        self.crop_hw = tuple(crop_hw)
+
+    def map(self, sample: Sample) -> Sample:
+        return sample | {"image": centre_crop(sample["image"], self.crop_hw)}
 
 
 def random_scale_crop_flip(

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.data import pipeline
-from ddrnet_jax.data.pipeline import CentreCrop
 from ddrnet_jax.data.samples import Sample, Source
+from ddrnet_jax.data.transforms import CentreCrop
 from ddrnet_jax.evaluation import batches, metrics
 from ddrnet_jax.evaluation.classification import ClassEvaluator
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program

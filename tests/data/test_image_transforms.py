@@ -6,9 +6,16 @@ import cv2
 import numpy as np
 import pytest
 
-from ddrnet_jax.data.pipeline import AugmentImage, CentreCrop, samples_in_order, train_batches
+from ddrnet_jax.data.pipeline import samples_in_order, train_batches
 from ddrnet_jax.data.sources import SceneImages
-from ddrnet_jax.data.transforms import centre_crop, random_box, random_resized_crop_flip, resize_picture
+from ddrnet_jax.data.transforms import (
+    AugmentImage,
+    CentreCrop,
+    centre_crop,
+    random_box,
+    random_resized_crop_flip,
+    resize_picture,
+)
 
 FULL = (0.08, 1.0)
 

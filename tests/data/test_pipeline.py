@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
+from ddrnet_jax.data.pipeline import Shard, samples_in_order, train_batches
 from ddrnet_jax.data.sources import Scenes
+from ddrnet_jax.data.transforms import Augment
 
 SOURCE = Scenes(10, seed=0, size_hw=(48, 64))
 AUGMENT = Augment((32, 32), (0.5, 2.0), True)

@@ -7,10 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from ddrnet_jax.data.pipeline import Augment, train_batches
+from ddrnet_jax.data.pipeline import train_batches
 from ddrnet_jax.data.records.prepare import prepare
 from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 from ddrnet_jax.data.sources import FolderPairs
+from ddrnet_jax.data.transforms import Augment
 
 SPLITS = ("train", "train_extra", "val")
 STEPS, BATCH_SIZE, CROP_HW = 6, 8, (16, 24)
@@ -19,7 +20,8 @@ READER = """
 import json, sys
 import numpy as np
 from ddrnet_jax.data.records.array_records import ArrayRecords
-from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
+from ddrnet_jax.data.pipeline import Shard, samples_in_order, train_batches
+from ddrnet_jax.data.transforms import Augment
 from ddrnet_jax.data.sources import FolderPairs
 from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 

@@ -18,7 +18,7 @@ from scipy import io as scipy_io
 
 from ddrnet_jax import build
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
+from ddrnet_jax.data.pipeline import Shard, samples_in_order, train_batches
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.records.manifest import Manifest
 from ddrnet_jax.data.records.prepare import prepare
@@ -26,6 +26,7 @@ from ddrnet_jax.data.sets.camvid import SPEC as CAMVID
 from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 from ddrnet_jax.data.sets.imagenet import imagenet_spec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
+from ddrnet_jax.data.transforms import Augment
 
 NAMES = ("cityscapes", "camvid", "camvid_original", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 SMALL = 3000  # bytes: a shard holds one or two drawn samples

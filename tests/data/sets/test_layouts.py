@@ -12,7 +12,7 @@ from scipy import io as scipy_io
 from ddrnet_jax import build
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.errors import DataError, MissingLabels
-from ddrnet_jax.data.pipeline import Augment, Shard, samples_in_order, train_batches
+from ddrnet_jax.data.pipeline import Shard, samples_in_order, train_batches
 from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 from ddrnet_jax.data.sets.coco_stuff_10k import SPEC as COCO_STUFF_10K
 from ddrnet_jax.data.sets.coco_stuff_164k import SPEC as COCO_STUFF_164K
@@ -21,6 +21,7 @@ from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.data.sets.layouts import find_pairs
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs
+from ddrnet_jax.data.transforms import Augment
 
 NAMES = ("cityscapes", "camvid", "camvid_original", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 
