@@ -109,9 +109,12 @@ def steps(job):
         train_step = make_train_step(
             graphdef, sgd, float64_steps.ohem, mesh, aux_weight=0.4, ema_decay=float64_steps.EMA_DECAY
         )
-        losses = []
-        for _ in range(job["count"]):
-            current, metrics = train_step(current, devices.put_batch(next(stream), mesh))
+        losses, batch = [], devices.put_batch(next(stream), mesh)
+        train_step = train_step.lower(current, batch).compile()
+        processes.meet("compiled")
+        for i in range(job["count"]):
+            batch = devices.put_batch(next(stream), mesh) if i else batch
+            current, metrics = train_step(current, batch)
             losses.append(float(metrics["loss"]))
     stream.close()
     np.savez(job["output"], losses=losses, **float64_steps.flattened(current))

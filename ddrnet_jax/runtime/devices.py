@@ -8,6 +8,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ddrnet_jax.runtime import processes
+
 Tree = Any  # nested dicts of arrays
 
 
@@ -69,6 +71,7 @@ def sum_over_processes(counts: np.ndarray) -> np.ndarray:
     """i64[...] of this process -> i64[...], the exact sum over all; every process calls it and gets it."""
     if jax.process_count() == 1:
         return counts
+    processes.meet("sum")
     halves = np.ascontiguousarray(counts, np.int64).view(np.uint32)  # JAX would round i64 to i32
     return multihost_utils.process_allgather(halves).view(np.int64).sum(0)
 
@@ -81,6 +84,7 @@ def from_first_process(number: int) -> int:
 def wait_for_all(name: str) -> None:
     """Return once every process has come here; `name` is that of the place."""
     if jax.process_count() > 1:
+        processes.meet(name)
         multihost_utils.sync_global_devices(name)
 
 
@@ -91,6 +95,7 @@ def differing(values: dict[str, object]) -> list[str]:
     """
     if jax.process_count() == 1:
         return []
+    processes.meet("compare")
     digests = np.stack([np.frombuffer(hashlib.sha256(repr(v).encode()).digest(), np.uint8) for v in values.values()])
     gathered = multihost_utils.process_allgather(digests)
     return [name for i, name in enumerate(values) if (gathered[:, i] != gathered[0, i]).any()]

@@ -24,6 +24,8 @@ JOIN_TIMEOUT_S = 300.0
 _HEARTBEAT_TIMEOUT_S = 100
 # A long last save of one process: the others wait for it before they leave.
 _LEAVE_TIMEOUT_S = 3600
+# Compiles of the slowest process: from nothing, beside those of the others.
+_MEET_TIMEOUT_S = 3600
 _POLL_S = 0.5
 _GRACE_S = 5.0
 _FAILED = "ddrnet_jax/failed"
@@ -77,6 +79,8 @@ def joined(setting: Place | str, *, leaving_in_order: tuple[type[BaseException],
     _member = _Member()
     try:
         with ending_if_lost():
+            meet("joined")
+            _connect_devices()
             yield
     except leaving_in_order:
         _leave()
@@ -96,6 +100,28 @@ def ending_if_lost() -> Iterator[None]:
         if _member is not None and _tells_of_a_loss(e):
             _member.lost(e)
         raise
+
+
+def meet(place: str) -> None:
+    """Return once every process has come to this place, however long it compiles; nothing where there is only one.
+
+    Source: who comes to a collective operation 30 s after the others finds them gone (Gloo).
+    """
+    if _member is not None:
+        _member.meet(place)
+
+
+def _connect_devices() -> None:
+    """A first collective operation, while all processes are here: backends connect the devices in it."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from ddrnet_jax.runtime import devices
+
+    mesh = devices.data_mesh()
+    ones = jax.make_array_from_callback((mesh.size,), devices.by_batch(mesh), lambda _: np.ones(1, np.float32))
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=devices.replicated(mesh))(ones))
 
 
 def _tells_of_a_loss(error: BaseException | None) -> bool:
@@ -148,10 +174,19 @@ class _Member:
 
         self._client = distributed.global_state.client
         self.index, self.count = jax.process_index(), jax.process_count()
+        self._meetings = 0
         self._ending = threading.Lock()
         self._is_left = threading.Event()
         self._watch = threading.Thread(target=self._watch_others, daemon=True)
         self._watch.start()
+
+    def meet(self, place: str) -> None:
+        """All processes come to the same places in the same order."""
+        self._meetings += 1
+        try:
+            self._client.wait_at_barrier(f"ddrnet_jax/{place}/{self._meetings}", _MEET_TIMEOUT_S * 1000)
+        except Exception as e:  # another process is gone, or the time is over
+            self.lost(e)
 
     def leave(self) -> None:
         """Wait until all are done, then disconnect."""

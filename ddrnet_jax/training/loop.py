@@ -137,6 +137,7 @@ def _train(
                 batch = devices.put_batch(rows, mesh)
                 if step == first_step + 1:
                     train_step = _compile(train_step, run_state, batch)
+                    processes.meet("compiled")
                     log.restart_clock()
                     meter.restart_clock()
                 run_state, step_metrics = train_step(run_state, batch)
