@@ -42,7 +42,7 @@ class Interruption:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._previous: dict[signal.Signals, Any] = {}
+        self._previous = {}
 
     def requested(self, step: int) -> bool:
         """True if the run has to stop after `step`. Every process has to ask this of each step, in order."""
