@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,7 +49,7 @@ def train(
     Raises UserError with one line, before any long work where it can.
     """
     experiment = _experiment(config)
-    replaced = {
+    replaced: dict[str, Any] = {
         "network": model,
         "train_source": train_source and (lambda: OwnSamples(train_source, experiment)),
         "eval_source": eval_source and (lambda: OwnSamples(eval_source, experiment)),
@@ -76,8 +77,8 @@ def evaluate(
     batch_size   images a forward pass, of samples in an iterable
     Raises       UserError where classes or samples do not fit.
     """
-    model = segmenter.model if isinstance(segmenter, Segmenter) else segmenter
-    count = num_classes or (len(segmenter.classes) if isinstance(segmenter, Segmenter) else segmenter.num_classes)
+    model: Any = segmenter.model if isinstance(segmenter, Segmenter) else segmenter
+    count = num_classes or (len(segmenter.classes) if isinstance(segmenter, Segmenter) else model.num_classes)
     with contextlib.ExitStack() as stack:
         if isinstance(source, ConfigDict):
             experiment = _experiment(source)
@@ -91,13 +92,13 @@ def evaluate(
             )
         else:
             samples = (as_sample(each, i) for i, each in enumerate(_each(source)))
-        if model is None:
+        if isinstance(segmenter, Segmenter) and model is None:
             return _scores_of_masks(segmenter, samples, count)
         view = view or getattr(segmenter, "view", None) or WHOLE_IMAGES
-        graphdef, *weights = variables.split(model)
+        graphdef, *split = variables.split(model)
         mesh = devices.local_mesh(devices.data_mesh())
-        weights = jax.device_put(weights, devices.replicated(mesh))
-        return Evaluator(graphdef, count, mesh, batch_size=batch_size, view=view)(*weights, samples)
+        params, batch_stats = jax.device_put(split, devices.replicated(mesh))
+        return Evaluator(graphdef, count, mesh, batch_size=batch_size, view=view)(params, batch_stats, samples)
 
 
 def batches(config: ConfigDict, *, first_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
@@ -162,7 +163,7 @@ def as_sample(given: Sample | tuple[np.ndarray, np.ndarray], index: int) -> Samp
     return Sample(image=image, label=label.astype(np.uint8), name=name)
 
 
-def _each(source: Pairs) -> Iterator:
+def _each(source: Any) -> Iterator:
     """The items of a sequence without `__iter__`, or of any iterable."""
     return iter(source) if hasattr(source, "__iter__") else (source[i] for i in range(len(source)))
 
@@ -171,7 +172,9 @@ def _scores_of_masks(segmenter: Segmenter, samples: Iterable[Sample], num_classe
     total = np.zeros((num_classes, num_classes), np.int64)
     for sample in samples:
         mask = segmenter.predict(sample["image"])
-        total += np.asarray(metrics.confusion(np.int32(sample["label"]), np.int32(mask), num_classes))
+        total += np.asarray(
+            metrics.confusion(np.asarray(sample["label"], np.int32), np.asarray(mask, np.int32), num_classes)
+        )
     return metrics.scores(total)
 
 

@@ -59,7 +59,7 @@ class Experiment:
     crop_hw: tuple[int, int]
     scale_range: tuple[float, float]
     spec: DatasetSpec
-    network: Callable[[nnx.Rngs], nnx.Module]
+    network: Callable[[nnx.Rngs], DDRNet]
     train_source: Callable[[], Source]
     eval_source: Callable[[], Source]
     augment: Augment | AugmentImage

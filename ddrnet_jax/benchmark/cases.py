@@ -67,9 +67,9 @@ def cases(
 ) -> list[Case]:
     """All combinations, those of one variant and one size together; `file` takes one image at a time."""
     return [
-        Case(variant, tuple(size_hw), PROTOCOLS[name], batch)
+        Case(variant, (height, width), PROTOCOLS[name], batch)
         for variant in variants
-        for size_hw in sizes_hw
+        for height, width in sizes_hw
         for name in protocols
         for batch in (batch_sizes if PROTOCOLS[name].takes_batches else (1,))
     ]

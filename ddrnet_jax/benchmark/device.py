@@ -65,7 +65,7 @@ class OutOfMemory(Exception):
 _OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "allocate memory", "failed to allocate", "bad_alloc")
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception of any engine says so; they have no class in common."""
     return isinstance(error, OutOfMemory | MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
@@ -196,7 +196,7 @@ def best_of(first: dict, second: dict) -> dict:
     return first | {"matmul_flops_per_s": rates, "copy_bytes_per_s": copy}
 
 
-def _best_s(run: Callable[[], object]) -> float:
+def _best_s(run: Callable[..., object]) -> float:
     run()
     seconds = []
     for _ in range(_REPEATS):

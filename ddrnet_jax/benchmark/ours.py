@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ class OurNetwork:
             self._compiled_masks[batch] = Program(start, **about)
         return self._compiled_masks[batch]
 
-    def _logits(self, at_image_size: bool) -> Callable:
+    def _logits(self, at_image_size: bool) -> jax.stages.Wrapped:
         graphdef, size_hw = self._graphdef, self._size_hw
 
         def logits(weights, images):
@@ -73,7 +74,7 @@ class OurNetwork:
 
         return jax.jit(logits, compiler_options=compilation.options())
 
-    def _lower(self, program: Callable, images: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
+    def _lower(self, program: Any, images: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
         with jax.default_matmul_precision(self._precision.matmul):
             return program.lower(self._weights, images)
 

@@ -80,7 +80,7 @@ def _chart(shown: dict[str, dict[str, float]]) -> Markup:
         points = sorted(
             (fps, mious[v], f"{_name(v)}, {name}: {three_digits(fps)} FPS") for v, fps in by_variant.items()
         )
-        parts.append(axes.curve([at for *at, _ in points], f"curve {_color(i)}"))
+        parts.append(axes.curve([(x, y) for x, y, _ in points], f"curve {_color(i)}"))
         parts += [axes.point(*point, f"point {_color(i)}") for point in points]
     return axes.chart(parts, x_name="frames a second (logarithmic)", about="published mIoU over frames a second")
 

@@ -166,13 +166,14 @@ def _turns(
     programs: dict[str, timing.Program], call_s: dict[str, float], protocol: Protocol, seconds: float, say: Say
 ) -> tuple[dict, dict]:
     """(the turns of those that end them, the rows of the others): without one that fails, all are measured again."""
-    programs, failed = dict(programs), {}
+    programs = dict(programs)
+    failed: dict[str, dict] = {}
     while programs:
         say(f"  measuring {', '.join(programs)}")
         try:
             return timing.interleaved(programs, call_s, protocol, seconds), failed
         except timing.TurnError as e:
-            failed[e.name] = {"error": _why(e.__cause__)}
+            failed[e.name] = {"error": _why(e.__cause__ or e)}
             say(f"  {e.name}: {failed[e.name]['error']}")
             del programs[e.name]
     return {}, failed
@@ -188,7 +189,7 @@ def _ready(case: Case, network, image_file: Path) -> tuple[timing.Program, float
     return program, timing.warm_up(program, case.protocol)
 
 
-def _why(error: Exception) -> str:
+def _why(error: BaseException) -> str:
     """What a row says in place of figures. Raises the error again if it is none that a row can have."""
     if isinstance(error, EngineError):
         return str(error)
@@ -213,7 +214,11 @@ def _networks(model: DDRNet, size_hw: tuple[int, int], to_run: list[Engine], say
 
 def _random_models(variants: Sequence[str]) -> dict[str, Callable[[tuple[int, int]], DDRNet]]:
     """By variant, for an image size: with as many classes as the data set of the paper that has it."""
-    return {v: lambda size_hw, v=v: _random(v, num_classes(size_hw)) for v in variants}
+    return {v: functools.partial(_random_for, v) for v in variants}
+
+
+def _random_for(variant: str, size_hw: tuple[int, int]) -> DDRNet:
+    return _random(variant, num_classes(size_hw))
 
 
 @functools.lru_cache(maxsize=1)

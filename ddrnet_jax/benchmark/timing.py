@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,8 @@ class Program(NamedTuple):
     bytes_accessed  of one forward, as its compiler counts them
     """
 
-    start: Callable[[], object]
-    wait: Callable[[object], object] = lambda output: None
+    start: Callable[..., Any]
+    wait: Callable[[Any], object] = lambda output: None
     compile_s: float | None = None
     is_from_cache: bool = False
     memory: dict[str, int] | None = None
@@ -125,7 +125,7 @@ def summary(turns: list[Turn], protocol: Protocol, batch: int) -> dict:
     mean_ms = 1e3 * sum(turn.total_s for turn in turns) / calls
     latencies_ms = [1e3 * s for turn in turns for s in turn.latencies_s]
     p50_ms, p95_ms = (float(np.percentile(latencies_ms, q)) if latencies_ms else None for q in (50, 95))
-    latency_ms = p50_ms if protocol.waits_every_call else mean_ms
+    latency_ms = p50_ms if protocol.waits_every_call and p50_ms is not None else mean_ms
     return {
         "calls": calls,
         "latency_ms": latency_ms,

@@ -98,7 +98,7 @@ def _benchmark_options(arguments) -> dict:
     if arguments.checkpoint and arguments.variants:
         raise UsageError(f"--variants {arguments.variants}: a checkpoint is of one variant; leave one of the two out")
     engines = flags.listed(arguments, "engines", ("jax", *run.OTHER_ENGINES))
-    sizes = [flags.size_hw(text, "sizes") for text in flags.listed(arguments, "sizes")]
+    sizes = [size for text in flags.listed(arguments, "sizes") if (size := flags.size_hw(text, "sizes"))]
     if any(min(size_hw) < run.LEAST_PIXELS for size_hw in sizes):
         raise UsageError(f"--sizes {arguments.sizes}: expected {run.LEAST_PIXELS} pixels or more each way")
     options = {

@@ -1,6 +1,7 @@
 """Configs from files, flags and JSON."""
 
 import ast
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -77,7 +78,7 @@ def _call_get_config(path_and_argument: str) -> ConfigDict:
         path = Path(name)
     if not path.is_file():
         raise ConfigError(f"--config {path}: no such file")
-    spec = importlib.util.spec_from_loader("ddrnet_jax_config", loader=None)
+    spec = importlib.machinery.ModuleSpec("ddrnet_jax_config", loader=None)
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
     try:

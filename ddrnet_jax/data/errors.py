@@ -3,6 +3,8 @@
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.text import first_few
 
+Pair = tuple[str, str | int]  # the image's path; the path of its mask, or its class number
+
 
 class DataError(UserError):
     """Something is wrong with the user's data; the message names the file and what to do."""
@@ -16,7 +18,7 @@ class MissingLabels(DataError):
     advice   what to do
     """
 
-    def __init__(self, pairs: list[tuple[str, str]], missing: list[tuple[str, str]], advice: str):
+    def __init__(self, pairs: list[Pair], missing: list[tuple[str, str]], advice: str):
         self.pairs, self.missing, self.advice = pairs, missing, advice
         super().__init__(
             f"{len(missing)} of {len(pairs) + len(missing)} images have no label: "

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ddrnet_jax.data.errors import DataError, MissingLabels
+from ddrnet_jax.data.errors import DataError, MissingLabels, Pair
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
 _NO_DATA = frozenset(("thumbs.db", "desktop.ini"))
@@ -67,10 +67,11 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def require_labels(pairs: Iterable[tuple[Path, Path]], advice: str) -> list[tuple[str, str]]:
+def require_labels(pairs: Iterable[tuple[Path, Path]], advice: str) -> list[Pair]:
     """The (image, label) paths as texts. Raises MissingLabels if an image has no label."""
     names: dict[Path, frozenset[str]] = {}
-    there, missing = [], []
+    there: list[Pair] = []
+    missing: list[tuple[str, str]] = []
     for image, label in pairs:
         folder = label.parent
         if folder not in names:

@@ -1,7 +1,7 @@
 """(seed, step) -> this host's rows of the global batch; and a data set in order, for evaluation."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import cv2
 import grain
@@ -17,11 +17,19 @@ _PREFETCH_SAMPLES = 16
 class Shard(NamedTuple):
     """The part of the data that this process reads."""
 
-    index: int = 0
-    count: int = 1
+    index: int = 0  # type: ignore[assignment]  # hides tuple's method
+    count: int = 1  # type: ignore[assignment]  # hides tuple's method
 
 
 _WHOLE = Shard()
+T = TypeVar("T", covariant=True)
+
+
+class Closing(Iterator[T], Protocol[T]):
+    """Items that other threads make ready until it is closed."""
+
+    def close(self) -> None:
+        """End the threads."""
 
 
 def train_batches(
@@ -34,7 +42,7 @@ def train_batches(
     first_step: int = 0,
     shard: Shard = _WHOLE,
     num_threads: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Closing[dict[str, np.ndarray]]:
     """Endless batches; batch number `step` is a pure function of (seed, step), for any number of processes.
 
     batch_size        of all processes together, a multiple of shard.count * accumulate_steps
@@ -73,7 +81,7 @@ def samples_in_order(
     *,
     shard: Shard = _WHOLE,
     num_threads: int = 2,
-) -> Iterator[Sample]:
+) -> Closing[Sample]:
     """Every sample of this process's part, once, in order; whole unless transformed. Close it when done."""
     cv2.setNumThreads(0)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_PREFETCH_SAMPLES)

@@ -1,7 +1,7 @@
 """A source, and the two forms of what it gives: a sample as encoded bytes, and the same sample decoded."""
 
 from collections.abc import Hashable, Iterator
-from typing import NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Sample(TypedDict):
     """
 
     image: np.ndarray
-    label: np.ndarray | int
+    label: Any  # np.ndarray or int: the spec says which
     name: str
 
 
@@ -32,7 +32,7 @@ class EncodedSample(NamedTuple):
     """
 
     image: bytes
-    label: bytes | int
+    label: Any  # bytes or int: the spec says which
     name: str
     label_name: str
 

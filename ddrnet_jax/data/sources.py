@@ -116,8 +116,8 @@ class Scenes:
         """The scene as PNGs, without loss."""
         image, label = self._draw(int(index))
         pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        pngs = [cv2.imencode(".png", array)[1].tobytes() for array in (pixels, label)]
-        return EncodedSample(*pngs, self._name(index), self._name(index))
+        image_png, label_png = (cv2.imencode(".png", array)[1].tobytes() for array in (pixels, label))
+        return EncodedSample(image_png, label_png, self._name(index), self._name(index))
 
     def places(self) -> Iterator[Hashable]:
         """The identity of each scene; two sources share the scenes that are equal."""
@@ -139,7 +139,7 @@ class SceneImages(Scenes):
     def __getitem__(self, index: int) -> Sample:
         """Sample; the same for the same (seed, index)"""
         sample = super().__getitem__(index)
-        return sample | {"label": scenes.image_class(sample["label"])}
+        return {**sample, "label": scenes.image_class(sample["label"])}
 
     def encoded(self, index: int) -> EncodedSample:
         """The scene as a PNG, without loss, and its class number."""

@@ -5,6 +5,7 @@ a random resized crop and flip to train, the centre to evaluate.
 """
 
 import math
+from typing import Any
 
 import cv2
 import grain
@@ -24,7 +25,7 @@ class Augment(grain.transforms.RandomMap):
     SETTINGS = ("crop_hw", "scale_range", "flip")  # keys of the config's group `data`, and arguments here
 
     def __init__(self, crop_hw: tuple[int, int], scale_range: tuple[float, float], flip: bool):
-        self.options = {"crop_hw": tuple(crop_hw), "scale_range": tuple(scale_range), "flip": flip}
+        self.options: dict[str, Any] = {"crop_hw": tuple(crop_hw), "scale_range": tuple(scale_range), "flip": flip}
 
     def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         images, labels = random_scale_crop_flip(sample["image"], sample["label"], rng, **self.options)
@@ -37,9 +38,9 @@ class AugmentImage(grain.transforms.RandomMap):
     SETTINGS = ("crop_hw", "area_range", "flip")  # as of Augment
 
     def __init__(self, crop_hw: tuple[int, int], area_range: tuple[float, float], flip: bool):
-        self.options = {"crop_hw": tuple(crop_hw), "area_range": tuple(area_range), "flip": flip}
+        self.options: dict[str, Any] = {"crop_hw": tuple(crop_hw), "area_range": tuple(area_range), "flip": flip}
 
-    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray | np.int32]:
         images = random_resized_crop_flip(sample["image"], rng, **self.options)
         return {"images": images, "labels": np.int32(sample["label"])}
 
@@ -51,7 +52,7 @@ class CentreCrop(grain.transforms.Map):
         self.crop_hw = tuple(crop_hw)
 
     def map(self, sample: Sample) -> Sample:
-        return sample | {"image": centre_crop(sample["image"], self.crop_hw)}
+        return {**sample, "image": centre_crop(sample["image"], self.crop_hw)}
 
 
 def random_scale_crop_flip(
@@ -81,8 +82,8 @@ def random_scale_crop_flip(
 def scale_and_crop(
     image: np.ndarray,
     label: np.ndarray,
-    scaled_hw: tuple[int, int],
-    offset_yx: tuple[int, int],
+    scaled_hw: tuple[int, ...],
+    offset_yx: tuple[int, ...],
     crop_hw: tuple[int, int],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The window at `offset_yx` of the sample resized to `scaled_hw`, without computing the rest.
@@ -151,7 +152,7 @@ def random_box(
     image_h, image_w = image_hw
     for _ in range(_CROP_TRIES):
         area = image_h * image_w * rng.uniform(*area_range)
-        aspect = math.exp(rng.uniform(*map(math.log, _ASPECT_RANGE)))
+        aspect = math.exp(rng.uniform(math.log(_ASPECT_RANGE[0]), math.log(_ASPECT_RANGE[1])))
         height, width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < height <= image_h and 0 < width <= image_w:
             return int(rng.integers(image_h - height + 1)), int(rng.integers(image_w - width + 1)), height, width
@@ -160,7 +161,7 @@ def random_box(
     return (image_h - height) // 2, (image_w - width) // 2, height, width
 
 
-def centre_crop(image: np.ndarray, crop_hw: tuple[int, int]) -> np.ndarray:
+def centre_crop(image: np.ndarray, crop_hw: tuple[int, ...]) -> np.ndarray:
     """The middle of the image, shrunk or enlarged until the crop is 7/8 of it along the shorter side.
 
     image    u8[H,W,3]
@@ -178,7 +179,7 @@ def centre_crop(image: np.ndarray, crop_hw: tuple[int, int]) -> np.ndarray:
     return resize_picture(image, scaled_hw)[top : top + crop_hw[0], left : left + crop_hw[1]]
 
 
-def resize_picture(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+def resize_picture(image: np.ndarray, size_hw: tuple[int, ...]) -> np.ndarray:
     """u8[H,W,3] -> u8[*size_hw,3]: the mean of the pixels that each new one covers, bilinear where it covers few.
 
     Source: averaging areas (cv2.INTER_AREA) keeps a shrunk image free of aliasing; cv2 does that only where both

@@ -72,7 +72,7 @@ def examine(experiment: Experiment, checkpoint: str | Path | None) -> Examinatio
         raise ConfigError(f"config.task: {experiment.task!r} given, but --mode doctor examines segmenters")
     train_source, eval_source = experiment.train_source(), experiment.eval_source()
     loaded = None if checkpoint is None else checkpoints.load_weights(checkpoint)
-    if loaded is not None:
+    if checkpoint is not None and loaded is not None:
         check_same_classes(experiment, checkpoint, loaded.experiment)
     _log.info(
         f"reading {min(_IMAGES, len(train_source))} training and {min(_IMAGES, len(eval_source))} held-out images"
@@ -83,7 +83,7 @@ def examine(experiment: Experiment, checkpoint: str | Path | None) -> Examinatio
     found += _of_samples(trained_on, held_out, train_source.spec.classes)
     sizes = [collections.Counter(s["image"].shape[1::-1] for s in samples) for samples in (trained_on, held_out)]
     found += config_causes.of_evaluation(experiment, sizes[1])
-    if loaded is None:
+    if checkpoint is None or loaded is None:
         found += _initial_weights(experiment) + config_causes.of_training(experiment, len(train_source), *sizes)
         return Examination(_sorted(found))
     if loaded.step is not None:  # imported weights were trained by no config of ours

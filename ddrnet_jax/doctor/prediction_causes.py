@@ -172,7 +172,7 @@ def _few_classes(own: metrics.Scores, classes: Sequence[str]) -> Finding | None:
     labelled = np.flatnonzero(own.confusion.sum(1))
     if not len(labelled) or len(predicted) > max(1, len(labelled) // 4):
         return None
-    named = ", ".join(classes[i] for i in predicted)
+    named = ", ".join(classes[i] for i in predicted.tolist())
     return Finding(
         "warning",
         f"the network predicts {len(predicted)} of the {len(labelled)} classes that are labelled here: {named}",

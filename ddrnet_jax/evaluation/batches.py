@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ def batches_by_size(samples: Iterable[Sample], batch_size: int) -> Iterator[dict
         yield _stack(group, batch_size)
 
 
-def _stack(group: list[Sample], batch_size: int) -> dict[str, np.ndarray]:
+def _stack(group: list[Sample], batch_size: int) -> dict[str, Any]:
     first = group[0]
     images = np.zeros((batch_size, *first["image"].shape), np.uint8)
     if isinstance(first["label"], int):
@@ -50,7 +51,7 @@ def arrays(batch: dict) -> dict[str, np.ndarray]:
 
 def in_flight(launched: Iterable) -> Iterator:
     """The same items, each handed out while a few after it are still being computed."""
-    waiting = collections.deque()
+    waiting: collections.deque = collections.deque()
     for item in launched:
         waiting.append(item)
         if len(waiting) > _IN_FLIGHT:

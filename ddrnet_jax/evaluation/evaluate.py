@@ -86,7 +86,7 @@ class Evaluator:
 
     def _finished(self, counts: jax.Array, watched: tuple[list[Sample], jax.Array] | None) -> np.ndarray:
         counts = np.asarray(counts)
-        if watched is not None:
+        if watched is not None and self.watch is not None:
             samples, predictions = watched
             for each in zip(samples, counts, np.asarray(predictions), strict=False):  # rows that fill up have no sample
                 self.watch(*each)

@@ -14,7 +14,7 @@ NO_CLASS = -1  # an image that counts nowhere
 _TOP = 5
 
 
-def confusion(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+def confusion(labels: jax.Array | np.ndarray, predictions: jax.Array | np.ndarray, num_classes: int) -> jax.Array:
     """Counts of (label, prediction) over the labelled pixels of one batch.
 
     labels i32[...] (0..C-1, any other is not counted), predictions i32[...] (0..C-1) -> i32[C,C], rows are labels
@@ -22,7 +22,9 @@ def confusion(labels: jax.Array, predictions: jax.Array, num_classes: int) -> ja
     return confusion_by_image(labels[None], predictions[None], num_classes)[0]
 
 
-def confusion_by_image(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+def confusion_by_image(
+    labels: jax.Array | np.ndarray, predictions: jax.Array | np.ndarray, num_classes: int
+) -> jax.Array:
     """The same of each image: labels i32[B,...], predictions i32[B,...] -> i32[B,C,C]"""
     count, cells = len(labels), num_classes**2
     first_cell = cells * jnp.arange(count).reshape(-1, *[1] * (labels.ndim - 1))

@@ -21,7 +21,7 @@ def data_uri(picture: np.ndarray, *, is_photo: bool) -> str:
     """u8[H,W,3] RGB -> "data:image/...", a photo as JPEG, flat colours as PNG."""
     kind, options = ("jpeg", (cv2.IMWRITE_JPEG_QUALITY, 82)) if is_photo else ("png", (cv2.IMWRITE_PNG_COMPRESSION, 9))
     data = cv2.imencode(f".{kind}", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1]
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(data.data).decode()}"
 
 
 def photo(seen: Seen) -> str:

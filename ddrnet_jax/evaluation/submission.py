@@ -9,6 +9,7 @@ import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import cast
 
 import cv2
 import jax
@@ -23,7 +24,7 @@ from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sets import cityscapes
-from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.data.sets.specs import DatasetSpec, HiddenTest
 from ddrnet_jax.data.sources import Images
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.evaluate import check_same_classes, other_network
@@ -50,17 +51,21 @@ def submit(experiment: Experiment, checkpoint: str | Path, output: str | Path) -
     Raises ConfigError, DataError, CheckpointError or SubmissionError with one line.
     """
     spec, output = experiment.spec, Path(output)
-    source = _test_images(experiment)
+    source, size_hw = _test_images(experiment), _size_hw(spec)
     if output.suffix != ".zip" or output.is_dir():
         raise SubmissionError(f"--output {output}: expected the name of a file that ends in .zip")
     loaded = checkpoints.load_weights(checkpoint)
     check_same_classes(experiment, checkpoint, loaded.experiment)
     for line in other_network(experiment, loaded.experiment):
         _log.warning(line)
-    _log.info("compiling for {}x{} (HxW) images".format(*spec.hidden_test.size_hw))
-    sizes_hw = {os.path.basename(path): spec.hidden_test.size_hw for path in source.paths}
+    _log.info("compiling for {}x{} (HxW) images".format(*size_hw))
+    sizes_hw = {os.path.basename(path): size_hw for path in source.paths}
     write(output, _masks(experiment, loaded, source), sizes_hw, values=set(label_values(spec).tolist()))
     return len(sizes_hw)
+
+
+def _size_hw(spec: DatasetSpec) -> tuple[int, int]:
+    return cast(HiddenTest, spec.hidden_test).size_hw  # _test_images lets no other data set pass
 
 
 def label_values(spec: DatasetSpec) -> np.ndarray:
@@ -171,8 +176,8 @@ def _masks(experiment: Experiment, loaded: checkpoints.Loaded, source: Images) -
     weights = jax.device_put((loaded.params, loaded.batch_stats), devices.replicated(mesh))
     with contextlib.closing(pipeline.samples_in_order(source, num_threads=experiment.num_threads)) as samples:
         samples = tqdm(samples, total=len(source), unit="image", disable=None, ncols=80)
-        in_flight = collections.deque()
-        for names, images in _batches(samples, batch_size, experiment.spec.hidden_test.size_hw):
+        in_flight: collections.deque[tuple[list[str], jax.Array]] = collections.deque()
+        for names, images in _batches(samples, batch_size, _size_hw(experiment.spec)):
             batch = devices.put_batch({"images": images}, mesh)
             in_flight.append((names, program(weights, batch["images"])))
             if len(in_flight) > _BATCHES_IN_FLIGHT:
@@ -184,7 +189,8 @@ def _masks(experiment: Experiment, loaded: checkpoints.Loaded, source: Images) -
 
 def _batches(samples: Iterable[dict], batch_size: int, size_hw: tuple[int, int]) -> Iterator[tuple[list, np.ndarray]]:
     """(names, u8[B,H,W,3]) of images of one size; the last batch is filled with black images."""
-    names, images = [], np.zeros((batch_size, *size_hw, 3), np.uint8)
+    names: list[str] = []
+    images = np.zeros((batch_size, *size_hw, 3), np.uint8)
     for sample in samples:
         images[len(names)] = sample["image"]
         names.append(os.path.basename(sample["name"]))

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def mask_program(graphdef: nnx.GraphDef, view: View = WHOLE_IMAGES) -> Callable:
 
 
 def _jit(function: Callable, sharding: Sharding | tuple[Sharding, ...] | None, **options) -> Callable:
-    placed = {} if sharding is None else {"out_shardings": sharding}
+    placed: dict[str, Any] = {} if sharding is None else {"out_shardings": sharding}
     return jax.jit(function, compiler_options=compilation.options(), **placed, **options)
 
 
@@ -98,11 +99,11 @@ def predictions(model: nnx.Module, images: jax.Array, view: View = WHOLE_IMAGES)
     is_resized = view.size_hw not in (None, image_hw)
     if not is_resized and tuple(view.scales) == (1.0,) and not view.flip:
         return argmax_x8(_logits_by_tiles(model, normalise(images), view.tile_hw), image_hw)
-    seen = to_size(images, view.size_hw) if is_resized else images
+    seen = to_size(images, view.size_hw) if view.size_hw and is_resized else images
     return _best_class(averaged_logits(model, seen, view), image_hw)
 
 
-def _best_class(logits: jax.Array, image_hw: tuple[int, int]) -> jax.Array:
+def _best_class(logits: jax.Array, image_hw: tuple[int, ...]) -> jax.Array:
     return jnp.argmax(resize(logits, image_hw), -1).astype(jnp.int32)
 
 
@@ -122,7 +123,7 @@ def averaged_logits(model: nnx.Module, images: jax.Array, view: View = WHOLE_IMA
     def logits_of(scaled):
         return resize(upsample_x8(_logits_by_tiles(model, scaled, view.tile_hw), scaled.shape[1:3]), image_hw)
 
-    total = 0.0
+    total: Any = 0.0
     for scale in view.scales:
         scaled_hw = image_hw if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in image_hw)
         scaled = resize(x, scaled_hw)
@@ -136,7 +137,7 @@ def _logits_by_tiles(model: nnx.Module, x: jax.Array, tile_hw: tuple[int, int] |
     return average_of_tiles(lambda tile: model(tile).logits, x, tile_hw or x.shape[1:3])
 
 
-def average_of_tiles(network: Callable[[jax.Array], jax.Array], x: jax.Array, tile_hw: tuple[int, int]) -> jax.Array:
+def average_of_tiles(network: Callable[[jax.Array], jax.Array], x: jax.Array, tile_hw: tuple[int, ...]) -> jax.Array:
     """Stride-8 logits of x, seen a tile at a time: the memory of one tile. Where tiles overlap, their mean.
 
     network  f32[B,h,w,3] -> f32[B,ceil(h/8),ceil(w/8),C]

@@ -102,7 +102,7 @@ def _check_segmenter(checkpoint: str | Path, loaded: Loaded) -> None:
 
 def _weights(
     checkpoint: str | Path, loaded: Loaded, model: DDRNet, naming: str, file_format: str
-) -> tuple[dict, Callable[[Path], None]]:
+) -> tuple[dict, Callable[[Path], object]]:
     """The weights' entries of the card, and the function that writes them. The functions below return the same pair."""
     try:
         tensors = origins.to_origin(state_dicts.to_state_dict(model), naming, model.variant)
@@ -125,7 +125,7 @@ def _weights(
 
 def _stablehlo(
     loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
-) -> tuple[dict, Callable[[Path], None]]:
+) -> tuple[dict, Callable[[Path], object]]:
     view = prediction_view(loaded.experiment.view)
     if view.tile_hw and not (size_hw or view.size_hw):
         raise ExportError("eval.tile_hw: a program that sees tiles takes images of one size; say which with --size")
@@ -147,7 +147,7 @@ def _stablehlo(
 
 def _onnx(
     loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
-) -> tuple[dict, Callable[[Path], None]]:
+) -> tuple[dict, Callable[[Path], object]]:
     view = prediction_view(loaded.experiment.view)
     size_hw = size_hw or view.size_hw
     if size_hw is None:

@@ -10,14 +10,14 @@ import jax
 import jax.export
 
 
-def load(path: str | Path) -> Callable[[jax.Array], jax.Array]:
+def load(path: str | Path) -> Callable[..., jax.Array]:
     """A function u8[B,H,W,3] RGB -> u8[B,H,W] train ids, compiled for this machine once per size."""
     options = json.loads(Path(f"{path}.json").read_text())["compiler_options"].get(jax.default_backend(), {})
     try:
         jax.jit(lambda x: x + 1, compiler_options=options).lower(0).compile()
     except Exception:  # a jaxlib that does not know the options
         options = {}
-    return jax.jit(jax.export.deserialize(Path(path).read_bytes()).call, compiler_options=options)
+    return jax.jit(jax.export.deserialize(bytearray(Path(path).read_bytes())).call, compiler_options=options)
 
 
 if __name__ == "__main__":

@@ -242,10 +242,11 @@ def _conv(g: _Nodes, conv: nnx.Conv, x: _Map, input_scale: np.ndarray | None = N
     if input_scale is not None:
         kernel = kernel * input_scale[:, None, None]
     bias = () if conv.bias is None else (np.asarray(conv.bias[...], np.float32),)
-    size, stride = kernel.shape[2], conv.strides if isinstance(conv.strides, int) else conv.strides[0]
+    size, stride = kernel.shape[2], conv.strides if isinstance(conv.strides, int) else (conv.strides or (1,))[0]
     name = g.add("Conv", x.name, kernel, *bias, kernel_shape=[size] * 2, strides=[stride] * 2, pads=[size // 2] * 4)
     return _Map(name, _strided(x.size_hw, stride))
 
 
 def _strided(size_hw: tuple[int, int], stride: int) -> tuple[int, int]:
-    return tuple(-(-n // stride) for n in size_hw)
+    height, width = size_hw
+    return -(-height // stride), -(-width // stride)

@@ -1,5 +1,7 @@
 """Building blocks: ConvBN, PreActConv, BasicBlock, Bottleneck, Stage, pooling, resizing."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,8 +58,8 @@ class ConvBN(nnx.Module):
         dtype: DTypeLike | None,
         rngs: nnx.Rngs,
     ):
-        self.conv = conv(cin, cout, size, stride, use_bias=use_bias, dtype=dtype, rngs=rngs)
-        self.bn = BatchNorm(cout, dtype=dtype)
+        self.conv: Any = conv(cin, cout, size, stride, use_bias=use_bias, dtype=dtype, rngs=rngs)
+        self.bn: Any = BatchNorm(cout, dtype=dtype)  # other forms of the network put others in their places
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.bn(self.conv(x))
@@ -69,7 +71,7 @@ class PreActConv(nnx.Module):
     def __init__(
         self, cin: int, cout: int, size: int, *, use_bias: bool = False, dtype: DTypeLike | None, rngs: nnx.Rngs
     ):
-        self.bn = BatchNorm(cin, dtype=dtype)
+        self.bn: Any = BatchNorm(cin, dtype=dtype)
         self.conv = conv(cin, cout, size, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -138,7 +140,7 @@ def average_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     return nnx.avg_pool(padded, (size, size), strides=(stride, stride), padding="VALID")
 
 
-def resize(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
+def resize(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:
     """Bilinear with half-pixel centres and no antialiasing (PyTorch's align_corners=False).
 
     x [B,h,w,C] -> [B,H,W,C] in the dtype of x
@@ -149,7 +151,7 @@ def resize(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
     return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
-def upsample_x8(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
+def upsample_x8(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:
     """Stride-8 maps at image size: x8 bilinear with half-pixel centres, cropped to `size_hw`.
 
     x f32[B,ceil(H/8),ceil(W/8),C] -> f32[B,H,W,C]

@@ -1,6 +1,7 @@
 """3x3 convolutions of stride 1 and 2 that CPUs differentiate quickly too."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ _TAPS = ((1,), (2, 0))  # rows of the kernel that meet an even, and an odd, row 
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[Sequence[int]], **options: object
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any
 ) -> jax.Array:
     """jax.lax.conv_general_dilated, on CPUs `conv3x3` where that fits: x [B,H,W,C], kernel [h,w,C,D] -> [B,h',w',D]"""
     fits = kernel.shape[:2] == (3, 3) and max(strides) <= 2
@@ -20,7 +21,7 @@ def convolve(
 
 
 def conv3x3(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[Sequence[int]], **options: object
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any
 ) -> jax.Array:
     """jax.lax.conv_general_dilated for nnx.Conv, of stride 1 or 2 and padding 1.
 

@@ -1,6 +1,6 @@
 """DDRNet: stem, dual branches, bilateral fusion and heads."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,7 @@ class DDRNet(nnx.Module):
         self.variant, self.task, self.num_classes, self.dtype = variant, task, num_classes, dtype
         v = VARIANTS[variant]
         w, high = v.width, 2 * v.width
-        options = {"dtype": dtype, "rngs": rngs}
+        options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
 
         self.stem = nnx.List(
             [ConvBN(3, w, 3, 2, use_bias=True, **options), ConvBN(w, w, 3, 2, use_bias=True, **options)]
@@ -170,7 +170,7 @@ class DDRNet(nnx.Module):
         self.high5 = Bottleneck(high, high, 1, **options)
         if is_segmenter:
             self.dappm = DAPPM(16 * w, v.dappm_width, 4 * w, **options)
-            self.head = SegmentationHead(4 * w, v.head_width, num_classes, **options)
+            self.head: Any = SegmentationHead(4 * w, v.head_width, num_classes, **options)
         else:
             self.head = ClassificationHead(4 * w, 16 * w, v.last_width, num_classes, **options)
         self.aux_head = nnx.data(SegmentationHead(high, v.head_width, num_classes, **options) if aux_head else None)

@@ -6,6 +6,7 @@ of such maps have larger kernels that hold the same weights, with zeros between 
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from flax import nnx
 from ddrnet_jax.models import platforms
 from ddrnet_jax.models.batch_norm import BatchNorm, channel_sums, normalise, normalise_by_batch
 from ddrnet_jax.models.blocks import ConvBN
+
+if TYPE_CHECKING:
+    from ddrnet_jax.models.ddrnet import DDRNet
 
 ROW = 128  # numbers in a row of a TPU's memory; fewer are filled up
 IMAGE_SIDE, SIDE = 4, 2  # of the blocks of the image, and of the maps at 1/2 and 1/4 of its size
@@ -35,13 +39,13 @@ def in_blocks_on_tpus(network: Callable) -> Callable:
     return on_this_platform
 
 
-def _gains(model: nnx.Module, shape: tuple[int, ...]) -> bool:
+def _gains(model: "DDRNet", shape: tuple[int, ...]) -> bool:
     is_narrow = SIDE**2 * model.stem[0].conv.out_features <= ROW
     suits = all(isinstance(n, int) and n % MULTIPLE == 0 for n in shape[1:3])  # no symbol of an export
     return platforms.current() == "tpu" and is_narrow and suits
 
 
-def form(model: nnx.Module) -> nnx.Module:
+def form(model: "DDRNet") -> "DDRNet":
     """A copy of a DDRNet that shares its weights and statistics; from the image to 1/8 it computes in blocks."""
     copy = nnx.clone(model, variables=False)
     first, second = copy.stem
@@ -76,7 +80,8 @@ class _ConvOfBlocks(nnx.Module):
             x = in_blocks(x, self.side)
         dtype = conv.dtype or jnp.promote_types(x.dtype, kernel.dtype)
         sides = self.side, self.out
-        y = blocked_conv(x.astype(dtype), kernel.astype(dtype), stride=conv.strides, sides=sides)
+        stride: Any = conv.strides  # one number in our layers
+        y = blocked_conv(x.astype(dtype), kernel.astype(dtype), stride=stride, sides=sides)
         return y if bias is None else y + jnp.tile(bias[...].astype(dtype), self.out**2)
 
 

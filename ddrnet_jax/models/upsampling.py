@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from ddrnet_jax.models.blocks import eighths_between, neighbours, repeat_edges
 
 
-def argmax_x8(logits: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
+def argmax_x8(logits: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:
     """The class of every pixel: argmax of `blocks.upsample_x8`, the lower class where two are equal.
 
     logits f32[B,ceil(H/8),ceil(W/8),C] -> i32[B,H,W] (0..C-1)

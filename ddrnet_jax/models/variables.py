@@ -4,21 +4,24 @@ Training, checkpoints and weight files all hold these dicts: stable to save, che
 """
 
 from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 Tree = dict  # str -> Tree or array
+M = TypeVar("M", bound=nnx.Module)
 
 
-def split(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
+def split(model: M) -> tuple[nnx.GraphDef[M], Tree, Tree]:
     """The parts of a model: (graphdef, params, batch_stats), the last two nested dicts with str keys."""
-    graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return graphdef, plain(params), plain(batch_stats)
+    graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, batch_stats = map(plain, states)
+    return graphdef, params, batch_stats
 
 
-def merge(graphdef: nnx.GraphDef, params: Tree, batch_stats: Tree) -> nnx.Module:
+def merge(graphdef: nnx.GraphDef[M], params: Tree, batch_stats: Tree) -> M:
     """The model again, from the parts `split` returned (or others of the same shapes)."""
     return nnx.merge(graphdef, params, batch_stats)
 
@@ -28,13 +31,13 @@ def batch_stats(model: nnx.Module) -> Tree:
     return plain(nnx.state(model, nnx.BatchStat))
 
 
-def leaves(model: nnx.Module) -> dict[str, object]:
+def leaves(model: nnx.Module) -> dict[str, Any]:
     """{"stage4.low.blocks.0.conv_bn1.bn.scale": leaf} of every parameter and running statistic."""
     _, params, stats = split(model)
     return paths(params) | paths(stats)
 
 
-def replace_leaves(model: nnx.Module, new: Mapping[str, object]) -> None:
+def replace_leaves(model: nnx.Module, new: Mapping[str, Any]) -> None:
     """Copy the arrays of `new`, by their paths, into `model`, each as the type that is there; others stay."""
     for kind in (nnx.Param, nnx.BatchStat):
         state = nnx.state(model, kind)
@@ -43,13 +46,13 @@ def replace_leaves(model: nnx.Module, new: Mapping[str, object]) -> None:
         nnx.update(model, state)
 
 
-def paths(tree: Tree) -> dict[str, object]:
+def paths(tree: Tree) -> dict[str, Any]:
     """Flatten to {"stage4.low.blocks.0.conv_bn1.bn.scale": leaf}."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {".".join(entry.key for entry in path): leaf for path, leaf in flat}
 
 
-def from_paths(flat: dict[str, object]) -> Tree:
+def from_paths(flat: Mapping[str, Any]) -> Tree:
     """The inverse of `paths`."""
     tree: Tree = {}
     for path, leaf in flat.items():

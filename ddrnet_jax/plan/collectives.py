@@ -32,7 +32,8 @@ def collective_totals(hlo_text: str, *, outer_loop_length: int = 1) -> dict[str,
     """
     found, calls, entry = _read(hlo_text, outer_loop_length)
     times = _executions(calls, entry)
-    counts, sizes = collections.Counter(), collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
     for computation, kind, size in found:
         counts[kind] += times[computation]
         sizes[kind] += times[computation] * size
@@ -41,7 +42,8 @@ def collective_totals(hlo_text: str, *, outer_loop_length: int = 1) -> dict[str,
 
 def _read(hlo_text: str, outer_loop_length: int) -> tuple[list[tuple[str, str, int]], dict[str, list], str]:
     """([(computation, kind, bytes)] of the collectives, {computation: [(called, times)]}, the entry computation)"""
-    found, calls, entry, current = [], collections.defaultdict(list), "", ""
+    found, entry, current = [], "", ""
+    calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     for line in hlo_text.splitlines():
         header = None if line.startswith(" ") else _COMPUTATION.match(line)
         if header:
@@ -100,5 +102,5 @@ def _array_bytes(letters: str, bits: str, dimensions: str) -> int:
     count = 1
     for size in filter(None, dimensions.split(",")):
         count *= int(size.removeprefix("<="))
-    bits = 8 if letters == "pred" else int(bits or 0)
-    return (count * bits + 7) // 8
+    bits_each = 8 if letters == "pred" else int(bits or 0)
+    return (count * bits_each + 7) // 8

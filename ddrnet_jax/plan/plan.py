@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -121,7 +122,8 @@ def _lower_inference(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     weights = jax.tree.map(lambda leaf: placed(leaf, devices.replicated(mesh)), weights)
     image = placed(jax.ShapeDtypeStruct((1, *_image_hw(experiment), 3), np.uint8), devices.by_batch(mesh))
     with platforms.compiled_for(devices.platform(mesh)):
-        return mask_program(graphdef).lower(weights, image)
+        program: Any = mask_program(graphdef)  # of whole images: as jax.jit made it
+        return program.lower(weights, image)
 
 
 def _program(
@@ -153,8 +155,10 @@ def _program(
 
 
 def _figures(compiled: jax.stages.Compiled, repeats: int) -> dict:
-    cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    communication = collective_totals(compiled.as_text(), outer_loop_length=repeats)
+    cost: Any = compiled.cost_analysis()  # none of the three is None for what is planned here
+    memory: Any = compiled.memory_analysis()
+    text: Any = compiled.as_text()
+    communication = collective_totals(text, outer_loop_length=repeats)
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
@@ -207,7 +211,7 @@ def _run_estimate(experiment: Experiment, train: dict, chips: int | None) -> dic
 @contextlib.contextmanager
 def _without_cache() -> Iterator[None]:
     """No persistent cache: programs for devices that are not there can be written to it, but not read from it."""
-    was_on = jax.config.jax_enable_compilation_cache
+    was_on = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         yield

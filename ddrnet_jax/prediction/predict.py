@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from ddrnet_jax.build import Experiment, experiment
@@ -73,7 +74,7 @@ def predict_held_out(
     source = (wanted or trained).eval_source()
     _check_unique_stems(source)
     results = PredictionFiles(output, trained.spec, side_by_side=side_by_side)
-    rows = []
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
         mask = predictor.predict(sample["image"])
         results.write(Path(sample["name"]).stem, sample["image"], mask)

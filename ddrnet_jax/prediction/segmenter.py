@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,14 @@ class Segmenter:
         self.config, self.model, self.view = config, model, view
         self._logits: Callable | None = None
 
+    @overload
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """u8[H,W,3] -> u8[H,W], u8[B,H,W,3] -> u8[B,H,W]"""
+
+    @overload
+    def predict(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """of u8[H,W,3] -> of u8[H,W]"""
+
     def predict(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray | list[np.ndarray]:
         """Train ids of one image, of a batch, or of a list of images of any sizes.
 
@@ -155,7 +164,7 @@ def _of_stablehlo(path: Path) -> Segmenter:
     return Segmenter(lambda image: np.asarray(masks(image[None]))[0], build.dataset_spec(config), config=config)
 
 
-def _checked(images: np.ndarray) -> np.ndarray:
+def _checked(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[-1] != 3 or not images.size:
         raise UserError(

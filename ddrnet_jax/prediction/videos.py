@@ -123,7 +123,7 @@ class _Writers:
             self._writers[path].write(frame)
 
     def _opened(self, path: Path, codec: str, size_wh: tuple[int, int], has_color: bool) -> cv2.VideoWriter:
-        code = cv2.VideoWriter_fourcc(*codec)
+        code = cv2.VideoWriter.fourcc(*codec)
         writer = cv2.VideoWriter(str(path), code, self._frames_per_s, size_wh, has_color)
         if not writer.isOpened():
             what = f"{codec}, {size_wh[0]}x{size_wh[1]}, {self._frames_per_s:g} frames a second"
@@ -138,7 +138,7 @@ class _Writers:
 def _even(picture: np.ndarray, fill: int | None = None) -> np.ndarray:
     """Even height and width: encoders drop an odd row or column."""
     height, width = picture.shape[:2]
-    edge = (cv2.BORDER_REPLICATE, None) if fill is None else (cv2.BORDER_CONSTANT, fill)
+    edge = (cv2.BORDER_REPLICATE, 0) if fill is None else (cv2.BORDER_CONSTANT, fill)
     if height % 2 == width % 2 == 0:
         return picture
     return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, edge[0], value=edge[1])

@@ -176,7 +176,7 @@ def heat_map(confusion: np.ndarray, classes: Sequence[str], row_totals: np.ndarr
         turned = f"translate({middle + 4:.1f},{margin - 6:.1f}) rotate(-90)"
         parts.append(element("text", full, name, transform=turned))
     for row, total in enumerate(row_totals):
-        for column in np.flatnonzero(confusion[row]):
+        for column in np.flatnonzero(confusion[row]).tolist():
             count = int(confusion[row, column])
             share = count / total
             about = f"{classes[row]} predicted as {classes[column]}: {share:.2%} ({count:,} pixels)"

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ class Evaluation:
     confusion: np.ndarray | None
     step: int | None
     origin: str
-    settings: dict[str, object]
+    settings: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

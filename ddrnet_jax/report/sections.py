@@ -27,9 +27,10 @@ def percent(value: float | None) -> str:
 
 def difference(values: Sequence[float | None]) -> Markup:
     """The second less the first of two fractions, in points."""
-    if any(v is None or not math.isfinite(v) for v in values):
+    before, after = values[:2]
+    if before is None or after is None or not (math.isfinite(before) and math.isfinite(after)):
         return element("span", DASH)
-    delta = 100 * (values[1] - values[0])
+    delta = 100 * (after - before)
     kind = "same" if abs(delta) < 0.005 else "better" if delta > 0 else "worse"
     return element("span", f"{delta:+.2f}" if kind != "same" else "0.00", class_=kind)
 
@@ -133,7 +134,7 @@ def _bars_of_two(segmenters: Sequence[Run], ious: Ious) -> Markup:
 
 
 def _label_shares(run: Run) -> dict[str, float]:
-    confusion = run.evaluation.confusion
+    confusion = None if run.evaluation is None else run.evaluation.confusion
     if confusion is None or not confusion.sum():
         return {}
     return dict(zip(run.spec.classes, map(float, confusion.sum(1) / confusion.sum()), strict=True))

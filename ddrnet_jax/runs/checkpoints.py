@@ -155,4 +155,4 @@ def find_step(path: str | Path) -> Path:
                 raise CheckpointError(f"{e}, and it may be the best{step_files.beside(step)}") from e
     if not ranked:
         raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
-    return max(ranked, key=ranked.get)
+    return max(ranked, key=ranked.__getitem__)

@@ -43,7 +43,7 @@ class Checkpoints:
         self._keep = keep
         self._root = Path(workdir).absolute() / step_files.FOLDER
         self._checkpointer: ocp.training.Checkpointer | None = None  # reads every step's files when it is made
-        self._saving: tuple[int, object] | None = None
+        self._saving: tuple[int, ocp.AsyncResponse[None]] | None = None
         self._has_failed = False
 
     def latest_step(self) -> int | None:
@@ -64,7 +64,8 @@ class Checkpoints:
         problems: dict[Path, CheckpointError] = {}
         for step in _agreed(step_files.steps(self._root)):
             folder = self._root / str(step)
-            state, problem = None, None
+            state: dict = {}
+            problem = None
             try:
                 step_files.check_description(folder, self._metric)  # Orbax reads the score at the next save
                 state = step_files.read(folder, like)

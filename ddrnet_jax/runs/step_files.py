@@ -114,7 +114,8 @@ def read(folder: Path, like: dict) -> dict:
 
 def score(metrics: dict | None) -> float:
     """The score of a step, to compare with other steps of the same run: they have the same metric."""
-    return max((float(metrics[name]) for name in SCORES.values() if name in (metrics or {})), default=-1.0)
+    known = metrics or {}
+    return max((float(known[name]) for name in SCORES.values() if name in known), default=-1.0)
 
 
 def set_aside(folder: Path) -> Path:
@@ -143,7 +144,7 @@ def _checksum(tree) -> int:
     for leaf in jax.tree.leaves(tree):
         array = np.ascontiguousarray(leaf)
         value = zlib.crc32(f"{array.dtype}{np.shape(leaf)}".encode(), value)
-        value = zlib.crc32(array.reshape(-1).view(np.uint8), value)
+        value = zlib.crc32(array.reshape(-1).view(np.uint8).data, value)
     return value
 
 
@@ -176,5 +177,5 @@ def _ignore_echoes() -> None:
         if "Event loop is closed" not in str(unraisable.exc_value):
             previous(unraisable)
 
-    report.ignores_echoes = True
+    vars(report)["ignores_echoes"] = True
     sys.unraisablehook = report

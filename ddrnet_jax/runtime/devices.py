@@ -105,5 +105,5 @@ def fingerprint(tree: Tree) -> str:
     """A hash of every bit of the tree's arrays, which are this process's own."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):
-        digest.update(np.ascontiguousarray(leaf))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 from ddrnet_jax.errors import UserError
 
@@ -43,8 +43,8 @@ class Place(NamedTuple):
     """This process's place among those of the run."""
 
     address: str  # host:port of process 0, which coordinates
-    count: int
-    index: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
+    index: int  # type: ignore[assignment]  # hides tuple's method
 
 
 def parse(text: str | None) -> Place | str:
@@ -142,7 +142,7 @@ def end_at_sigterm() -> None:
 
 def _leave() -> None:
     global _member
-    _member.leave()
+    cast(_Member, _member).leave()
     _member = None
 
 
@@ -260,9 +260,9 @@ def _join(setting: Place | str) -> None:
     import jax
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if setting == "auto":
-        place, flag = {}, "--distributed auto"
-    else:
+    place: dict[str, Any] = {}
+    flag = "--distributed auto"
+    if isinstance(setting, Place):
         place = {"coordinator_address": setting.address, "num_processes": setting.count, "process_id": setting.index}
         flag = f"--distributed {setting.address},{setting.count},{setting.index}"
         _check_address(setting, flag)

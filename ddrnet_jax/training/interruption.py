@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 
@@ -23,9 +24,9 @@ class Interruption:
     main thread only; elsewhere, as in a server's worker, signals keep doing what they did.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._received: signal.Signals | None = None
-        self._previous = {}
+        self._previous: dict[signal.Signals, Any] = {}
         self._processes = 1
 
     def __enter__(self) -> "Interruption":
@@ -70,6 +71,6 @@ class Interruption:
         if self._received is not signal.SIGINT:  # who pressed Ctrl-C wants the shell's exit code of it
             self._received = signal.Signals(number)
         # print() could find its own buffer locked here.
-        os.write(2, f"\n{_NAMES[number]}: stopping after this step; the last step is saved\n".encode())
+        os.write(2, f"\n{_NAMES[signal.Signals(number)]}: stopping after this step; the last step is saved\n".encode())
         if self._processes > 1:
             os.kill(os.getpid(), signal.SIGTERM)

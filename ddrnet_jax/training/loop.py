@@ -115,8 +115,8 @@ def _train(
         def evaluate() -> metrics.Scores | metrics.Accuracy:
             gallery.clear()
             with samples_to_evaluate(eval_source, e.eval_transform, num_threads=e.num_threads) as samples:
-                weights = devices.local_view(state.evaluation_weights(run_state), own_devices)
-                return evaluator(*weights, interruption.watched(samples))
+                params, batch_stats = devices.local_view(state.evaluation_weights(run_state), own_devices)
+                return evaluator(params, batch_stats, interruption.watched(samples))
 
         result = None
         stack.enter_context(processes.ending_if_lost())
@@ -148,11 +148,13 @@ def _train(
                 is_save = is_eval or _is_due(step, e.checkpoint_every_steps)
                 if is_save or step % e.log_every_steps == 0:
                     meter.write_line(step)
+                score = None
                 if is_eval:
                     result = evaluate()
+                    score = result.score
                     log.evaluation(step, result, e.spec, gallery.first)
                 if is_save:
-                    checkpoints.save(step, run_state, result.score if is_eval else None)
+                    checkpoints.save(step, run_state, score)
                     meter.restart_clock()
         except (DataError, Preempted, StoppedByUser) as error:  # neither must cost the steps before it
             meter.write_line(done)
@@ -229,7 +231,7 @@ def _first_state(
     return graphdef, devices.put_replicated(fresh, mesh), 0, origin
 
 
-def _batches(experiment: Experiment, source: Source, first_step: int) -> Iterator[dict]:
+def _batches(experiment: Experiment, source: Source, first_step: int) -> pipeline.Closing[dict]:
     return pipeline.train_batches(
         source,
         experiment.augment,
@@ -257,7 +259,7 @@ def _check_same_everywhere(values: dict[str, object]) -> None:
         )
 
 
-def _is_same_everywhere(reason: Exception) -> bool:
+def _is_same_everywhere(reason: BaseException) -> bool:
     """Whether all processes stop for this reason, after the same step: a broken file stops the one that reads it."""
     return jax.process_count() == 1 or not isinstance(reason, DataError)
 

@@ -229,7 +229,7 @@ def _safe_ratio(total: jax.Array, count: jax.Array) -> jax.Array:
 
 
 # By name: the loss, and which settings of the config's group `loss` are its own, by its parameters.
-LOSSES = {
+LOSSES: dict[str, tuple[Callable[..., jax.Array], dict[str, str]]] = {
     "cross_entropy": (cross_entropy, {}),
     "ohem": (ohem, {"threshold": "ohem_threshold", "min_kept_fraction": "ohem_min_kept_fraction"}),
     "dice_edge": (dice_edge, {name: name for name in ("dice_weight", "edge_weight", "edge_size")}),

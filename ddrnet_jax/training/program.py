@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,7 +42,7 @@ def loss(experiment: Experiment) -> Loss:
 def objective_maker(experiment: Experiment) -> MakeObjective:
     """A function of graphdef and platform that gives the objective. Raises ConfigError as `loss` does."""
     of_head = loss(experiment)
-    options = {"aux_weight": experiment.aux_weight, "remat": experiment.remat}
+    options: dict[str, Any] = {"aux_weight": experiment.aux_weight, "remat": experiment.remat}
     return lambda graphdef, platform: loss_of_heads(graphdef, of_head, platform, **options)
 
 

@@ -1,6 +1,7 @@
 """The state of a run at a step: a plain nested dict of step, params, batch_stats, opt_state and, if on, ema."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def abstract(
     return graphdef, state | ({"ema": {"params": params, "batch_stats": batch_stats}} if ema_decay else {})
 
 
-def warm_start(state: State, leaves: dict[str, jax.Array]) -> State:
+def warm_start(state: State, leaves: Mapping[str, Any]) -> State:
     """The fresh state with these parameters and running statistics, by our dotted paths, in the place of its own."""
 
     def replaced(tree: dict) -> dict:

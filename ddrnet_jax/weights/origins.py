@@ -96,7 +96,7 @@ def recognise(state_dict: dict[str, np.ndarray]) -> Recognised:
     tensors = {str(name): np.asarray(array) for name, array in state_dict.items()}
     left_out = {name: "a training loss's own tensor" for name in tensors if _LOSS.match(name)}
     own = {name: array for name, array in tensors.items() if name not in left_out}
-    prefix = Counter([_PREFIX.match(name)[0] for name in own] or [""]).most_common(1)[0][0]
+    prefix = Counter([next(_PREFIX.finditer(name))[0] for name in own] or [""]).most_common(1)[0][0]
     given = {name.removeprefix(prefix): array for name, array in own.items() if name.startswith(prefix)}
     kind = _most_similar(given)
     if kind is None:
@@ -107,7 +107,7 @@ def recognise(state_dict: dict[str, np.ndarray]) -> Recognised:
     num_classes = _num_classes(given, _slots(kind))
     slots = _slots(kind, aux_head, num_classes)
     problems = list(_problems(prefix, own, slots))
-    if problems:
+    if problems or num_classes is None:
         raise WeightsMismatch(_mismatch(kind, num_classes, problems))
     official = {slot.official: given[name] for name, slot in slots.items()}
     stem_biases = {bias: np.zeros_like(official[mean]) for bias, mean in _STEM_BIASES.items()}
@@ -174,7 +174,7 @@ def _slots(kind: _Kind, aux_head: bool = True, num_classes: int | None = None) -
 
 def _stage(official: str) -> str:
     top = official.split(".")[0].replace("conv1", "stem")
-    return top if top in _STAGES else "layer" + re.search(r"\d", top)[0]
+    return top if top in _STAGES else "layer" + next(re.finditer(r"\d", top))[0]
 
 
 def _most_similar(given: dict[str, np.ndarray]) -> _Kind | None:

@@ -69,7 +69,8 @@ def quick(
 
     Returns warnings, a line each. Raises DataError naming the first file that cannot be used.
     """
-    start, sizes, labelled, ignored = time.perf_counter(), collections.Counter(), 0, 0
+    start, labelled, ignored = time.perf_counter(), 0, 0
+    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     spec = train_source.spec
     if train_source.spec.classes != eval_source.spec.classes:
         odd = sorted(set(train_source.spec.classes) ^ set(eval_source.spec.classes))
@@ -225,7 +226,7 @@ def _observations(source: Source, num_threads: int, decoders: Decoders) -> Itera
         return [inspect(source, i, decoders) for i in range(start, min(start + _CHUNK, len(source)))]
 
     with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
-        waiting = collections.deque()
+        waiting: collections.deque[concurrent.futures.Future[list[Observation]]] = collections.deque()
         try:
             for start in range(0, len(source), _CHUNK):
                 waiting.append(pool.submit(look, start))

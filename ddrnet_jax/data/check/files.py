@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ddrnet_jax.data import files
-from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.data.sets.specs import DatasetSpec, Pair
 from ddrnet_jax.data.sources import FolderPairs
 
 
 class KnownPairs(FolderPairs):
     """The pairs given, whether they are all of a split or not."""
 
-    def __init__(self, root: str | Path, pairs: Sequence[tuple[str, str]], spec: DatasetSpec):
+    def __init__(self, root: str | Path, pairs: Sequence[Pair], spec: DatasetSpec):
         self.root, self.pairs, self.spec = root, list(pairs), spec
 
 

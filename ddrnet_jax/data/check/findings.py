@@ -85,7 +85,7 @@ class Tally:
     split: str
     spec: DatasetSpec
     count: int = 0
-    counts: np.ndarray | None = None
+    counts: np.ndarray = dataclasses.field(init=False)
     raw: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
     sizes: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     unknown: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -124,7 +124,8 @@ def of_samples(tallies: Sequence[Tally], spec: DatasetSpec) -> list[Finding]:
         names = tuple(name for tally in tallies for name in tally.problems.get(kind, ()))
         if not names:
             continue
-        message, paste = f"{len(names)} {what}", ()
+        message = f"{len(names)} {what}"
+        paste: tuple[str, ...] = ()
         if kind in ("value", "color"):
             message += f": {_most(_summed(tallies, 'unknown', int if kind == 'value' else tuple))}"
         if not advice:
@@ -197,7 +198,7 @@ def _advice_for_colors(colors: collections.Counter, spec: DatasetSpec) -> tuple[
 def of_classes(tally: Tally) -> list[Finding]:
     """Classes that a split never shows, and how much of it is ignored."""
     spec, labelled, ignored = tally.spec, int(tally.counts[:-1].sum()), int(tally.counts[-1])
-    findings = []
+    findings: list[Finding] = []
     if not labelled + ignored:
         return findings
     if not labelled:
@@ -266,7 +267,7 @@ def padding_share(sizes: collections.Counter, crop_hw: tuple[int, int], scale_ra
 
 def _summed(tallies: Sequence[Tally], name: str, kind: type) -> collections.Counter:
     """One counter of all splits, of the keys of one type: raw values, or RGB triples."""
-    total = collections.Counter()
+    total: collections.Counter = collections.Counter()
     for tally in tallies:
         total.update({key: count for key, count in getattr(tally, name).items() if isinstance(key, kind)})
     return total

@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+from typing import IO
 
 from ddrnet_jax.data.errors import DataError
 
@@ -21,15 +22,22 @@ while True:
 _READY = b"ready\n"
 
 
+class _Process(subprocess.Popen[bytes]):
+    """One that is started with both pipes."""
+
+    stdin: IO[bytes]
+    stderr: IO[bytes]
+
+
 class Decoders(contextlib.ExitStack):
     """Processes that decode JPEGs for their complaints alone, one at a time each: so a complaint is about one file.
 
     They start when they are needed, one for each thread that asks, and end with the context.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self._idle: list[subprocess.Popen] = []
+        self._idle: list[_Process] = []
 
     def complaint(self, jpeg: bytes) -> str:
         """What a decoder says first of these bytes of a JPEG file; "" if it says nothing."""
@@ -44,16 +52,16 @@ class Decoders(contextlib.ExitStack):
         self._idle.append(process)
         return said[0] if said else ""
 
-    def _start(self) -> subprocess.Popen:
-        pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen([sys.executable, "-c", _SCRIPT], **pipes)
+    def _start(self) -> _Process:
+        command = [sys.executable, "-c", _SCRIPT]
+        process = _Process(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
         self.callback(_end, process)
         _until_ready(process)
         return process
 
 
-def _until_ready(process: subprocess.Popen) -> list[str]:
-    said = []
+def _until_ready(process: _Process) -> list[str]:
+    said: list[str] = []
     for line in process.stderr:
         if line == _READY:
             return said
@@ -61,7 +69,7 @@ def _until_ready(process: subprocess.Popen) -> list[str]:
     raise DataError(f"a process that decodes JPEGs has ended ({said[-1] if said else 'killed'}); run again")
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: _Process) -> None:
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
     process.stderr.close()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from typing import cast
 
 import cv2
 import numpy as np
@@ -210,12 +211,12 @@ def _colors_of(rgb: np.ndarray) -> tuple[dict[Color, int], int]:
 
 
 def _pixels(data: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return cast(np.ndarray, cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED))  # of a sound file
 
 
 def _listed(unknown: dict) -> str:
     """ "value 12 on 34 pixels, ...": the four most frequent."""
     kind = "value" if isinstance(next(iter(unknown)), int) else "colour"
-    most = sorted(unknown, key=unknown.get, reverse=True)
+    most = sorted(unknown, key=unknown.__getitem__, reverse=True)
     rest = f", and {len(most) - 4} more" if len(most) > 4 else ""
     return ", ".join(f"{kind} {value} on {unknown[value]:,} pixel(s)" for value in most[:4]) + rest

@@ -20,7 +20,7 @@ class RecordFile(NamedTuple):
     split: str
     path: Path
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple's method
 
     @property
     def indices(self) -> range:
@@ -97,7 +97,7 @@ class Manifest:
 
     def forget_changed(self, sources_sha256: Mapping[RecordFile, str]) -> list[RecordFile]:
         """The files that were made of other sources than now; they count as not written, and it is saved."""
-        written = {file: self._entry(file) for file in sources_sha256 if self._entry(file)}
+        written = {file: entry for file in sources_sha256 if (entry := self._entry(file))}
         changed = [file for file, entry in written.items() if entry.get("sources_sha256") != sources_sha256[file]]
         for file in changed:
             del self._entries(file.split)[file.path.name]
@@ -107,7 +107,8 @@ class Manifest:
 
     def is_intact(self, file: RecordFile) -> bool:
         """Whether the file is there, whole: reads all of it."""
-        return self._has_size(file) and sha256(file.path) == self._entry(file)["sha256"]
+        entry = self._entry(file)
+        return entry is not None and self._has_size(file) and sha256(file.path) == entry["sha256"]
 
     def is_complete(self, split: str) -> bool:
         """Whether all files of a split are there, by their sizes."""

@@ -6,7 +6,7 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import cv2
@@ -89,7 +89,8 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
         )
     for stale in output.glob(".*.partial"):
         stale.unlink()
-    features, complaints = _features(spec), []
+    features = _features(spec)
+    complaints: list[str] = []
 
     def work(file: RecordFile, advance: Callable) -> int | None:
         if manifest.is_intact(file):
@@ -112,7 +113,9 @@ def _sources_sha256(source, file: RecordFile) -> str:
     return hashlib.sha256("\n".join(source.stamp(index) for index in file.indices).encode()).hexdigest()
 
 
-def _in_parallel(work: Callable, files: list[RecordFile], num_threads: int) -> Iterator[tuple[RecordFile, int | None]]:
+def _in_parallel(
+    work: Callable, files: list[RecordFile], num_threads: int
+) -> Generator[tuple[RecordFile, int | None], None, None]:
     """Yields (file, work(file, advance)) as they are done, under one progress bar; the first error stops all."""
     stop, lock = threading.Event(), threading.Lock()
 
@@ -158,8 +161,8 @@ def _records(samples: Iterator[EncodedSample], names: list[str], features, jpeg_
     """The samples serialised."""
     for encoded, name in zip(samples, names, strict=False):
         image, label = _stored(encoded, jpeg_quality)
-        label = io.BytesIO(label) if isinstance(label, bytes) else label
-        yield features.serialize_example({"image": io.BytesIO(image), "label": label, "name": name})
+        stored = io.BytesIO(label) if isinstance(label, bytes) else label
+        yield features.serialize_example({"image": io.BytesIO(image), "label": stored, "name": name})
 
 
 def _write_file(path: Path, records: Iterator[bytes], advance: Callable[[], None]) -> int:

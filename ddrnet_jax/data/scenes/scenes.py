@@ -23,7 +23,10 @@ IMAGE_CLASSES = tuple(
     " and ".join(name for bit, name in enumerate(_OBJECTS) if code >> bit & 1) or "none"
     for code in range(2 ** len(_OBJECTS))
 )
-COLORS = tuple(tuple(map(int, c)) for c in hexes("804080 ffffff f423e8 464646 4682b4 6b8e23 faaa1e 00008e dc143c"))
+COLORS = tuple(
+    (int(red), int(green), int(blue))
+    for red, green, blue in hexes("804080 ffffff f423e8 464646 4682b4 6b8e23 faaa1e 00008e dc143c")
+)
 
 Thing = tuple[float, Callable, tuple]  # its distance in metres, what draws it, where
 
@@ -99,7 +102,9 @@ class _Places:
     """The things put into the street so far; none hides much of an earlier one."""
 
     def __init__(self, street: Street):
-        self.street, self.taken, self.things = street, [], []
+        self.street = street
+        self.taken: list[tuple[float, float]] = []
+        self.things: list[Thing] = []
 
     def put(self, draw: Callable, x: float, z: float, half: float, *more: float) -> None:
         """Puts a thing half a width of `half` metres there, if it is in view and not in the way."""
@@ -113,7 +118,8 @@ class _Places:
 
 def _houses(street: Street) -> list[Thing]:
     """Houses along both sides, at times a tree between. Returns (distance, draw function, its arguments) each."""
-    rng, placed = street.rng, []
+    rng = street.rng
+    placed: list[Thing] = []
     for side in (-1, 1):
         z = rng.uniform(2, 8)
         while z < _FAR_M:
@@ -133,8 +139,9 @@ def _houses(street: Street) -> list[Thing]:
 def _furnish(street: Street, zebra_z: float | None) -> list[Thing]:
     """All that stands and moves in the street. Returns (distance, draw function, its arguments), far to near."""
     rng, kerb, places = street.rng, street.kerb, _Places(street)
-    for x in rng.uniform(-kerb, kerb, rng.integers(0, 3)) if zebra_z else ():
-        places.put(things.person, x, zebra_z + rng.uniform(0.8, 3.2), 0.5)
+    if zebra_z:
+        for x in rng.uniform(-kerb, kerb, rng.integers(0, 3)):
+            places.put(things.person, x, zebra_z + rng.uniform(0.8, 3.2), 0.5)
     for side in (-1, 1):
         for z in rng.uniform(5, 11, rng.integers(1, 4)):
             places.put(things.person, side * (kerb + rng.uniform(0.9, 2.4)), z, 0.5)
@@ -164,12 +171,12 @@ def _develop(rng: np.random.Generator, canvas: np.ndarray, label: np.ndarray) ->
     (h, w), (down, across) = label.shape, rng.integers(0, _SHIFT, 2)
     grain, leaves = (a[down : down + h, across : across + w] for a in _textures(h, w))
     texture = cv2.multiply(grain, cv2.LUT(label, _GRAIN))
-    cv2.copyTo(leaves, cv2.compare(label, things.TREE, cv2.CMP_EQ), texture)
+    cv2.copyTo(leaves, cv2.compare(label, things.TREE, cv2.CMP_EQ), texture)  # type: ignore[call-overload]  # a number
     texture = cv2.cvtColor(cv2.convertScaleAbs(texture, beta=128), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(cv2.cvtColor(cv2.pyrDown(canvas), cv2.COLOR_RGBA2RGB), 1, texture, 1, -128)
 
 
-def draw_scene(seed: int, index: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def draw_scene(seed: int, index: int, size_hw: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """One street, a pure function of its arguments: (image, label).
 
     size_hw  height and width in pixels, 32 or more each

@@ -1,6 +1,7 @@
 """A drawn street before anything stands in it: its light, its camera, and how polygons in it are painted."""
 
 import itertools
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +35,8 @@ class Street:
         """
         height, width  of the picture, in pixels
         """
-        self.rng, self.polygons = rng, []
+        self.rng = rng
+        self.polygons: list[tuple[np.ndarray, npt.ArrayLike, int]] = []
         sky, light, self.haze_m, self.lit = _MOODS[rng.integers(len(_MOODS))]
         exposure = rng.uniform(0.92, 1.12) * rng.uniform(0.96, 1.04, 3)
         self.light, (self.zenith, self.haze) = light * exposure, np.minimum(sky * exposure, 255)
@@ -63,7 +65,7 @@ class Street:
         """Adds convex polygons f64[N,K,3] in metres, in colours f64[3] or f64[N,3]."""
         self.polygons.append((polygons, colors, label))
 
-    def project(self, x: Metres, y: Metres, z: Metres) -> tuple[Metres, Metres]:
+    def project(self, x: Metres, y: Metres, z: Metres) -> tuple[Any, Any]:
         """Metres -> samples (u, v), a number or an f64[N] each. The street bends with the square of the distance."""
         u = self.vanishing_x + self.focal * ((x - self.eye_x) / z + self.curve * z)
         return u, self.horizon + self.focal * (self.eye_y - y) / z
@@ -71,15 +73,15 @@ class Street:
     def paint(self, canvas: np.ndarray) -> None:
         """Paints all polygons, through the haze, on a canvas u8[H,W,4]: red, green, blue and the class."""
         x, y, z = np.concatenate([p.reshape(-1, 3) for p, _, _ in self.polygons]).T.copy()
-        ends = np.cumsum(np.repeat(*zip(*((p.shape[1], len(p)) for p, _, _ in self.polygons), strict=True)))
+        ends = np.cumsum(np.repeat([p.shape[1] for p, _, _ in self.polygons], [len(p) for p, _, _ in self.polygons]))
         starts = np.concatenate([[0], ends[:-1]])
         colors = self._colors(z[starts])
-        seen, samples = True, []
+        seen, coordinates = np.array(True), []
         for position, size in zip(self.project(x, y, z), (self.width, self.height), strict=True):
             low, high = np.minimum.reduceat(position, starts), np.maximum.reduceat(position, starts)
-            seen &= (high > 0) & (low < size) & (high - low > 3)
-            samples.append(np.rint(position).astype(np.int32))
-        samples = np.stack(samples, -1)
+            seen = seen & (high > 0) & (low < size) & (high - low > 3)
+            coordinates.append(np.rint(position).astype(np.int32))
+        samples = np.stack(coordinates, -1)
         spans = (a[seen].tolist() for a in (starts, ends, colors))
         for start, end, color in zip(*spans, strict=True):
             cv2.fillConvexPoly(canvas, samples[start:end], color)

@@ -79,7 +79,7 @@ _ROUND = _circle(12)
 _PART_WEIGHTS = _rects(_CAR_PARTS[:, 1:5])
 _HUBS, _RADII = np.tile([[0.2], [0.79]], (2, 1)), np.repeat([0.44, 0.22], 2)[:, None]
 _WHEELS = _inside(_HUBS + _RADII * _ROUND[:, 0] / 4, 0.06 + _RADII * _ROUND[:, 1] / 0.66)
-_UPRIGHT = np.zeros((6, 4, 3))
+_UPRIGHT: np.ndarray = np.zeros((6, 4, 3))
 _UPRIGHT[[0, 0, 3, 3], range(4), 0] = 1
 _UPRIGHT[[1, 1, 4, 4], range(4), 0] = -1, 1, 1, -1
 _UPRIGHT[[2, 2, 5, 5], range(4), 1] = 1
@@ -207,7 +207,9 @@ def pole(street: Street, x: float, z: float) -> None:
     rng, color, top = street.rng, street.pick(_POSTS, 6), (_lamp, _sign, _traffic_light)[street.rng.integers(3)]
     half, high = rng.uniform(0.26, 0.33), rng.uniform(3.3, 4.3)
     _shade(street, x, z, 0.7)
-    shaft = [(0, half * a, b, 0, half * a, c) for a, b, c in ((1, 0, high), (1.05, 0.7, 1.1), (1.05, 1.8, 2.2))]
+    shaft: list[tuple[float, ...]] = [
+        (0, half * a, b, 0, half * a, c) for a, b, c in ((1, 0, high), (1.05, 0.7, 1.1), (1.05, 1.8, 2.2))
+    ]
     shaft += [(half * 0.5, half * 0.5, 0, half * 0.5, half * 0.5, high), (0, half * 1.5, 0, 0, half * 1.3, 0.4)]
     bands = 255 - color
     street.fill(upright(x, z, shaft), [color, bands, bands, color * 0.8, color * 0.7], POLE)

@@ -23,7 +23,8 @@ def folder_spec(
     Raises DataError where these disagree.
     """
     _check_folder(classes, colors, label_values, ignore_values, image_folder, label_folder)
-    keys = [tuple(c) for c in colors] or list(label_values) or list(range(len(classes)))
+    triples: list[Color] = [(red, green, blue) for red, green, blue in colors]
+    keys: Sequence[Color | int] = triples or label_values or range(len(classes))
     values = {key: train_id for train_id, key in enumerate(keys)}
     for value in ignore_values:
         if colors and value == IGNORE:  # the default, which means nothing in colour masks
@@ -32,7 +33,7 @@ def folder_spec(
         if key in values:
             raise DataError(f"data.ignore_values has {key}, which is also the value of class {classes[values[key]]!r}")
         values[key] = IGNORE
-    display = tuple(tuple(c) for c in colors) or distinct_colors(len(classes))
+    display = tuple(triples) or distinct_colors(len(classes))
     return DatasetSpec("folder", tuple(classes), display, values, image_folder=image_folder, label_folder=label_folder)
 
 

@@ -19,7 +19,7 @@ class ImageNet(DatasetSpec):
         """The images of every class's folder, with its number."""
         folder = files.require_folder(root / split, f"the class folders of split {split!r}")
         names = files.subfolders(folder)
-        pairs = [
+        pairs: list[Pair] = [
             (os.path.join(folder, name, file), number)
             for name, number in _class_numbers(folder, names, self.classes).items()
             for file in sorted(os.listdir(folder / name))
@@ -35,7 +35,7 @@ class ImageNet(DatasetSpec):
 
 def _classes_in(root: Path, parts: list[str]) -> tuple[str, ...]:
     """ImageNet's 1000 folders in their own order. Raises DataError if one part has others than the first."""
-    first = None
+    first: tuple[str, ...] = ()
     for part in parts:
         folder = files.require_folder(root / part, f"the class folders of split {part!r}")
         names = tuple(files.subfolders(folder))

@@ -12,7 +12,9 @@ def find_pairs(root: str | Path, split: str, spec: DatasetSpec) -> tuple[list[Pa
     Raises DataError if a folder is missing or empty, MissingLabels if images have no label.
     """
     spec = spec_of_files(root, split, spec)
-    pairs, missing, advice = [], [], ""
+    pairs: list[Pair] = []
+    missing: list[tuple[str, str]] = []
+    advice = ""
     for part in split_parts(split):
         try:
             pairs += spec.find_pairs(Path(root), part)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from ddrnet_jax.data import files
+from ddrnet_jax.data.errors import Pair
 
 Color = tuple[int, int, int]
-Pair = tuple[str, str | int]  # the image's path; the path of its mask, or its class number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,7 @@ def distinct_colors(count: int) -> tuple[Color, ...]:
             for channel in range(3):
                 rgb[channel] |= (index >> channel & 1) << (7 - bit)
             index >>= 3
-        return tuple(rgb)
+        red, green, blue = rgb
+        return red, green, blue
 
     return tuple(color(i + 1) for i in range(count))

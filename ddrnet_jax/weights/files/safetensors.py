@@ -5,12 +5,12 @@ that leaves the file and reserves no more memory than the file has bytes.
 """
 
 import contextlib
+import io
 import json
 import math
 import os
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -56,7 +56,7 @@ def shown(text: object) -> str:
 class WeightsFile:
     """An open weights file: reads byte ranges that lie inside it, and names itself in every error."""
 
-    def __init__(self, path: str | os.PathLike, stream: BinaryIO):
+    def __init__(self, path: str | os.PathLike, stream: io.BufferedReader):
         self.path = path
         self.size = os.fstat(stream.fileno()).st_size
         self._stream = stream
@@ -82,7 +82,7 @@ class WeightsFile:
     def fill(self, memory: np.ndarray, offset: int, what: str) -> None:
         """Reads the bytes from `offset` on into `memory`, u8[count]."""
         self._seek(offset, memory.size, what)
-        if self._stream.readinto(memory) != memory.size:
+        if self._stream.readinto(memory.data) != memory.size:
             raise self.error(f"{what} ends before its {memory.size} bytes")
 
     def element_count(self, size: tuple | list, what: str) -> int:
@@ -161,7 +161,7 @@ def write_safetensors(
     with atomic.replacing(path, is_synced=True) as partial, partial.open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in names:
-            stream.write(data_bytes(arrays[name]))
+            stream.write(data_bytes(arrays[name]).data)
 
 
 def _check_writable(path: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:

@@ -154,7 +154,7 @@ class PickleMachine:
 
 
 def _opcode_name(opcode: bytes) -> str:
-    known = pickletools.code2op.get(opcode.decode("latin-1"))
+    known = pickletools.code2op.get(opcode.decode("latin-1"))  # type: ignore[attr-defined]
     return known.name if known else repr(opcode)
 
 

@@ -7,6 +7,7 @@ so a view is made only once all that it can reach is known to lie inside its sto
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -127,7 +128,7 @@ class Tensors:
         for (key, *_), array in self._views.items():
             self._file.check_bools(array, f"a tensor of storage {shown(key)}")
 
-    def _tensor(self, storage: Storage, dtype: np.dtype, offset: object, size: object, stride: object) -> np.ndarray:
+    def _tensor(self, storage: Storage, dtype: np.dtype, offset: Any, size: Any, stride: Any) -> np.ndarray:
         """The view of `storage`, counted in elements, once all that it can reach is known to be inside."""
         what = f"a tensor of storage {shown(storage.key)}"
         if type(size) is not tuple or type(stride) is not tuple or len(size) != len(stride):

@@ -28,7 +28,7 @@ def write_pth(path: str | os.PathLike, state: dict[str, np.ndarray]) -> None:
         ):
             archive.writestr(zipfile.ZipInfo(f"archive/{member}"), data)
         for index, array in enumerate(arrays.values()):
-            archive.writestr(zipfile.ZipInfo(f"archive/data/{index}"), memoryview(data_bytes(array)))
+            archive.writestr(zipfile.ZipInfo(f"archive/data/{index}"), data_bytes(array).data)
 
 
 def _state_pickle(arrays: dict[str, np.ndarray]) -> bytes:

@@ -67,7 +67,7 @@ class Zip:
             raise self._file.error(f"its {shown(name)} has {member.size} bytes, its tensors need {size}")
         memory = self._file.reserve(size, shown(name))
         self._file.fill(memory, offset, shown(name))
-        self._check(name, member, memory)
+        self._check(name, member, memory.data)
         return memory
 
     def _directory_place(self) -> tuple[int, int, int]:
@@ -119,7 +119,7 @@ class Zip:
             raise self._file.error(f"its {what} is not where the zip directory says")
         return member, member.header_offset + 30 + name_size + extra_size
 
-    def _check(self, name: str, member: _Member, data: bytes | np.ndarray) -> None:
+    def _check(self, name: str, member: _Member, data: bytes | memoryview) -> None:
         if zlib.crc32(data) != member.checksum:
             remedy = f"{DAMAGED}, or save it again with torch.serialization.set_crc32_options(True)"
             raise self._file.error(f"the checksum of its {shown(name)} is wrong", remedy)
