@@ -31,6 +31,7 @@ def configure(*, verbose: bool) -> None:
     package = logging.getLogger(_PACKAGE)
     package.setLevel(logging.INFO)
     package.addHandler(_lines)
+    package.propagate = False  # a library's handler of the root would say every line a second time
     root = logging.getLogger()
     if verbose:
         root.setLevel(logging.INFO)

@@ -84,4 +84,9 @@ def test_sigkill_between_checkpoints_changes_nothing(repo, tmp_path, uninterrupt
         return [(line["step"], line["loss"]) for line in lines(workdir) if "loss" in line]
 
     assert sequence(tmp_path) == sequence(uninterrupted)
+
+    said = (uninterrupted / "log.txt").read_text().splitlines()
+    assert sum("compiled in" in line for line in said) == 1, "a line is said once"
+    assert sum(f"step {STEPS}/{STEPS}  loss" in line for line in said) == 1
+    assert said[0].startswith("DDRNet-23_slim segmentation: ")
     assert [step for step, _ in sequence(tmp_path)] == list(range(2, STEPS + 1, 2))
