@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,21 @@ from ml_collections import ConfigDict
 from ddrnet_jax import build
 from ddrnet_jax.config import validate
 from ddrnet_jax.data import pipeline
+from ddrnet_jax.data.own import OwnSamples, as_sample
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import Evaluator, samples_to_evaluate
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View
 from ddrnet_jax.models import variables
+from ddrnet_jax.models.inference import logits_shape
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import loop
 from ddrnet_jax.training.objective import Objective
 
+_PROBE_HW = (64, 72)  # of an image that a network is asked the shape of its logits for
+_LOGGED_BY_US = ("step", "grad_norm", "learning_rate", "images_per_s", "input_wait")
 Pairs = Iterable[Sample | tuple[np.ndarray, np.ndarray]]
 
 
@@ -49,12 +54,16 @@ def train(
     Raises UserError with one line, before any long work where it can.
     """
     experiment = _experiment(config)
-    replaced: dict[str, Any] = {
-        "network": model,
-        "train_source": train_source and (lambda: OwnSamples(train_source, experiment)),
-        "eval_source": eval_source and (lambda: OwnSamples(eval_source, experiment)),
-    }
-    experiment = dataclasses.replace(experiment, **{name: value for name, value in replaced.items() if value})
+    own: dict[str, Any] = {}
+    for name, samples in (("train_source", train_source), ("eval_source", eval_source)):
+        if samples is not None:
+            own[name] = functools.partial(OwnSamples, samples, experiment.spec)
+            own[name]()  # what is no source is refused before anything is made
+    if model is not None:
+        own["network"] = _checked_network(model, experiment)
+    experiment = dataclasses.replace(experiment, **own)
+    if objective is not None:
+        _check_objective(objective, experiment)
     make_objective = None if objective is None else lambda graphdef, platform: objective
     return loop.train(experiment, workdir, make_objective=make_objective).result
 
@@ -77,13 +86,23 @@ def evaluate(
     batch_size   images a forward pass, of samples in an iterable
     Raises       UserError where classes or samples do not fit.
     """
+    if not isinstance(segmenter, Segmenter | nnx.Module):
+        raise UserError(f"{type(segmenter).__name__} given, expected a segmenter of ddrnet_jax.load, or a model")
+    if isinstance(source, str | Path):
+        raise UserError(f"{str(source)!r} given, expected samples or a config; ddrnet_jax.config.files.load reads one")
+    if batch_size < 1:
+        raise UserError(f"batch_size: {batch_size} given, expected 1 or more")
     model: Any = segmenter.model if isinstance(segmenter, Segmenter) else segmenter
-    count = num_classes or (len(segmenter.classes) if isinstance(segmenter, Segmenter) else model.num_classes)
+    if getattr(model, "task", "segmentation") != "segmentation":
+        raise UserError("a classifier given, expected a segmenter; the command --mode evaluate takes both")
+    own = len(segmenter.classes) if isinstance(segmenter, Segmenter) else _classes_of(model)
+    count = num_classes or own
+    if own != count:
+        raise UserError(f"the network has {own} classes, num_classes is {count}")
     with contextlib.ExitStack() as stack:
         if isinstance(source, ConfigDict):
             experiment = _experiment(source)
-            if experiment.spec.num_classes != count:
-                raise UserError(f"the network has {count} classes, the config's data {experiment.spec.num_classes}")
+            _check_classes(segmenter, count, experiment)
             view, batch_size = view or View(**experiment.view), experiment.eval_batch_size
             samples = stack.enter_context(
                 samples_to_evaluate(
@@ -91,7 +110,7 @@ def evaluate(
                 )
             )
         else:
-            samples = (as_sample(each, i) for i, each in enumerate(_each(source)))
+            samples = _some((as_sample(each, i, num_classes=count) for i, each in enumerate(_each(source))))
         if isinstance(segmenter, Segmenter) and model is None:
             return _scores_of_masks(segmenter, samples, count)
         view = view or getattr(segmenter, "view", None) or WHOLE_IMAGES
@@ -119,50 +138,6 @@ def batches(config: ConfigDict, *, first_step: int = 0) -> Iterator[dict[str, np
     )
 
 
-class OwnSamples:
-    """Samples of the user's as a `Source`: named and checked as they are read."""
-
-    def __init__(self, samples: Source | Sequence, experiment: build.Experiment):
-        self._samples, self.spec = samples, getattr(samples, "spec", experiment.spec)
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Sample; raises UserError if it is none."""
-        return as_sample(self._samples[int(index)], int(index))
-
-    def names(self) -> list[str]:
-        """What the samples are called in messages."""
-        own = getattr(self._samples, "names", None)
-        return own() if own else [f"sample {index}" for index in range(len(self))]
-
-    def places(self) -> Iterator:
-        """Where each sample is; two sources share those that are equal, and nothing is known of these."""
-        own = getattr(self._samples, "places", None)
-        return own() if own else ((id(self._samples), index) for index in range(len(self)))
-
-
-def as_sample(given: Sample | tuple[np.ndarray, np.ndarray], index: int) -> Sample:
-    """{"image": u8[H,W,3], "label": u8[H,W], "name"} of what a user's samples are. Raises UserError."""
-    name = f"sample {index}"
-    if isinstance(given, dict):
-        name = given.get("name", name)
-        given = given.get("image"), given.get("label")
-    image, label = given
-    if isinstance(label, int | np.integer):
-        return Sample(image=np.asarray(image), label=int(label), name=name)
-    image, label = np.asarray(image), np.asarray(label)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise UserError(f"{name}: image of {image.dtype}{list(image.shape)} given, expected RGB as u8[H,W,3]")
-    if label.shape != image.shape[:2] or not np.issubdtype(label.dtype, np.integer):
-        raise UserError(
-            f"{name}: label of {label.dtype}{list(label.shape)} given, expected train ids (or 255) as "
-            f"u8{list(image.shape[:2])}"
-        )
-    return Sample(image=image, label=label.astype(np.uint8), name=name)
-
-
 def _each(source: Any) -> Iterator:
     """The items of a sequence without `__iter__`, or of any iterable."""
     return iter(source) if hasattr(source, "__iter__") else (source[i] for i in range(len(source)))
@@ -178,6 +153,77 @@ def _scores_of_masks(segmenter: Segmenter, samples: Iterable[Sample], num_classe
     return metrics.scores(total)
 
 
+def _some(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """The same samples. Raises UserError if there are none."""
+    is_empty = True
+    for sample in samples:
+        is_empty = False
+        yield sample
+    if is_empty:
+        raise UserError("no samples to evaluate")
+
+
+def _classes_of(model: nnx.Module) -> int:
+    """How many classes a network tells apart. Raises UserError if its logits are not at an eighth of the size."""
+    shape = logits_shape(model, _PROBE_HW)
+    if shape[:-1] != (1, *(n // 8 for n in _PROBE_HW)):
+        raise UserError(
+            f"the network gives logits {list(shape)} for an image of {list(_PROBE_HW)}, expected an eighth of its "
+            "height and width: f32[B,ceil(H/8),ceil(W/8),C]"
+        )
+    return shape[-1]
+
+
+def _check_classes(segmenter: Segmenter | nnx.Module, count: int, experiment: build.Experiment) -> None:
+    if experiment.task != "segmentation":
+        raise UserError(f"config.task: {experiment.task!r} given, expected 'segmentation'")
+    if experiment.spec.num_classes != count:
+        raise UserError(f"the network has {count} classes, the config's data {experiment.spec.num_classes}")
+    if isinstance(segmenter, Segmenter) and segmenter.classes != experiment.spec.classes:
+        raise UserError(f"the network was trained on other classes than those of {experiment.spec.name!r}")
+
+
+def _checked_network(
+    model: Callable[[nnx.Rngs], nnx.Module], experiment: build.Experiment
+) -> Callable[[nnx.Rngs], nnx.Module]:
+    if isinstance(model, nnx.Module) or not callable(model):
+        raise UserError("model: expected a function of nnx.Rngs that makes the network, as its class is")
+    if experiment.task == "segmentation":
+        found = _classes_of(nnx.eval_shape(lambda: model(nnx.Rngs(0))))
+        if found != experiment.spec.num_classes:
+            raise UserError(f"model: has {found} classes, the config's data {experiment.spec.num_classes}")
+    return model
+
+
+def _check_objective(objective: Objective, experiment: build.Experiment) -> None:
+    """Raises UserError unless it gives a loss, the statistics in their structure, and numbers to log."""
+    _, params, batch_stats = variables.split(nnx.eval_shape(lambda: experiment.network(nnx.Rngs(0))))
+    rows, size_hw = experiment.batch_size // experiment.accumulate_steps, experiment.crop_hw
+    labels = (rows, *size_hw) if experiment.task == "segmentation" else (rows,)
+    batch = {
+        "images": jax.ShapeDtypeStruct((rows, *size_hw, 3), np.uint8),
+        "labels": jax.ShapeDtypeStruct(labels, np.uint8 if len(labels) == 3 else np.int32),
+    }
+    found = jax.eval_shape(objective, params, batch_stats, batch)
+    try:
+        loss, (statistics, logged) = found
+        numbers = [loss, *logged.values()]
+        is_right = all(number.shape == () for number in numbers)
+        is_right &= jax.tree.structure(statistics) == jax.tree.structure(batch_stats)
+        is_right &= not any(name in _LOGGED_BY_US or "/" in name for name in logged)
+    except (TypeError, ValueError, AttributeError):
+        is_right = False
+    if not is_right:
+        raise UserError(
+            "objective: expected (loss, (batch_stats, metrics)): a number, the statistics as they were given, and "
+            f"{{name: number}} without the names {', '.join(_LOGGED_BY_US)}"
+        )
+
+
 def _experiment(config: ConfigDict) -> build.Experiment:
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"{config!r} given, expected a config: ddrnet_jax.config.base(), or what ddrnet_jax.config.files.load reads"
+        )
     validate(config)
     return build.experiment(config)

@@ -5,14 +5,18 @@ import re
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import ddrnet_jax
-from ddrnet_jax import api
 from ddrnet_jax.config import ConfigError, base
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.own import OwnSamples
 from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.models.ddrnet import Output
 from ddrnet_jax.prediction.segmenter import Segmenter
 
 
@@ -117,12 +121,110 @@ def test_a_wrong_config_ends_before_any_work(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+SPEC = folder_spec(("dark", "bright"))
+
+
 def test_samples_of_ones_own_are_a_source():
-    config = base()
-    config.data.name, config.data.classes = "folder", ("dark", "bright")
-    own = api.OwnSamples([(IMAGE, bright(IMAGE))] * 2, api._experiment(config))
+    own = OwnSamples([(IMAGE, bright(IMAGE))] * 2, SPEC)
     assert len(own) == 2
     assert own.names() == ["sample 0", "sample 1"]
     assert own.spec.classes == ("dark", "bright")
     assert len(set(own.places())) == 2
     assert own[1]["name"] == "sample 1"
+
+
+def test_minus_one_and_255_count_nowhere():
+    label = bright(IMAGE).astype(np.int64)
+    label[0], label[1] = -1, 255
+    assert (OwnSamples([(IMAGE, label)], SPEC)[0]["label"][:2] == 255).all()
+
+
+class Broken:
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise KeyError("no such file")
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([], "without samples"),
+        (iter([]), "a source of type list_iterator given"),
+        (Broken(), "sample 0: cannot be read .KeyError: 'no such file'.$"),
+        ([(IMAGE, bright(IMAGE) + 2)], "sample 0: the label has [23], expected 0..1, or 255"),
+        ([(IMAGE, bright(IMAGE) - 100)], "sample 0: the label has 15[67], expected 0..1"),
+        ([(IMAGE, 1)], r"label of int64\[\] given, expected train ids"),
+        ([(IMAGE, bright(IMAGE), "a.png")], "sample 0: tuple given, expected"),
+    ],
+)
+def test_what_is_no_source_is_refused(samples, message):
+    with pytest.raises(DataError, match=message):
+        OwnSamples(samples, SPEC)[0]
+
+
+class Network(nnx.Module):
+    """Logits of `classes` classes at 1/stride of the size."""
+
+    def __init__(self, rngs, classes=2, stride=8):
+        self.conv = nnx.Conv(3, classes, (stride, stride), strides=stride, rngs=rngs)
+
+    def __call__(self, images):
+        return Output(self.conv(images))
+
+
+def own_config():
+    config = base()
+    config.data.name, config.data.classes, config.data.crop_hw = "folder", ("dark", "bright"), (64, 64)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": lambda rngs: Network(rngs, classes=3)}, "model: has 3 classes, the config's data 2"),
+        ({"model": lambda rngs: Network(rngs, stride=4)}, r"logits \[1, 16, 18, 2\] for an image of \[64, 72\]"),
+        ({"model": Network(nnx.Rngs(0))}, "model: expected a function of nnx.Rngs"),
+        ({"train_source": []}, "a source without samples"),
+        ({"model": Network, "objective": lambda params, stats, batch: 0.0}, "objective: expected"),
+        ({"model": Network, "objective": lambda p, s, b: (jnp.zeros(()), (s, {"step": jnp.ones(())}))}, "objective: "),
+        ({"model": Network, "objective": lambda p, s, b: (jnp.zeros(3), (s, {}))}, "objective: expected"),
+    ],
+)
+def test_what_does_not_fit_the_training_is_refused_before_it(tmp_path, options, message):
+    samples = {name: [(IMAGE, bright(IMAGE))] for name in ("train_source", "eval_source")}
+    with pytest.raises(UserError, match=message):
+        ddrnet_jax.train(own_config(), tmp_path / "run", **samples | options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_in_hand_needs_no_number_of_classes():
+    scores = ddrnet_jax.evaluate(Network(nnx.Rngs(0)), [(IMAGE, bright(IMAGE))])
+    assert scores.confusion.shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("runs/demo", []), {}, "str given, expected a segmenter"),
+        ((Network(nnx.Rngs(0)), "configs/demo.py"), {}, "'configs/demo.py' given, expected samples or a config"),
+        ((Network(nnx.Rngs(0)), []), {}, "no samples to evaluate"),
+        ((Network(nnx.Rngs(0)), [(IMAGE, bright(IMAGE))]), {"num_classes": 3}, "the network has 2 classes"),
+        ((Network(nnx.Rngs(0)), [(IMAGE, bright(IMAGE))]), {"batch_size": 0}, "batch_size: 0 given"),
+        ((Segmenter(bright, folder_spec(("a", "b"))), own_config()), {}, "trained on other classes than those"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(arguments, options, message):
+    with pytest.raises(UserError, match=message):
+        ddrnet_jax.evaluate(*arguments, **options)
+
+
+def test_a_path_is_no_config(tmp_path):
+    with pytest.raises(UserError, match="'configs/demo.py' given, expected a config"):
+        ddrnet_jax.train("configs/demo.py", tmp_path)
+
+
+def test_a_format_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match="format 'tflite' given, expected one of safetensors, pth, stablehlo, onnx"):
+        ddrnet_jax.export(tmp_path, tmp_path / "q.tflite", file_format="tflite")

@@ -67,6 +67,8 @@ def export(
 
 
 def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw: tuple[int, int] | None) -> None:
+    if file_format not in WEIGHTS + PROGRAMS:
+        raise ExportError(f"format {file_format!r} given, expected one of {', '.join(WEIGHTS + PROGRAMS)}")
     if output.suffix != f".{file_format}":
         raise ExportError(f"--output {output}: expected a name that ends in .{file_format}, the format asked for")
     if naming and file_format in PROGRAMS:

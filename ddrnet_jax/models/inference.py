@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from ddrnet_jax.models import variables
@@ -17,6 +18,13 @@ def merged(graphdef: nnx.GraphDef, weights: Weights) -> nnx.Module:
     model = variables.merge(graphdef, *weights)
     model.eval()
     return model
+
+
+def logits_shape(model: nnx.Module, image_hw: tuple[int, int]) -> tuple[int, ...]:
+    """The shape of the logits [1,h,w,C] of an image, without computing them; the model may be abstract."""
+    graphdef, *weights = variables.split(model)
+    image = jax.ShapeDtypeStruct((1, *image_hw, 3), jnp.float32)
+    return jax.eval_shape(lambda weights, x: merged(graphdef, weights)(x).logits, tuple(weights), image).shape
 
 
 def logits_program(graphdef: nnx.GraphDef) -> Callable:

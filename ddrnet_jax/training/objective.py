@@ -9,7 +9,7 @@ from jax.extend.core import Primitive
 
 from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.blocks import upsample_x8
-from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.models.ddrnet import Output, normalise
 
 # batch: {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}
 # metrics: f32[] by name, which a run logs as means over its steps
@@ -60,7 +60,8 @@ def training_forward(graphdef: nnx.GraphDef, platform: str, *, remat: bool) -> C
         model.train()
         with platforms.compiled_for(platform):
             out = model(normalise(images))
-        return out, variables.batch_stats(model)
+        # By name: a network of one's own may return its heads in an object that JAX does not know.
+        return Output(out.logits, getattr(out, "aux_logits", None)), variables.batch_stats(model)
 
     return jax.checkpoint(forward, policy=_is_convolution) if remat else forward
 
