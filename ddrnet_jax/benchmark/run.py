@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,7 @@ from ddrnet_jax.runs.checkpoints import CheckpointError
 from ddrnet_jax.text import size
 
 LEAST_PIXELS = 32  # of an image each way: a drawn scene's
-Say = Callable[[str], None]
+_log = logging.getLogger(__name__)
 
 
 class Engine(NamedTuple):
@@ -76,7 +77,6 @@ def benchmark(
     batch_sizes: Sequence[int] = (1,),
     other_engines: Sequence[str] = (),
     seconds: float = cases.SECONDS,
-    say: Say = lambda message: None,
 ) -> dict:
     """Measure, and write OUTPUT/benchmark.json, benchmark.txt and benchmark.html.
 
@@ -84,7 +84,6 @@ def benchmark(
     checkpoint   whose network is measured, instead of the variants with random weights; whole images of
                  sizes_hw, whatever its eval.size_hw and eval.tile_hw
     seconds      of forwards of each engine in each case
-    say          where progress goes
     Returns what benchmark.json holds. Files are written after every case: what is stopped leaves the cases before,
     or before the first what was there. Raises CheckpointError or EngineError before anything is measured. What does
     not fit in memory is a row.
@@ -94,18 +93,18 @@ def benchmark(
     models, data_set = _trained(checkpoint) if checkpoint else (_random_models(variants), None)
     wanted = cases.cases(tuple(models), sizes_hw, protocols, batch_sizes)
     if single:
-        say(f"{', '.join(single)}: one image at a time, whatever --batch_sizes says")
-    say("measuring what this device can do: large matrix multiplications and copies")
+        _log.info(f"{', '.join(single)}: one image at a time, whatever --batch_sizes says")
+    _log.info("measuring what this device can do: large matrix multiplications and copies")
     used = [p for p in device.precisions_here() if p.name in {e.precision for e in to_run}]
     result = report.started(checkpoint, data_set, to_run, wanted, seconds, device.practical_peaks(used))
     expected_s = _expected_s(wanted, result, seconds, len(to_run))
-    _say_what_comes(wanted, expected_s, to_run, output, say)
+    _say_what_comes(wanted, expected_s, to_run, output)
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        for i, case, networks, about in _prepared(wanted, models, to_run, say):
-            say(f"[{i + 1}/{len(wanted)}] {report.case_name(case)}: about {expected_s[i]:.0f} s")
+        for i, case, networks, about in _prepared(wanted, models, to_run):
+            _log.info(f"[{i + 1}/{len(wanted)}] {report.case_name(case)}: about {expected_s[i]:.0f} s")
             image_file = write_image(Path(folder), case.size_hw)
-            measured = measure(case, networks, image_file, seconds, say)
+            measured = measure(case, networks, image_file, seconds)
             report.add(result, case, measured, to_run, about | {"png_bytes": image_file.stat().st_size})
             report.write(result, output)
     result["peaks"] = device.best_of(result["peaks"], device.practical_peaks(used))
@@ -114,17 +113,17 @@ def benchmark(
     return result
 
 
-def _prepared(wanted: list[Case], models: dict, to_run: list[Engine], say: Say) -> Iterator[tuple]:
+def _prepared(wanted: list[Case], models: dict, to_run: list[Engine]) -> Iterator[tuple]:
     """(index, case, networks, what else is known of it), the networks made once for a variant at a size."""
     numbered = enumerate(wanted)
     for (variant, size_hw), group in itertools.groupby(numbered, lambda item: (item[1].variant, item[1].size_hw)):
         model = models[variant](size_hw)
-        networks, flops = _networks(model, size_hw, to_run, say)
+        networks, flops = _networks(model, size_hw, to_run)
         for i, case in group:
             yield i, case, networks, {"num_classes": model.num_classes, "network_flops": flops}
 
 
-def measure(case: Case, networks: dict, image_file: Path, seconds: float, say: Say) -> dict[str, dict]:
+def measure(case: Case, networks: dict, image_file: Path, seconds: float) -> dict[str, dict]:
     """One case by all engines, interleaved.
 
     networks  by label; a text instead of a network says why there is none
@@ -136,14 +135,14 @@ def measure(case: Case, networks: dict, image_file: Path, seconds: float, say: S
         if first in failed and jax.default_backend() == "cpu":  # where too much memory ends the process
             failed[label] = {"error": f"not tried: {first} does not fit"}
             continue
-        say(f"  {label}: compiling and warming up")
+        _log.info(f"  {label}: compiling and warming up")
         try:
             programs[label], call_s[label] = _ready(case, network, image_file)
         except Exception as e:
             failed[label] = {"error": _why(e)}
-            say(f"  {label}: {failed[label]['error']}")
+            _log.info(f"  {label}: {failed[label]['error']}")
             programs.pop(label, None)
-    turns, failed_late = _turns(programs, call_s, protocol, seconds, say)
+    turns, failed_late = _turns(programs, call_s, protocol, seconds)
     failed |= failed_late
     rows = {}
     for label in networks:
@@ -158,23 +157,23 @@ def measure(case: Case, networks: dict, image_file: Path, seconds: float, say: S
             "memory": program.memory,
             "bytes_accessed": program.bytes_accessed,
         }
-        say(f"  {label}: {rows[label]['latency_ms']:.1f} ms, {rows[label]['fps']:.2f} images/s")
+        _log.info(f"  {label}: {rows[label]['latency_ms']:.1f} ms, {rows[label]['fps']:.2f} images/s")
     return rows
 
 
 def _turns(
-    programs: dict[str, timing.Program], call_s: dict[str, float], protocol: Protocol, seconds: float, say: Say
+    programs: dict[str, timing.Program], call_s: dict[str, float], protocol: Protocol, seconds: float
 ) -> tuple[dict, dict]:
     """(the turns of those that end them, the rows of the others): without one that fails, all are measured again."""
     programs = dict(programs)
     failed: dict[str, dict] = {}
     while programs:
-        say(f"  measuring {', '.join(programs)}")
+        _log.info(f"  measuring {', '.join(programs)}")
         try:
             return timing.interleaved(programs, call_s, protocol, seconds), failed
         except timing.TurnError as e:
             failed[e.name] = {"error": _why(e.__cause__ or e)}
-            say(f"  {e.name}: {failed[e.name]['error']}")
+            _log.info(f"  {e.name}: {failed[e.name]['error']}")
             del programs[e.name]
     return {}, failed
 
@@ -198,12 +197,12 @@ def _why(error: BaseException) -> str:
     raise error
 
 
-def _networks(model: DDRNet, size_hw: tuple[int, int], to_run: list[Engine], say: Say) -> tuple[dict, float | None]:
+def _networks(model: DDRNet, size_hw: tuple[int, int], to_run: list[Engine]) -> tuple[dict, float | None]:
     """(each engine's network, or why there is none; operations of the network alone for an image)"""
     networks = {}
     for engine in to_run:
         if engine.packages:
-            say(f"making the network of {engine.label} for {size(size_hw)}")
+            _log.info(f"making the network of {engine.label} for {size(size_hw)}")
         try:
             networks[engine.label] = engine.network(model, size_hw)
         except Exception as e:
@@ -243,14 +242,14 @@ def _expected_s(wanted: list[Case], result: dict, seconds: float, num_engines: i
     return [cases.expected_s(case, seconds, num_engines, rate, platform) for case in wanted]
 
 
-def _say_what_comes(wanted: list[Case], expected_s: list[float], to_run: list[Engine], output: Path, say: Say) -> None:
+def _say_what_comes(wanted: list[Case], expected_s: list[float], to_run: list[Engine], output: Path) -> None:
     minutes = sum(expected_s) / 60
     duration = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{60 * minutes:.0f} seconds"
-    say(
+    _log.info(
         f"{len(wanted)} cases by {', '.join(e.label for e in to_run)} on {device.label(device.description())}: "
         f"roughly {duration}; after each case, results so far are in {output / report.JSON_NAME}. "
         "Fewer with --variants, --sizes, --protocols, --seconds"
     )
     load = device.load()
     if load is not None and load > 0.5:
-        say(f"warning: this machine is busy (load {load:.1f} a core): compare ratios rather than milliseconds")
+        _log.warning(f"this machine is busy (load {load:.1f} a core): compare ratios rather than milliseconds")

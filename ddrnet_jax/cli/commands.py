@@ -4,14 +4,11 @@ Each imports what it needs when it runs, so that --help and a wrong flag cost no
 """
 
 import argparse
-import logging
 from pathlib import Path
 
 from ddrnet_jax.cli import flags
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.runtime import processes
-
-_log = logging.getLogger(__name__)
 
 
 def _train(arguments, overrides) -> None:
@@ -85,7 +82,7 @@ def _benchmark(arguments, overrides) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UsageError(f"--output {output}: cannot be written ({e.strerror})") from e
-    result = run.benchmark(output, checkpoint=arguments.checkpoint, say=_say, **options)
+    result = run.benchmark(output, checkpoint=arguments.checkpoint, **options)
     print("\n".join(report.table_lines(result)))
     print(f"\nin {output}: {', '.join(result['files'])}")
 
@@ -150,9 +147,7 @@ def _prepare_data(arguments, overrides) -> None:
     config = _config(arguments, overrides)
     output, d = _needed(arguments, "output"), config.data
     sources = build.sources_to_prepare(config)
-    counts = prepare.prepare(
-        sources, output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality, say=_say
-    )
+    counts = prepare.prepare(sources, output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality)
     for split, count in counts.items():
         print(f"{split}: {count} samples")
     print(f"to read them: --config.data.storage=array_record --config.data.root={output}")
@@ -237,10 +232,6 @@ def _experiment(arguments, overrides):
 
 def _optional_experiment(arguments, overrides):
     return _experiment(arguments, overrides) if _optional_config(arguments, overrides) else None
-
-
-def _say(message: str) -> None:
-    _log.info(message)
 
 
 RUN = {

@@ -465,11 +465,8 @@ def test_onnxruntime_is_compared_on_cpus_alone(platform, monkeypatch):
         onnx_runtime.check_installed()
 
 
-def test_a_busy_machine_is_a_warning(fake, monkeypatch):
-    said = []
+def test_a_busy_machine_is_a_warning(fake, monkeypatch, said):
     monkeypatch.setattr(device, "load", lambda: 2.0)
-    run._say_what_comes(
-        [Case("39", SIZE_HW, PROTOCOLS["mask"], 1)], [90.0], run.engines(), SIZE_HW and run.Path("x"), said.append
-    )
+    run._say_what_comes([Case("39", SIZE_HW, PROTOCOLS["mask"], 1)], [90.0], run.engines(), run.Path("x"))
     assert "roughly 2 minutes" in said[0]
     assert "load 2.0" in said[1]

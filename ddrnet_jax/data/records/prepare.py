@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import io
+import logging
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -21,6 +22,8 @@ from ddrnet_jax.data.records.manifest import Manifest, RecordFile
 from ddrnet_jax.data.samples import EncodedSample, decode_sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
+
+_log = logging.getLogger(__name__)
 
 SHARD_BYTES = 256 * 2**20
 _PROBES = 16  # samples whose mean size tells how many make a shard
@@ -40,7 +43,6 @@ def prepare(
     num_threads: int = 2,
     jpeg_quality: int = 0,
     shard_bytes: int = SHARD_BYTES,
-    say: Callable[[str], None] = lambda message: None,
 ) -> dict[str, int]:
     """Write the samples of every split as ArrayRecords into `output`; run again, only what is missing is written.
 
@@ -49,7 +51,6 @@ def prepare(
     name          of the data set, part of the file names
     jpeg_quality  1..100: images that are no JPEGs are stored as JPEGs of this quality; 0: the files' own bytes
     shard_bytes   what a file should hold, about
-    say           where it is said that files have changed
     Returns {split: number of samples}. Raises DataError naming the file that is damaged or cannot be written.
     """
     output = Path(output)
@@ -57,7 +58,7 @@ def prepare(
     try:
         output.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(output / ".prepare.lock", timeout=0):
-            _prepare(sources, output, name, num_threads, jpeg_quality, shard_bytes, say)
+            _prepare(sources, output, name, num_threads, jpeg_quality, shard_bytes)
     except filelock.Timeout as e:
         raise DataError(f"--output {output}: another prepare_data is writing here; wait for it") from e
     except OSError as e:
@@ -73,7 +74,7 @@ def _check_arguments(sources, name: str) -> None:
         raise DataError(f"{name}: the splits differ in their classes or the form of their labels; prepare each apart")
 
 
-def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: int, shard_bytes: int, say) -> None:
+def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: int, shard_bytes: int) -> None:
     spec = next(iter(sources.values())).spec
     manifest = Manifest.read_or_new(output, name=name, labels=_label_kind(spec), jpeg_quality=jpeg_quality)
     names = {split: source.names() for split, source in sources.items()}
@@ -83,7 +84,7 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
     made_of = {file: _sources_sha256(sources[file.split], file) for file in files}  # before they are read
     if changed := manifest.forget_changed(made_of):
         splits = ", ".join(sorted({file.split for file in changed}))
-        say(
+        _log.info(
             f"{len(changed)} of {len(files)} files are written again: images or labels of {splits} have other "
             "sizes or times than when they were written (so has a copy that does not keep times)"
         )
@@ -105,7 +106,7 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
             if record_bytes is not None:
                 manifest.record(file, record_bytes, made_of[file])
     for complaint in complaints:
-        say(f"warning: {complaint}; the decoder filled in the rest, and so it is stored")
+        _log.warning(f"{complaint}; the decoder filled in the rest, and so it is stored")
     _write_metadata(manifest, features)
 
 

@@ -135,11 +135,11 @@ def touch(path):
 
 
 @pytest.mark.parametrize("change", ["label", "image", "touched"])
-def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change):
+def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change, said):
     drawn, records = draw("camvid_original"), tmp_path / "records"
-    config, said = draw.configure(drawn), []
+    config = draw.configure(drawn)
     sources = build.sources_to_prepare(config)
-    prepare(sources, records, name="camvid", shard_bytes=SMALL, say=said.append)
+    prepare(sources, records, name="camvid", shard_bytes=SMALL)
     before, manifest = write_times(records), Manifest.read(records)
     image, label = sources["train"].pairs[2]
     if change == "label":
@@ -150,7 +150,7 @@ def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change):
         cv2.imwrite(image, np.zeros((24, 32, 3), np.uint8))
     touch(label if change == "label" else image)
     assert said == []
-    prepare(build.sources_to_prepare(config), records, name="camvid", say=said.append)
+    prepare(build.sources_to_prepare(config), records, name="camvid")
     after = write_times(records)
     (shard,) = (file for file in manifest.files("train") if 2 in file.indices)
     assert {name for name in before if after[name] != before[name]} == {shard.path.name}
@@ -159,15 +159,15 @@ def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change):
     stored, source = ArrayRecords(records, "train", CAMVID), sources["train"]
     np.testing.assert_array_equal(stored[2]["label"], source[2]["label"])
     np.testing.assert_array_equal(stored[2]["image"], source[2]["image"])
-    prepare(build.sources_to_prepare(config), records, name="camvid", say=said.append)
+    prepare(build.sources_to_prepare(config), records, name="camvid")
     assert write_times(records) == after
 
 
-def test_classes_in_another_order_are_other_sources(draw, tmp_path):
-    drawn, said = draw("imagenet"), []
+def test_classes_in_another_order_are_other_sources(draw, tmp_path, said):
+    drawn = draw("imagenet")
     for classes in (drawn.settings["classes"], drawn.settings["classes"][::-1]):
         source = build.experiment(draw.configure(drawn, classes=classes)).train_source()
-        prepare({"train": source}, tmp_path / "records", name="imagenet", say=said.append)
+        prepare({"train": source}, tmp_path / "records", name="imagenet")
         stored = ArrayRecords(tmp_path / "records", "train", source.spec)
         assert {stored[i]["name"]: stored[i]["label"] for i in range(len(stored))} == {
             str(tmp_path / "records" / name): source[i]["label"] for i, name in enumerate(source.names())
@@ -268,12 +268,12 @@ def test_bad_samples_stop_the_run_by_name(draw, tmp_path, name, message):
     assert len(ArrayRecords(tmp_path / "records", "train", source.spec)) == len(source)
 
 
-def test_a_jpeg_damaged_inside_is_stored_and_told(draw, tmp_path):
+def test_a_jpeg_damaged_inside_is_stored_and_told(draw, tmp_path, said):
     source = build.experiment(draw.configure(draw("imagenet"))).train_source()
     path = Path(source.pairs[1][0])
-    data, said = path.read_bytes(), []
+    data = path.read_bytes()
     path.write_bytes(data[: len(data) * 3 // 4] + b"\xff\xd9")
-    prepare({"train": source}, tmp_path / "records", name="imagenet", say=said.append)
+    prepare({"train": source}, tmp_path / "records", name="imagenet")
     (line,) = said
     assert line.startswith(f"warning: {path}: Corrupt JPEG data: ")
     assert line.endswith("; the decoder filled in the rest, and so it is stored")
