@@ -272,7 +272,7 @@ def test_what_does_not_fit_while_it_is_measured_is_a_row(fake, tmp_path, monkeyp
 def test_a_fault_while_it_is_measured_is_none(fake, tmp_path, monkeypatch):
     programs = {"a": Program(lambda: 1 / 0)}
     with pytest.raises(ZeroDivisionError):
-        run._turns(programs, {"a": 1.0}, PROTOCOLS["mask"], 1.0, lambda message: None)
+        run._turns(programs, {"a": 1.0}, PROTOCOLS["mask"], 1.0)
 
 
 def test_more_than_the_free_memory_is_not_run(network, monkeypatch):
