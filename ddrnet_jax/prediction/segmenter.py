@@ -130,11 +130,12 @@ def load(path: str | Path, *, network: Callable[[nnx.Rngs], nnx.Module] | None =
     network  makes what the weights are of, for a network of your own; None: that of the checkpoint's config
     Raises   CheckpointError or EngineError with one line.
     """
-    kind = Path(path).suffix
+    path = Path(path).expanduser()
+    kind = path.suffix
     if kind == ".onnx":
         return load_onnx(path)
     if kind == ".stablehlo":
-        return _of_stablehlo(Path(path))
+        return _of_stablehlo(path)
     loaded = checkpoints.load_weights(path, network=network)
     if loaded.experiment.task != "segmentation":
         raise checkpoints.CheckpointError(
