@@ -1,4 +1,4 @@
-"""What a person calls from Python: a config or a path in, a result out. `ddrnet_jax` offers each by its name."""
+"""The calls from Python: a config or a path in, a result out. `ddrnet_jax` offers each by its name."""
 
 import contextlib
 import dataclasses
@@ -164,7 +164,7 @@ def _some(samples: Iterator[Sample]) -> Iterator[Sample]:
 
 
 def _classes_of(model: nnx.Module) -> int:
-    """How many classes a network tells apart. Raises UserError if its logits are not at an eighth of the size."""
+    """The number of classes of a network. Raises UserError if its logits are not at an eighth of the size."""
     shape = logits_shape(model, _PROBE_HW)
     if shape[:-1] != (1, *(n // 8 for n in _PROBE_HW)):
         raise UserError(

@@ -1,4 +1,4 @@
-"""What a config describes, resolved once: config -> Experiment. Below this nobody takes a config."""
+"""A config's meaning, resolved once: config -> Experiment. Below this nobody takes a config."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,7 +27,7 @@ _COMPUTE_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a config describes, as plain values. Settings are the arguments of the function that each is for.
+    """A config's meaning, as plain values. Settings are the arguments of the function that each is for.
 
     config         JSON values, as a run keeps them
     network        nnx.Rngs -> the network

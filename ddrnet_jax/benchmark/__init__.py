@@ -1,1 +1,1 @@
-"""How fast the network is, by four protocols, beside other engines and the published figures."""
+"""The network's speed, by four protocols, beside other engines and the published figures."""

@@ -1,4 +1,4 @@
-"""What is measured: protocols, and the cases of a run."""
+"""The protocols, and the cases of a run."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ _COMPILE_ELSEWHERE_S = 30.0
 
 
 class Protocol(NamedTuple):
-    """How a forward is timed.
+    """A way to time a forward.
 
     meaning            input -> output, for the report
     waits_every_call   for the output of each forward; else once, or with several engines once a turn

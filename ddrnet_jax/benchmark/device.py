@@ -23,7 +23,7 @@ _CGROUPS, _CGROUP_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Precision(NamedTuple):
-    """How numbers are kept and multiplied.
+    """A way to keep and multiply numbers.
 
     dtype   of activations
     matmul  as `jax.default_matmul_precision` takes it
@@ -66,7 +66,7 @@ _OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "allocate memory", "fai
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of any engine says so; they have no class in common."""
+    """True if the exception of any engine means it; they have no class in common."""
     return isinstance(error, OutOfMemory | MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
@@ -94,7 +94,7 @@ def _machine_bytes() -> int | None:
 
 
 def _cgroup_bytes() -> int | None:
-    """What the limits of the groups around this process (cgroup v2) leave; files that the system caches are free."""
+    """Bytes that the groups around this process (cgroup v2) leave; files that the system caches are free."""
     try:
         lines = _CGROUP_OF_PROCESS.read_text().splitlines()
         here = _CGROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::").lstrip("/")
@@ -136,13 +136,13 @@ def load() -> float | None:
 
 
 def label(described: dict) -> str:
-    """What to call the device in a sentence."""
+    """The device's name in a sentence."""
     cpu = f"{described['cpu']}, {described['cpu_cores']} cores"
     return cpu if described["platform"] == "cpu" else f"{described['device']} (host: {cpu})"
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
-    """Of Python, JAX and ours, and of further packages."""
+    """Versions of Python, JAX, this package and further ones."""
     names = ("jax", "jaxlib", "flax", "ddrnet-jax", *packages)
     absent = dict.fromkeys(names, "not installed as a package")
     return {"python": machine.python_version()} | absent | provenance.versions(names)

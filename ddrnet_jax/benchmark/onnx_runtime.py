@@ -42,7 +42,7 @@ class OnnxNetwork:
         self._image = image_to_measure(size_hw)[None]
 
     def program(self, protocol: Protocol, batch: int) -> Program:
-        """What a protocol times, as of `OurNetwork`. Raises EngineError for more than one image."""
+        """The program that a protocol times, as `OurNetwork` gives it. Raises EngineError for more than one image."""
         if batch != 1:
             raise EngineError("an exported ONNX file takes one image at a time")
         if protocol.name in ("mask", "file"):

@@ -33,7 +33,7 @@ class OurNetwork:
         self._compiled_masks: dict[int, Program] = {}
 
     def program(self, protocol: Protocol, batch: int) -> Program:
-        """What a protocol times. Raises OutOfMemory if it does not fit.
+        """The program that a protocol times. Raises OutOfMemory if it does not fit.
 
         Of `mask` and `file`: `start` takes other images u8[B,H,W,3] too, and returns masks u8[B,H,W].
         """
@@ -45,7 +45,7 @@ class OurNetwork:
         return Program(lambda: compiled(self._weights, normalised), jax.block_until_ready, **about)
 
     def flops(self) -> float | None:
-        """Of the network alone for one image, as XLA counts them before it compiles; None where it does not."""
+        """FLOPs of the network alone for one image, as XLA counts them before it compiles; None where it does not."""
         image = jax.ShapeDtypeStruct((1, *self._size_hw, 3), jnp.float32)
         cost = self._logits(False).lower(self._weights, image).cost_analysis()
         return (cost or {}).get("flops")

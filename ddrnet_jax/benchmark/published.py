@@ -1,4 +1,4 @@
-"""What the authors published of DDRNet: frames a second and mIoU, each with where it is from."""
+"""The authors' figures for DDRNet: frames a second and mIoU, each with its source."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ PUBLISHED = {
 
 
 def num_classes(size_hw: tuple[int, int]) -> int:
-    """Of the data set whose figures were published at this size; elsewhere as of Cityscapes."""
+    """The classes of the data set whose figures were published at this size; elsewhere those of Cityscapes."""
     data_sets = [row.data_set for (_, published_hw), row in PUBLISHED.items() if published_hw == size_hw]
     return SPECS[data_sets[0] if data_sets else "cityscapes"].num_classes
 

@@ -54,7 +54,7 @@ class TorchNetwork:
         self._upsampled_bytes = 4 * model.num_classes * math.prod(size_hw)
 
     def program(self, protocol: Protocol, batch: int) -> Program:
-        """What a protocol times, as of `OurNetwork`. Raises OutOfMemory if its outputs do not fit."""
+        """The program that a protocol times, as `OurNetwork` gives it. Raises OutOfMemory if its outputs do not fit."""
         if protocol.name != "logits":
             device.check_fits(2 * batch * self._upsampled_bytes)  # of one forward and the next, or a copy
         images = np.stack([self._image] * batch)

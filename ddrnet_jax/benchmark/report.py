@@ -135,7 +135,7 @@ def _paper(published: dict | None) -> str:
 
 
 def _program_lines(result: dict) -> list[str]:
-    """Of our programs: `file` runs the one of `mask`."""
+    """Lines about our programs: `file` runs the one of `mask`."""
     rows = [r for r in result["rows"] if not r["error"] and r["memory"] and r["protocol"] != "file"]
     if not rows:
         return []

@@ -189,7 +189,7 @@ def _ready(case: Case, network, image_file: Path) -> tuple[timing.Program, float
 
 
 def _why(error: BaseException) -> str:
-    """What a row says in place of figures. Raises the error again if it is none that a row can have."""
+    """The words of a row in place of figures. Raises the error again if it is none that a row can have."""
     if isinstance(error, EngineError):
         return str(error)
     if device.is_out_of_memory(error):

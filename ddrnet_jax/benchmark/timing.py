@@ -139,5 +139,5 @@ def summary(turns: list[Turn], protocol: Protocol, batch: int) -> dict:
 
 
 def ratio(turns: list[Turn], to: list[Turn]) -> float:
-    """How many times as long as the other: the median over the rounds of that ratio within a round."""
+    """The time as a multiple of the other's: the median over the rounds of that ratio within a round."""
     return statistics.median(a.typical_s / b.typical_s for a, b in zip(turns, to, strict=True))

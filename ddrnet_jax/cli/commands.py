@@ -88,7 +88,7 @@ def _benchmark(arguments, overrides) -> None:
 
 
 def _benchmark_options(arguments) -> dict:
-    """What was given of the flags of benchmark, as its arguments."""
+    """The given flags of benchmark, as its arguments."""
     from ddrnet_jax.benchmark import cases, run
     from ddrnet_jax.models.variants import VARIANTS
 

@@ -1,4 +1,4 @@
-"""What the package logs, as the lines of a terminal; libraries are silent unless asked for."""
+"""The package's log as the lines of a terminal; libraries are silent unless asked for."""
 
 import logging
 import sys

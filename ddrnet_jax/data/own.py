@@ -35,12 +35,12 @@ class OwnSamples:
         return as_sample(given, int(index), num_classes=self.spec.num_classes, has_masks=self.spec.has_masks)
 
     def names(self) -> list[str]:
-        """What the samples are called in messages."""
+        """The samples' names in messages."""
         own = getattr(self._samples, "names", None)
         return own() if callable(own) else [f"sample {index}" for index in range(len(self))]
 
     def places(self) -> Iterator:
-        """Where each sample is; two sources share those that are equal, and nothing is known of these."""
+        """The place of each sample; two sources share those that are equal, and nothing is known of these."""
         own = getattr(self._samples, "places", None)
         return own() if callable(own) else ((id(self._samples), index) for index in range(len(self)))
 

@@ -12,7 +12,7 @@ _SHARE_OF_LAYERS = 0.5
 
 
 def findings(experiment: Experiment, loaded: Loaded) -> list[Finding]:
-    """What is odd in the weights, and where the experiment asks for something else than was trained."""
+    """Finds odd weights, and where the experiment asks for something else than was trained."""
     found = [not_finite(loaded), _untouched_statistics(loaded), _unfinished(loaded), _other_network(experiment, loaded)]
     return [finding for finding in found if finding]
 

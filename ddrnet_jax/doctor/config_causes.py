@@ -19,7 +19,7 @@ Sizes = collections.Counter  # {(W, H): how many of the images looked at have it
 
 
 def of_training(experiment: Experiment, train_images: int, train_sizes: Sizes, eval_sizes: Sizes) -> list[Finding]:
-    """What the settings that a network was, or is to be, trained with say."""
+    """Finds causes in the settings that a network was, or is to be, trained with."""
     found = (
         _initial_weights(experiment),
         _trunk_rate(experiment),
@@ -34,7 +34,7 @@ def of_training(experiment: Experiment, train_images: int, train_sizes: Sizes, e
 
 
 def of_evaluation(experiment: Experiment, eval_sizes: Sizes) -> list[Finding]:
-    """What the settings of the evaluation say."""
+    """Finds causes in the settings of the evaluation."""
     if experiment.view["size_hw"] is None:
         return []
     height, width = experiment.view["size_hw"]

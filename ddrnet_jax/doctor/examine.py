@@ -29,7 +29,7 @@ _DARK, _BRIGHT = 20, 235  # mean of an image set, of 255
 
 @dataclasses.dataclass(frozen=True)
 class Examination:
-    """What was looked at, and what is the matter.
+    """Everything looked at, and the causes found.
 
     scores    on the held-out images looked at; None without a checkpoint, or where they could not be compared
     recorded  mIoU (0..1) that the run itself measured on its whole eval split; None if it did not
@@ -108,7 +108,7 @@ def examine(experiment: Experiment, checkpoint: str | Path | None) -> Examinatio
 
 
 def _initial_weights(experiment: Experiment) -> list[Finding]:
-    """Whether the weights to start from are there, and of the network that is to be trained."""
+    """Finds out if the weights to start from are there, and fit the network that is to be trained."""
     if not experiment.init_from:
         return []
     try:
@@ -135,7 +135,7 @@ def _some(source: Source) -> list[Sample]:
 
 
 def _of_samples(trained_on: list[Sample], held_out: list[Sample], classes: tuple[str, ...]) -> list[Finding]:
-    """What a few images and labels tell."""
+    """Finds causes in a few images and labels."""
     found = []
     for role, samples in (("training", trained_on), ("held-out", held_out)):
         ignored = sum(int((s["label"] == IGNORE).sum()) for s in samples)

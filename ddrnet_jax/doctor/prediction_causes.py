@@ -182,7 +182,7 @@ def _few_classes(own: metrics.Scores, classes: Sequence[str]) -> Finding | None:
 
 
 def _class_map(own: metrics.Scores, classes: Sequence[str]) -> Finding | None:
-    """Whether the network knows the classes, but by other numbers than the labels."""
+    """Finds out if the network knows the classes, but by other numbers than the labels."""
     order = best_assignment(own.confusion)
     renamed = metrics.scores(own.confusion[:, order])
     known = (renamed.iou >= _CLEAR_IOU) & (renamed.iou > np.nan_to_num(own.iou))

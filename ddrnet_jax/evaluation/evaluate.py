@@ -34,7 +34,7 @@ class Watch(Protocol):
     """Who is shown every image of an evaluation as it is counted."""
 
     def __call__(self, sample: Sample, counts: np.ndarray, prediction: np.ndarray) -> None:
-        """Of one image: its sample, its confusion i32[C,C], what was predicted u8[H,W] (0..C-1)."""
+        """Takes one image: its sample, its confusion i32[C,C], its prediction u8[H,W] (0..C-1)."""
 
 
 class Evaluator:

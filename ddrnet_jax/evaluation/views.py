@@ -23,7 +23,7 @@ _LEAST_OVERLAP = 1 / 3  # of a tile, with the next
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What the network gets to see of an image.
+    """The sizes, tiles, scales and mirror images in which the network sees an image.
 
     scales   of its input; the logits of several are averaged
     flip     average with the mirrored image
@@ -41,7 +41,7 @@ WHOLE_IMAGES = View()
 
 
 def prediction_view(settings: Mapping) -> View:
-    """What a network sees of an image when it predicts: evaluation's sizes and tiles, one scale, no mirror image."""
+    """The view for predictions: evaluation's sizes and tiles, one scale, no mirror image."""
     return View(size_hw=settings["size_hw"], tile_hw=settings["tile_hw"])
 
 

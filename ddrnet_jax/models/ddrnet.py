@@ -21,7 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Output(NamedTuple):
-    """What the network returns, by name.
+    """The network's outputs, by name.
 
     logits      segmentation f32[B,ceil(H/8),ceil(W/8),C]; classification f32[B,C]
     aux_logits  like logits, or None without an auxiliary head

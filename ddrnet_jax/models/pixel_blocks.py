@@ -69,7 +69,7 @@ def _put_in_blocks(conv_bn: ConvBN, side: int, out: int) -> None:
 
 
 class _ConvOfBlocks(nnx.Module):
-    """What a convolution computes, from an image or blocks of one side to blocks of another, its bias and dtype too."""
+    """A convolution from an image, or blocks of one side, to blocks of another, its bias and dtype too."""
 
     def __init__(self, conv: nnx.Conv, side: int, out: int):
         self.conv, self.side, self.out = conv, side, out

@@ -1,4 +1,4 @@
-"""Which platform a network is traced for: layers look here for the form that suits it, nobody has to ask for one.
+"""The platform that a network is traced for: layers look here for the form that suits it, nobody has to ask for one.
 
 A form has the same weights and, up to rounding, the same numbers. "cpu": gradients of 3x3 kernels (conv3x3) and batch
 norm's sums (batch_norm) as matrix products. "tpu": maps of few channels in blocks of pixels (pixel_blocks).
@@ -14,7 +14,7 @@ _told = jax.make_user_context(None)  # a part of what jax.jit keeps programs by
 
 
 def compiled_for(platform: str) -> AbstractContextManager[None]:
-    """What is traced within is for "cpu", "gpu" or "tpu", also where the default backend is another."""
+    """Traces what is within for "cpu", "gpu" or "tpu", also where the default backend is another."""
     return _told(platform)
 
 

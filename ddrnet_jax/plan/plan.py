@@ -195,7 +195,7 @@ def needed_and_available(message: str) -> dict:
 
 
 def _run_estimate(experiment: Experiment, train: dict, chips: int | None) -> dict | None:
-    """Of the whole run, all devices together; None where there is no estimate of a step."""
+    """Estimates the whole run, all devices together; None where there is no estimate of a step."""
     if "roofline" not in train:
         return None
     step_s = train["roofline"]["seconds"]

@@ -26,7 +26,7 @@ class Curve(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """Where values lie in a chart: from the first to the last of x_range, and between the outermost ticks of y.
+    """The place of values in a chart: from the first to the last of x_range, and between the outermost ticks of y.
 
     is_log  x is logarithmic
     """

@@ -38,7 +38,7 @@ class ReportError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation says.
+    """The result of one evaluation.
 
     values     {"val/miou", "val/iou/<class>", ...} as in metrics.jsonl (0..1), absent classes left out
     confusion  i64[C,C], rows are labels; None of a classifier, or where only the values are recorded
@@ -111,7 +111,7 @@ def of_training(
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a path holds of a run, before anything is evaluated.
+    """The parts of a run that a path holds, before anything is evaluated.
 
     workdir      None of a step that was copied elsewhere
     step_folder  the weights to evaluate, None if there are none

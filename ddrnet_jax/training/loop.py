@@ -42,7 +42,7 @@ class TrainingDiverged(UserError):
 
 
 class Finished(NamedTuple):
-    """What a run has come to.
+    """The outcome of a run.
 
     result   of the last evaluation
     step     after which it was
@@ -245,7 +245,7 @@ def _batches(experiment: Experiment, source: Source, first_step: int) -> pipelin
 
 
 def _shared_part(config: dict) -> dict:
-    """What has to be the same in all processes: all but where and with how many threads each reads its data."""
+    """The keys that are the same in all processes: all but where and with how many threads each reads its data."""
     return config | {"data": {k: v for k, v in config["data"].items() if k not in ("root", "num_threads")}}
 
 
@@ -260,7 +260,7 @@ def _check_same_everywhere(values: dict[str, object]) -> None:
 
 
 def _is_same_everywhere(reason: BaseException) -> bool:
-    """Whether all processes stop for this reason, after the same step: a broken file stops the one that reads it."""
+    """True if all processes stop for this reason, after the same step: a broken file stops the one that reads it."""
     return jax.process_count() == 1 or not isinstance(reason, DataError)
 
 

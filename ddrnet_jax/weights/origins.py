@@ -59,7 +59,7 @@ class Recognised:
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """Which network in whose naming."""
+    """A network, and whose names it has."""
 
     origin: str
     variant: str
@@ -194,7 +194,7 @@ def _most_similar(given: dict[str, np.ndarray]) -> _Kind | None:
 
 
 def _num_classes(given: dict[str, np.ndarray], slots: dict[str, _Slot]) -> int | None:
-    """What most tensors of the heads say, the main head's in doubt."""
+    """The number of classes by most tensors of the heads, by the main head's in doubt."""
     arrays = [given[name] for name, slot in slots.items() if None in slot.shape and name in given]
     counts = Counter(a.shape[0] for a in arrays if a.ndim and a.size)
     return counts.most_common(1)[0][0] if counts else None

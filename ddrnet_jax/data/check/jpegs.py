@@ -40,7 +40,7 @@ class Decoders(contextlib.ExitStack):
         self._idle: list[_Process] = []
 
     def complaint(self, jpeg: bytes) -> str:
-        """What a decoder says first of these bytes of a JPEG file; "" if it says nothing."""
+        """The first complaint of a decoder about these bytes of a JPEG file; "" if it has none."""
         try:
             process = self._idle.pop()
         except IndexError:

@@ -57,7 +57,7 @@ class ArrayRecords:
         return [self._name_of(self._record(index), index) for index in range(len(self))]
 
     def places(self) -> Iterator[Hashable]:
-        """Where each record is, its file and number; two sources share those that are equal."""
+        """The place of each record, its file and number; two sources share those that are equal."""
         return ((i.filename, i.skip + n) for i in self._instructions for n in range(i.take))
 
     def encoded(self, index: int) -> EncodedSample:

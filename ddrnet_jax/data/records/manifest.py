@@ -106,12 +106,12 @@ class Manifest:
         return changed
 
     def is_intact(self, file: RecordFile) -> bool:
-        """Whether the file is there, whole: reads all of it."""
+        """True if the file is there, whole: reads all of it."""
         entry = self._entry(file)
         return entry is not None and self._has_size(file) and sha256(file.path) == entry["sha256"]
 
     def is_complete(self, split: str) -> bool:
-        """Whether all files of a split are there, by their sizes."""
+        """True if all files of a split are there, by their sizes."""
         return all(self._has_size(file) for file in self.files(split))
 
     def require_complete(self, split: str) -> None:
@@ -135,7 +135,7 @@ class Manifest:
         return self.values["splits"][split]["files"]
 
     def _entry(self, file: RecordFile) -> dict | None:
-        """What was noted of a file when it was written."""
+        """The note made of a file when it was written."""
         return self._entries(file.split).get(file.path.name)
 
     def _has_size(self, file: RecordFile) -> bool:
@@ -144,6 +144,6 @@ class Manifest:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,7 +58,7 @@ class Cityscapes(DatasetSpec):
     """Images and labels by city, in the two trees of the release."""
 
     def find_pairs(self, root: Path, split: str) -> list[Pair]:
-        """Of train_extra, and a name that ends in _coarse, the labels are the coarse annotations."""
+        """Pairs of a split: train_extra, and a name that ends in _coarse, have the coarse annotations."""
         is_coarse = split == "train_extra" or split.endswith("_coarse")
         annotation = "gtCoarse" if is_coarse else "gtFine"
         folder = split.removesuffix("_coarse")

@@ -1,4 +1,4 @@
-"""What a data set is: its classes and colours, what its raw label values mean, where its files lie."""
+"""A data set: its classes and colours, the meaning of its raw label values, the place of its files."""
 
 import dataclasses
 from pathlib import Path
