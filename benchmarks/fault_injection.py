@@ -71,7 +71,7 @@ class Life:
         self.trial, count = trial, trial.processes
         self.log = trial.folder / f"life-{trial.lives}.log"
         trial.lives += 1
-        command = [sys.executable, "-m", "ddrnet_jax.main", "--config", str(REPO / "configs" / "demo.py")]
+        command = [sys.executable, "-m", "ddrnet_jax.main", "--config", trial.config]
         command += ["--workdir", str(trial.workdir), *_FLAGS]
         address = f"localhost:{_free_port()}"
         self.processes = []
@@ -130,8 +130,8 @@ class Life:
 class Trial:
     """One workdir, what was done to it and what it said."""
 
-    def __init__(self, folder: Path, processes: int = 1):
-        self.folder, self.workdir, self.processes = folder, folder / "run", processes
+    def __init__(self, folder: Path, processes: int = 1, config: str = "configs/demo.py"):
+        self.folder, self.workdir, self.processes, self.config = folder, folder / "run", processes, config
         self.lives = 0
         self.faults: list[Fault] = []
         self.suspect: int | None = None  # a step whose files were damaged since the last start
@@ -281,7 +281,7 @@ def lose_one_of_two(life: Life, rng: random.Random, after: int | None = None) ->
 def fill_the_disk(life: Life, rng: random.Random, after: int | None = None) -> tuple[str, str]:
     """No space left, less of it than a checkpoint needs; freed once the run has ended."""
     after = after or rng.randrange(1, 8)
-    life.wait_until(lambda: _is_past(life, after))
+    life.wait_until(lambda: _is_past(life, after) and life.trial.steps)
     filler = life.trial.workdir / "filler"
     if os.path.ismount(life.trial.workdir):
         kind, left = "disk full (tmpfs)", rng.randrange(0, 50 * 2**20)
@@ -293,10 +293,11 @@ def fill_the_disk(life: Life, rng: random.Random, after: int | None = None) -> t
                 time.sleep(0.01)
         evidence = f"{left / 2**20:.0f} MiB left"
     else:
-        kind, left = "disk full (file size limit)", rng.randrange(100_000, 50 * 2**20)
+        largest = _array_file(life.trial.steps[0]).stat().st_size
+        kind, left = "disk full (file size limit)", int(rng.uniform(0.1, 0.7) * largest)
         for p in life.processes:
             resource.prlimit(p.pid, resource.RLIMIT_FSIZE, (left, left))
-        evidence = f"files end at {left / 2**20:.0f} MiB"
+        evidence = f"files end at {left} bytes"
     codes = life.wait()
     filler.unlink(missing_ok=True)
     if 0 in codes:
@@ -357,16 +358,16 @@ def outcome_of(workdir: Path) -> dict:
         like = jax.tree.map(lambda m: np.broadcast_to(np.zeros((), m.dtype), m.shape), ocp.metadata(step).metadata)
         flat, _ = jax.tree_util.tree_flatten_with_path(ocp.load(step, like))
     arrays = {jax.tree_util.keystr(p): hashlib.sha256(np.ascontiguousarray(a)).hexdigest() for p, a in flat}
-    assert len(arrays) > 500
+    assert all(part in "".join(arrays) for part in ("params", "batch_stats", "opt_state", "ema"))
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     losses = [(line["step"], line["loss"]) for line in lines if "loss" in line]
     assert [step for step, _ in losses] == list(range(1, STEPS + 1)), losses
     return arrays | {"losses": losses, "miou": [line.get("val/miou") for line in lines][-1]}
 
 
-def untouched(folder: Path, processes: int = 1) -> dict:
-    """The outcome of a run that nobody touches."""
-    trial = Trial(folder, processes)
+def untouched(folder: Path, **options) -> dict:
+    """The outcome of a run that nobody touches; options of Trial."""
+    trial = Trial(folder, **options)
     life = trial.start()
     codes = life.wait()
     assert set(codes) == {0}, life.end
@@ -424,7 +425,7 @@ def main() -> int:
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         scratch = arguments.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
-        references = {n: untouched(scratch / f"untouched-{n}", n) for n in (1, 2)}
+        references = {n: untouched(scratch / f"untouched-{n}", processes=n) for n in (1, 2)}
         print(f"two untouched runs in {time.monotonic() - start:.0f} s", flush=True)
         faults: list[Fault] = []
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))

@@ -3,7 +3,6 @@
 The repository and its folder `tests` have to be in PYTHONPATH.
 """
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -13,9 +12,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tiny
 from flax import nnx
 
-from ddrnet_jax import build
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.runtime import compilation, devices, processes
@@ -32,22 +31,9 @@ def samples_of(batch):
 def command_line(job):
     """The command line with the smallest network, its batches recorded and a fault at a step of one process."""
     from ddrnet_jax.evaluation import metrics
-    from ddrnet_jax.models import blocks
-    from ddrnet_jax.models.ddrnet import Output
     from ddrnet_jax.training import loop
 
-    class Tiny(nnx.Module):
-        def __init__(self, rngs):
-            self.trunk = nnx.Conv(3, 6, (8, 8), strides=8, rngs=rngs)
-            self.bn = blocks.BatchNorm(6)
-            self.head = nnx.Conv(6, 9, (1, 1), rngs=rngs)
-
-        def __call__(self, images):
-            logits = self.head(self.bn(self.trunk(images)))
-            return Output(logits, logits)
-
-    of_config = build.experiment
-    build.experiment = lambda config: dataclasses.replace(of_config(config), network=Tiny)
+    tiny.use()
     records = Path(job["record"])
     put_batch, scores = devices.put_batch, metrics.scores
     count = 0

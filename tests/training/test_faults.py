@@ -5,25 +5,31 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import fault_injection as faults  # noqa: E402
 
 
+@pytest.fixture(scope="module", params=[tiny.CONFIG, pytest.param("configs/demo.py", marks=pytest.mark.slow)])
+def config(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    return faults.untouched(tmp_path_factory.mktemp("untouched"))
+def reference(config, tmp_path_factory):
+    return faults.untouched(tmp_path_factory.mktemp("untouched"), config=config)
 
 
 def kinds(trial):
     return [(fault.kind, fault.outcome) for fault in trial.faults]
 
 
-def test_six_faults_in_one_run_change_nothing(tmp_path, reference):
+def test_six_faults_in_one_run_change_nothing(tmp_path, config, reference):
     """Without root: what stands for the full disk is a limit on the size of files."""
     rng = random.Random(5)
-    trial = faults.Trial(tmp_path / "trial")
+    trial = faults.Trial(tmp_path / "trial", config=config)
     trial.interrupt(faults.sigkill_in_a_save, rng, after=4)
     trial.damage(faults.truncate, rng, arrays=True)
     trial.interrupt(faults.fill_the_disk, rng, after=5)
@@ -42,9 +48,9 @@ def test_six_faults_in_one_run_change_nothing(tmp_path, reference):
 
 
 @pytest.mark.slow
-def test_a_refused_start_and_an_unfinished_evaluation_change_nothing(tmp_path, reference):
+def test_a_refused_start_and_an_unfinished_evaluation_change_nothing(tmp_path, config, reference):
     rng = random.Random(2)
-    trial = faults.Trial(tmp_path / "trial")
+    trial = faults.Trial(tmp_path / "trial", config=config)
     trial.interrupt(faults.sigkill, rng, after=5)
     trial.damage_all(rng)
     trial.interrupt(faults.sigterm_in_the_evaluation, rng)

@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import tiny
 from orbax.checkpoint import v1 as ocp
 
 STEPS = 40
@@ -27,10 +28,9 @@ FLAGS = [
 ]
 
 
-def start(repo, workdir, log):
-    command = [sys.executable, "-m", "ddrnet_jax.main", "--config", str(repo / "configs" / "demo.py")]
-    command += ["--workdir", str(workdir), *FLAGS]
-    return subprocess.Popen(command, cwd=repo, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ))
+def start(config, workdir, log):
+    command = [sys.executable, "-m", "ddrnet_jax.main", "--config", config, "--workdir", str(workdir), *FLAGS]
+    return subprocess.Popen(command, cwd=tiny.REPO, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ))
 
 
 def lines(workdir):
@@ -47,18 +47,23 @@ def final_state(workdir):
     return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
 
+@pytest.fixture(scope="module", params=[tiny.CONFIG, pytest.param("configs/demo.py", marks=pytest.mark.slow)])
+def config(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(repo, tmp_path_factory):
+def uninterrupted(config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     with (workdir / "log.txt").open("w") as log:
-        assert start(repo, workdir, log).wait(timeout=300) == 0, (workdir / "log.txt").read_text()
+        assert start(config, workdir, log).wait(timeout=300) == 0, (workdir / "log.txt").read_text()
     return workdir
 
 
-def test_sigkill_between_checkpoints_changes_nothing(repo, tmp_path, uninterrupted):
+def test_sigkill_between_checkpoints_changes_nothing(config, tmp_path, uninterrupted):
     log_path = tmp_path / "log.txt"
     with log_path.open("w") as log:
-        process = start(repo, tmp_path, log)
+        process = start(config, tmp_path, log)
         while process.poll() is None and not (
             any(line["step"] >= 14 for line in lines(tmp_path)) and (tmp_path / "checkpoints" / "10").exists()
         ):
@@ -70,7 +75,7 @@ def test_sigkill_between_checkpoints_changes_nothing(repo, tmp_path, uninterrupt
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
 
     with log_path.open("w") as log:
-        assert start(repo, tmp_path, log).wait(timeout=300) == 0, log_path.read_text()
+        assert start(config, tmp_path, log).wait(timeout=300) == 0, log_path.read_text()
     assert "resuming after step" in log_path.read_text()
 
     whole, resumed = final_state(uninterrupted), final_state(tmp_path)
