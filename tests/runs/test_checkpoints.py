@@ -139,9 +139,7 @@ def test_the_moving_average_is_what_loads(tmp_path):
     manager.save(7, at_step(run_state, 7), 0.5)
     manager.close()
     model, _ = load_checkpoint(tmp_path)
-    np.testing.assert_array_equal(
-        model.trunk.kernel[...], run_state["ema"]["params"]["trunk"]["kernel"]
-    )
+    np.testing.assert_array_equal(model.trunk.kernel[...], run_state["ema"]["params"]["trunk"]["kernel"])
 
 
 def test_an_unfinished_save_is_not_a_checkpoint(saved, tmp_path):
