@@ -6,8 +6,13 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import tiny
+from flax import nnx
 
+from ddrnet_jax import build
 from ddrnet_jax import main as main_lib
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.models import variables
 from ddrnet_jax.runs import checkpoints
 
 CLASSES = ("n01", "n02", "n03")
@@ -29,7 +34,6 @@ def get_config():
     config.checkpoint.every_steps = 1
     return config
 """
-# As in test_main.py, so that both need the same compiled programs.
 SEGMENTER = """\
 from ddrnet_jax.config import base
 def get_config():
@@ -101,7 +105,8 @@ def without_times(entries):
     return [{k: v for k, v in entry.items() if k not in ("images_per_s", "input_wait")} for entry in entries]
 
 
-def test_from_a_folder_of_images_to_a_segmenter(tmp_path, run):
+def test_a_classifier_trains_is_evaluated_and_resumes(tmp_path, run, monkeypatch):
+    tiny.use(monkeypatch.setattr)
     images, workdir = write_images(tmp_path / "images"), tmp_path / "classifier"
     (tmp_path / "imagenet.py").write_text(CONFIG)
     flags = ("--config", tmp_path / "imagenet.py", f"--config.data.root={images}")
@@ -145,8 +150,16 @@ def test_from_a_folder_of_images_to_a_segmenter(tmp_path, run):
     assert code == 1
     assert "trained for classification, but the config's task is segmentation" in err.splitlines()[-1]
 
-    code, out, err = run(*flags, "--workdir", tmp_path / "segmenter", f"--config.init_from={workdir}")
+
+def test_a_classifier_starts_a_segmenter(tmp_path, run):
+    (tmp_path / "imagenet.py").write_text(CONFIG)
+    classifier = config_files.load(str(tmp_path / "imagenet.py"))
+    model, weights = build.experiment(classifier).network(nnx.Rngs(0)), tmp_path / "classifier"
+    checkpoints.save_weights(weights, *variables.split(model)[1:], config_files.to_json(classifier))
+    (tmp_path / "mine.py").write_text(SEGMENTER)
+    flags = ("--config", tmp_path / "mine.py", f"--config.data.root={write_masks(tmp_path / 'masks')}")
+    code, out, err = run(*flags, "--workdir", tmp_path / "segmenter", f"--config.init_from={weights}")
     assert code == 0, err
-    assert f"initial weights from {workdir}: DDRNet-23_slim classification, 3 classes" in err
+    assert f"initial weights from {weights}: DDRNet-23_slim classification, 3 classes" in err
     assert "moved 254 tensors" in err
     assert "mIoU" in out
