@@ -20,6 +20,7 @@ from ddrnet_jax.training.step import make_train_step
 
 WHOLE = Shard()
 STEPS = 20
+FEW = 5  # in the fast tests
 EMA_DECAY = 0.9
 
 
@@ -44,10 +45,10 @@ def damped(params):
     return variables.from_paths({k: v * 0.1 if k.endswith(last) else v for k, v in flat.items()})
 
 
-def start(dtype, mesh):
+def start(dtype, mesh, network=build):
     """(optimiser, graphdef, first state in `dtype` on the mesh)"""
     sgd = optimizer.sgd(lambda step: 0.01, momentum=0.9, nesterov=False, weight_decay=5e-4)
-    graphdef, fresh = state.create(build, sgd, seed=0, ema_decay=EMA_DECAY)
+    graphdef, fresh = state.create(network, sgd, seed=0, ema_decay=EMA_DECAY)
     fresh["params"] = damped(fresh["params"])
 
     def to_dtype(leaf):
@@ -62,16 +63,24 @@ def flattened(current):
     return {jax.tree_util.keystr(k): np.asarray(v) for k, v in jax.tree_util.tree_leaves_with_path(parts)}
 
 
-def run(batches, device_count):
-    """Losses, and the final state flattened, of training in float64 on that many devices."""
-    mesh = devices.data_mesh(jax.devices()[:device_count])
-    sgd, graphdef, current = start(np.float64, mesh)
-    train_step = make_train_step(graphdef, sgd, ohem, mesh, aux_weight=0.4, ema_decay=EMA_DECAY)
-    values = []
-    for batch in batches:
-        current, metrics = train_step(current, devices.put_batch(batch, mesh))
-        values.append(float(metrics["loss"]))
-    return values, flattened(current)
+class Run:
+    """Training in float64 on that many devices, as far as somebody asked for."""
+
+    def __init__(self, batches, device_count, network=build):
+        self.batches, self.mesh = batches, devices.data_mesh(jax.devices()[:device_count])
+        sgd, graphdef, self.current = start(np.float64, self.mesh, network)
+        self.train_step = make_train_step(graphdef, sgd, ohem, self.mesh, aux_weight=0.4, ema_decay=EMA_DECAY)
+        self.losses, self.after = [], {}
+
+    def __call__(self, steps):
+        """(the losses, the state flattened) after FEW or STEPS steps."""
+        while steps not in self.after:
+            batch = devices.put_batch(self.batches[len(self.losses)], self.mesh)
+            self.current, metrics = self.train_step(self.current, batch)
+            self.losses.append(float(metrics["loss"]))
+            if len(self.losses) in (FEW, STEPS):
+                self.after[len(self.losses)] = list(self.losses), flattened(self.current)
+        return self.after[steps]
 
 
 def difference(a, b):

@@ -81,19 +81,21 @@ def fail(fault):
 
 
 def steps(job):
-    """Training of DDRNet in float64, see float64_steps.py; each process writes its losses and final state."""
+    """Training in float64, see float64_steps.py; each process writes its losses and final state."""
     import float64_convolution
     import float64_steps
 
     from ddrnet_jax.data import pipeline
     from ddrnet_jax.training.step import make_train_step
 
-    nnx.Conv.__call__ = float64_convolution.convolve
+    network = tiny.of_scenes if job["is_tiny"] else float64_steps.build
+    if not job["is_tiny"]:
+        nnx.Conv.__call__ = float64_convolution.convolve
     mesh = devices.data_mesh()
     shard = pipeline.Shard(jax.process_index(), jax.process_count())
     stream = float64_steps.stream(shard)
     with jax.enable_x64(True):
-        sgd, graphdef, current = float64_steps.start(np.float64, mesh)
+        sgd, graphdef, current = float64_steps.start(np.float64, mesh, network)
         train_step = make_train_step(
             graphdef, sgd, float64_steps.ohem, mesh, aux_weight=0.4, ema_decay=float64_steps.EMA_DECAY
         )

@@ -34,6 +34,11 @@ class Tiny(nnx.Module):
         return Output(self.head(features), self.aux_head(features))
 
 
+def of_scenes(rngs):
+    """The segmenter of the drawn scenes' nine classes."""
+    return Tiny(rngs, 9, "segmentation")
+
+
 def use(setattr=setattr):
     """Every experiment has the tiny network; give `monkeypatch.setattr` for one test."""
     of_config = build.experiment
