@@ -197,7 +197,7 @@ def _checked_network(
 
 def _check_objective(objective: Objective, experiment: build.Experiment) -> None:
     """Raises UserError unless it gives a loss, the statistics in their structure, and numbers to log."""
-    _, params, batch_stats = variables.split(nnx.eval_shape(lambda: experiment.network(nnx.Rngs(0))))
+    _, params, batch_stats = variables.shapes(experiment.network)
     rows, size_hw = experiment.batch_size // experiment.accumulate_steps, experiment.crop_hw
     labels = (rows, *size_hw) if experiment.task == "segmentation" else (rows,)
     batch = {

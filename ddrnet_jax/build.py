@@ -19,7 +19,7 @@ from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
 from ddrnet_jax.data.transforms import Augment, AugmentImage, CentreCrop
-from ddrnet_jax.models.ddrnet import DDRNet
+from ddrnet_jax.models.ddrnet import DDRNet, builder
 
 # None: compute in the parameters' own type, which is float32 (and float64 in tests of exactness).
 _COMPUTE_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16}
@@ -168,17 +168,9 @@ def sources_to_prepare(config: ConfigDict) -> dict[str, FolderPairs | Scenes]:
 
 
 def _network(config: ConfigDict, num_classes: int) -> Callable[[nnx.Rngs], DDRNet]:
-    def network(rngs: nnx.Rngs) -> DDRNet:
-        return DDRNet(
-            config.model.variant,
-            task=config.task,
-            num_classes=num_classes,
-            aux_head=config.model.aux_head,
-            dtype=_COMPUTE_DTYPES[config.model.dtype],
-            rngs=rngs,
-        )
-
-    return network
+    m = config.model
+    dtype = _COMPUTE_DTYPES[m.dtype]
+    return builder(m.variant, task=config.task, num_classes=num_classes, aux_head=m.aux_head, dtype=dtype)
 
 
 def _source(config: ConfigDict, split: str, spec: DatasetSpec, *, is_training: bool) -> Source:

@@ -1,5 +1,7 @@
 """DDRNet: stem, dual branches, bilateral fusion and heads."""
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -195,6 +197,14 @@ class DDRNet(nnx.Module):
         for conv_bn in self.stem:
             x = relu(conv_bn(x))
         return self.layer2(relu(self.layer1(x)))
+
+
+@functools.lru_cache(maxsize=64)
+def builder(
+    variant: str, *, task: str, num_classes: int, aux_head: bool, dtype: DTypeLike | None = None
+) -> Callable[[nnx.Rngs], DDRNet]:
+    """A function that makes this network; the same function for the same network."""
+    return lambda rngs: DDRNet(variant, task=task, num_classes=num_classes, aux_head=aux_head, dtype=dtype, rngs=rngs)
 
 
 def _wide(logits: jax.Array) -> jax.Array:

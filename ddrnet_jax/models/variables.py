@@ -3,7 +3,8 @@
 Training, checkpoints and weight files all hold these dicts: stable to save, cheap to pass through jit.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +20,12 @@ def split(model: M) -> tuple[nnx.GraphDef[M], Tree, Tree]:
     graphdef, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
     params, batch_stats = map(plain, states)
     return graphdef, params, batch_stats
+
+
+@functools.lru_cache(maxsize=64)
+def shapes(build: Callable[[nnx.Rngs], M]) -> tuple[nnx.GraphDef[M], Tree, Tree]:
+    """`split` of the model that a function makes, with shapes and types in place of arrays; each is asked once."""
+    return split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
 
 
 def merge(graphdef: nnx.GraphDef[M], params: Tree, batch_stats: Tree) -> M:

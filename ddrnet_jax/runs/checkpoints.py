@@ -84,7 +84,7 @@ def load_weights(
     try:
         config = config_files.from_json(metadata.custom_metadata["config"])
         experiment = build.experiment(config)
-        model = variables.split(nnx.eval_shape(lambda: (network or experiment.network)(nnx.Rngs(0))))
+        model = variables.shapes(network or experiment.network)
     except (ConfigError, DataError) as e:
         raise CheckpointError(f"{folder}: its config cannot be used ({e})") from e
     _check_fits(folder, weights, {"params": model[1], "batch_stats": model[2]})

@@ -23,6 +23,7 @@ from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import make_evaluator, samples_to_evaluate
 from ddrnet_jax.evaluation.gallery import Gallery
+from ddrnet_jax.models import variables
 from ddrnet_jax.runs import provenance, workdir
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import devices, processes
@@ -222,7 +223,7 @@ def _first_state(
     origin = ["initial weights: random"]
     if experiment.init_from:
         weights = pretrained.read(experiment.init_from)
-        abstract = nnx.eval_shape(lambda: network(nnx.Rngs(0)))
+        abstract = variables.merge(*variables.shapes(network))
         moving = pretrained.transfer(weights, abstract, fresh_head=experiment.fresh_head)
         fresh = state.warm_start(fresh, moving.moved)
         origin = [f"initial weights from {weights.path}: {weights.describe()} ({weights.origin})", *moving.lines()]

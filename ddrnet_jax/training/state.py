@@ -37,7 +37,7 @@ def abstract(
     build: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, *, ema_decay: float = 0.0
 ) -> tuple[nnx.GraphDef, State]:
     """The result of `create`, with shapes and types in place of arrays; nothing is computed."""
-    graphdef, params, batch_stats = variables.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    graphdef, params, batch_stats = variables.shapes(build)
     state = {
         "step": jax.ShapeDtypeStruct((), jnp.int32),
         "params": params,

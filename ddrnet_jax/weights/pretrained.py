@@ -5,11 +5,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS, DDRNet
+from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS, DDRNet, builder
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights import state_dicts
 from ddrnet_jax.weights.origins import WeightsMismatch, recognise
@@ -150,11 +149,8 @@ def _of_file(path: Path) -> Weights:
         found = recognise(state_dicts.read_checkpoint(path))
     except WeightsMismatch as e:
         raise PretrainedError(f"{path}: {e}") from e
-    model = nnx.eval_shape(
-        lambda: DDRNet(
-            found.variant, task=found.task, num_classes=found.num_classes, aux_head=found.aux_head, rngs=nnx.Rngs(0)
-        )
-    )
+    build = builder(found.variant, task=found.task, num_classes=found.num_classes, aux_head=found.aux_head)
+    model = variables.merge(*variables.shapes(build))
     leaves = {
         our_path: _as_float32(path, name, state_dicts.from_official_layout(our_path, found.state_dict[name]))
         for our_path, name in state_dicts.official_names(model).items()
