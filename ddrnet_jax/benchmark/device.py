@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import compilation
 
@@ -87,7 +88,7 @@ def available_bytes() -> int | None:
 
 def _machine_bytes() -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = regular_files.read_text("/proc/meminfo").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):  # no Linux
         return None
@@ -96,15 +97,15 @@ def _machine_bytes() -> int | None:
 def _cgroup_bytes() -> int | None:
     """Bytes that the groups around this process (cgroup v2) leave; files that the system caches are free."""
     try:
-        lines = _CGROUP_OF_PROCESS.read_text().splitlines()
+        lines = regular_files.read_text(_CGROUP_OF_PROCESS).splitlines()
         here = _CGROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::").lstrip("/")
     except (OSError, StopIteration):
         return None
     free = []
     for folder in (here, *here.parents):
         try:
-            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            limit, used = (int(regular_files.read_text(folder / name)) for name in ("memory.max", "memory.current"))
+            statistics = dict(line.split() for line in regular_files.read_text(folder / "memory.stat").splitlines())
         except (OSError, ValueError):  # none here, or "max"
             continue
         free.append(max(0, limit - used + int(statistics.get("inactive_file", 0))))
@@ -150,7 +151,7 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = regular_files.read_text("/proc/cpuinfo").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # no Linux, or Arm
         return machine.processor() or machine.machine()

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.specs import DatasetSpec
 
@@ -78,6 +79,6 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1]
     try:
-        path.write_bytes(data.data)
+        regular_files.write(path, data.data)
     except OSError as e:
         raise DataError(f"{path}: cannot be written ({e.strerror})") from e

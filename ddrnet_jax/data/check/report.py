@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data import pictures
 from ddrnet_jax.data.check.check import Report
 from ddrnet_jax.data.check.findings import Finding, Tally
@@ -34,7 +35,7 @@ def write(report: Report, output: str | Path) -> list[str]:
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "findings.txt").write_text("\n".join(lines(report, whole=True)) + "\n")
+        regular_files.write(output / "findings.txt", "\n".join(lines(report, whole=True)) + "\n")
     except OSError as e:
         raise DataError(f"--output {output}: cannot be written ({e.strerror or e})") from e
     screen = lines(report)
