@@ -3,12 +3,14 @@
 import sys
 import traceback
 
-from ddrnet_jax.cli import commands, flags, log
+from ddrnet_jax.cli import commands, flags, log, streams
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime import processes
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
 from ddrnet_jax.training.interruption import Preempted, StoppedByUser
+
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins to say so
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,18 +29,26 @@ def main(argv: list[str] | None = None) -> int:
 
         compilation.enable_cache()
         with processes.joined(setting, leaving_in_order=(Preempted, StoppedByUser)):
-            return commands.RUN[arguments.mode](arguments, overrides) or 0
+            code = commands.RUN[arguments.mode](arguments, overrides) or 0
+        if arguments.mode != "train" and (problem := streams.output_problem()):  # a run is on its disk
+            raise OSError(problem.errno, f"standard output: {problem.strerror}")
+        return code
     except (UserError, OSError) as e:  # OSError: a full disk, a vanished folder
         code, message = 1, f"error: {e}"
+    except MemoryError as e:
+        code, message = 1, f"error: out of memory{f' ({e})' if str(e) else ''}; free some, or ask for less"
     except Preempted as e:
         code, message = AGAIN_EXIT_CODE, f"{e} (exit code {AGAIN_EXIT_CODE})"
     except KeyboardInterrupt as e:
         code, message = 130, "\n" + (str(e) or _WHEN_STOPPED.get(arguments.mode, "stopped"))
     except Exception as e:
-        if not processes.is_joined():
+        if _OUT_OF_MEMORY in str(e):
+            code, message = 1, f"error: out of memory ({str(e).splitlines()[0][:200]}); free some, or ask for less"
+        elif not processes.is_joined():
             raise
-        traceback.print_exc()  # a fault of ours; the other processes must not wait for this one
-        code, message = 1, f"error: {type(e).__name__}: {e}"
+        else:
+            traceback.print_exc()  # a fault of ours; the other processes must not wait for this one
+            code, message = 1, f"error: {type(e).__name__}: {e}"
     print(message, file=sys.stderr)
     processes.end_all(message.strip().removeprefix("error: "), code)
     return code
