@@ -3,14 +3,14 @@
 import sys
 import traceback
 
+from ddrnet_jax import memory
 from ddrnet_jax.cli import commands, flags, log, streams
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime import processes
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
+from ddrnet_jax.text import cut, printable
 from ddrnet_jax.training.interruption import Preempted, StoppedByUser
-
-_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins to say so
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments, overrides = flags.parse(argv)
     except UsageError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {printable(str(e))}", file=sys.stderr)
         return 1
     try:
         setting = processes.parse(arguments.distributed)
@@ -35,21 +35,20 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except (UserError, OSError) as e:  # OSError: a full disk, a vanished folder
         code, message = 1, f"error: {e}"
-    except MemoryError as e:
-        code, message = 1, f"error: out of memory{f' ({e})' if str(e) else ''}; free some, or ask for less"
     except Preempted as e:
         code, message = AGAIN_EXIT_CODE, f"{e} (exit code {AGAIN_EXIT_CODE})"
     except KeyboardInterrupt as e:
         code, message = 130, "\n" + (str(e) or _WHEN_STOPPED.get(arguments.mode, "stopped"))
     except Exception as e:
-        if _OUT_OF_MEMORY in str(e):
-            code, message = 1, f"error: out of memory ({str(e).splitlines()[0][:200]}); free some, or ask for less"
+        if memory.is_out_of_memory(e):
+            problem = cut((str(e).splitlines() or ["no more"])[0], 200)
+            code, message = 1, f"error: this does not fit into memory ({problem}); free some, or ask for less"
         elif not processes.is_joined():
             raise
         else:
             traceback.print_exc()  # a fault of ours; the other processes must not wait for this one
             code, message = 1, f"error: {type(e).__name__}: {e}"
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     processes.end_all(message.strip().removeprefix("error: "), code)
     return code
 

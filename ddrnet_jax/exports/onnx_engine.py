@@ -51,8 +51,7 @@ class OnnxPredictor:
         """Raises EngineError if onnxruntime is missing or the file is none of ours."""
         self._is_told = False
         try:
-            regular_files.require(path)
-            self._session = session(str(path))
+            self._session = session(regular_files.read_bytes(path))
             card = json.loads(self._session.get_modelmeta().custom_metadata_map[CARD])
             self.config = config_files.from_json(card["config"])
             self.size_hw: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:3])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.report import details, sections
-from ddrnet_jax.report.markup import Markup, document, element
+from ddrnet_jax.report.markup import Markup, document, element, name_of
 from ddrnet_jax.report.run import ReportError, Run
 from ddrnet_jax.report.style import CSS
 
@@ -56,7 +56,7 @@ def _title(run: Run) -> str:
 
 def _where(run: Run, index: int | None) -> Markup:
     letter = None if index is None else [element("b", sections.LETTERS[index], class_=f"letter{index}"), " "]
-    return element("p", letter, run.name, class_="where")
+    return element("p", letter, name_of(run.name), class_="where")
 
 
 def _notes(runs: Sequence[Run]) -> Markup | None:

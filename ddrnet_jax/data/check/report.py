@@ -23,7 +23,6 @@ _MOST_CLASSES = 24  # that are listed in full
 _ALL_NAMES = ", all of them in findings.txt"
 _SIZES = 4
 _GAP = 6
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _wrapped = functools.partial(wrapped, hanging=4)
 
 
@@ -167,5 +166,5 @@ def _panel(sample: Sample, spec: DatasetSpec) -> np.ndarray:
     if not spec.has_masks:
         title = f"{spec.classes[sample['label']]}: {title}"
     strip = np.full((20, width * len(views), 3), 255, np.uint8)
-    cv2.putText(strip, cut(title, 60), (0, 14), _FONT, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
+    pictures.put_text(strip, cut(title, 60), (0, 14))
     return np.vstack([strip, np.hstack(views)])
