@@ -21,6 +21,9 @@ config/      every key, its unit, its limits; configs from files, flags and JSON
 models/      the network alone
 runtime/     devices, processes, compilation
 errors.py    what ends in one line
+memory.py    what of it is free, and who says that there is too little
+atomic.py    files that others find whole or not at all
+regular_files.py  files as they are opened: regular ones only, text as UTF-8
 text.py      sizes, shares and long lists as people read them
 """
 

@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ddrnet_jax import regular_files
+
 
 @contextlib.contextmanager
 def beside(path: str | os.PathLike) -> Iterator[Path]:
@@ -26,7 +28,7 @@ def replacing(path: str | os.PathLike, *, is_synced: bool = False) -> Iterator[P
     with beside(path) as partial:
         yield partial
         if is_synced:
-            with partial.open("r+b") as file:
+            with regular_files.opened(partial, "r+b") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
 
@@ -34,4 +36,4 @@ def replacing(path: str | os.PathLike, *, is_synced: bool = False) -> Iterator[P
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write a file of this text, whole."""
     with replacing(path) as partial:
-        partial.write_text(text)
+        regular_files.write(partial, text)

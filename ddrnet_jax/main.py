@@ -3,11 +3,13 @@
 import sys
 from typing import NoReturn
 
+from ddrnet_jax.cli import streams
 from ddrnet_jax.cli.main import main
 
 
 def run() -> NoReturn:
     """The command line as a program of its own."""
+    streams.install()
     sys.exit(main())
 
 

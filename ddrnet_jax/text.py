@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 WIDTH = 80  # columns of everything that is printed
 
 
+def printable(text: str) -> str:
+    """The text with whatever is none spelt out: bytes of a name that are not UTF-8, controls, turns of direction."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
 def wrapped(text: str, indent: str = "", *, hanging: int = 0) -> list[str]:
-    """A paragraph in lines of at most WIDTH columns; bytes of a file name that are no text are spelt out.
+    """A paragraph in lines of at most WIDTH columns; see `printable`.
 
     indent   before the first line; the others get as many spaces
     hanging  spaces more of the others
     """
-    text = text.encode(errors="backslashreplace").decode()
+    text = printable(text)
     rest = " " * (len(indent) + hanging)
     return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=rest, break_on_hyphens=False)
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -56,7 +57,15 @@ def command_line(job):
 
     loop.devices = _Replaced(devices, put_batch=recorded_put_batch)  # not the evaluator's, which uses the same module
     metrics.scores = recorded_scores
-    processes.JOIN_TIMEOUT_S = job.get("join_timeout_s", processes.JOIN_TIMEOUT_S)
+    for name in ("JOIN_TIMEOUT_S", "_SILENCE_S", "_BEAT_S", "_MEET_TIMEOUT_S"):
+        setattr(processes, name, job.get(name, getattr(processes, name)))
+    compile_step = loop._compile
+
+    def delayed_compile(*arguments):
+        time.sleep(job.get("delay_s", 0))
+        return compile_step(*arguments)
+
+    loop._compile = delayed_compile
     return main_lib.main(job["arguments"])
 
 

@@ -25,7 +25,8 @@ FLOORS = (
     ("config",),
     ("models",),
     ("runtime",),
-    ("errors", "atomic", "text", "__init__"),
+    ("atomic", "memory"),
+    ("errors", "regular_files", "text", "__init__"),
 )
 FLOOR_OF = {part: number for number, parts in enumerate(FLOORS) for part in parts}
 # An address that others know; its code is a floor higher.
@@ -73,7 +74,10 @@ def imported_packages(nodes) -> set[str]:
 
 def test_data_and_config_import_no_jax(repo):
     for path in modules(repo):
-        if part(repo, path) in ("data", "config", "errors", "atomic", "text") or path.name == "variants.py":
+        if (
+            part(repo, path) in ("data", "config", "errors", "atomic", "memory", "regular_files", "text")
+            or path.name == "variants.py"
+        ):
             assert not {"jax", "flax", "optax"} & imported_packages(ast.walk(ast.parse(path.read_text()))), path
 
 
@@ -148,6 +152,21 @@ def test_public_functions_of_arrays_say_their_shapes(repo):
                 count += 1
                 assert _SHAPE.search(text), f"{path}: {function.name} takes or returns arrays of what shape?"
     assert count > 80
+
+
+# Stands alone beside the files that we export.
+_STANDS_ALONE = "load_stablehlo.py"
+_OPENING = {"open", "read_text", "read_bytes", "write_text", "write_bytes", "imread", "imwrite", "fromfile", "tofile"}
+
+
+def test_files_are_opened_in_one_place(repo):
+    """Only regular ones, and text as UTF-8: see regular_files."""
+    allowed = ("regular_files.read_text", "regular_files.read_bytes", "atomic.write_text", "split.open", "os.open")
+    for path in modules(repo):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and path.name not in ("regular_files.py", _STANDS_ALONE):
+                name = ast.unparse(node.func)
+                assert name in allowed or name.split(".")[-1] not in _OPENING, f"{path}:{node.lineno}: {name}"
 
 
 def test_every_config_key_has_a_reader_and_a_comment(repo):

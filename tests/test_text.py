@@ -34,3 +34,8 @@ def test_paragraphs_keep_flags_whole_and_spell_out_what_is_no_text():
 def test_sizes_and_versions():
     assert text.size((1024, 2048)) == text.size([1024, 2048]) == "1024x2048"
     assert text.versions({"jax": "0.10.2", "numpy": "2.1"}) == "jax 0.10.2, numpy 2.1"
+
+
+def test_what_is_no_text_is_spelt_out():
+    assert text.printable("a b\tgrün 日本\n") == "a b\tgrün 日本\n"
+    assert text.printable("\udcff\x1b[31m\u202egnp.\x00") == r"\udcff\x1b[31m\u202egnp.\x00"

@@ -4,7 +4,6 @@ import os
 import platform as machine
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from ddrnet_jax import memory, regular_files
 from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import compilation
 
@@ -19,7 +19,6 @@ _MATRIX = {"cpu": 2048}  # rows and columns: a tenth of a second on a laptop
 _MATRIX_ELSEWHERE = 8192
 _COPY_FLOATS = 64 * 2**20  # 256 MiB, more than any cache holds
 _REPEATS = 5
-_CGROUPS, _CGROUP_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 class Precision(NamedTuple):
@@ -58,16 +57,8 @@ def precisions_here() -> tuple[Precision, ...]:
     return precisions(jax.default_backend(), getattr(jax.devices()[0], "compute_capability", None))
 
 
-class OutOfMemory(Exception):
+class OutOfMemory(MemoryError):
     """A program does not fit; the message says how much of how much, where that is known."""
-
-
-_OUT_OF_MEMORY = ("resource_exhausted", "out of memory", "allocate memory", "failed to allocate", "bad_alloc")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True if the exception of any engine means it; they have no class in common."""
-    return isinstance(error, OutOfMemory | MemoryError) or any(text in str(error).lower() for text in _OUT_OF_MEMORY)
 
 
 def check_fits(needed_bytes: int) -> None:
@@ -82,33 +73,7 @@ def available_bytes() -> int | None:
     statistics = jax.devices()[0].memory_stats()
     if statistics and "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
-    return min((free for free in (_machine_bytes(), _cgroup_bytes()) if free is not None), default=None)
-
-
-def _machine_bytes() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # no Linux
-        return None
-
-
-def _cgroup_bytes() -> int | None:
-    """Bytes that the groups around this process (cgroup v2) leave; files that the system caches are free."""
-    try:
-        lines = _CGROUP_OF_PROCESS.read_text().splitlines()
-        here = _CGROUPS / next(line for line in lines if line.startswith("0::")).removeprefix("0::").lstrip("/")
-    except (OSError, StopIteration):
-        return None
-    free = []
-    for folder in (here, *here.parents):
-        try:
-            limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
-            statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        except (OSError, ValueError):  # none here, or "max"
-            continue
-        free.append(max(0, limit - used + int(statistics.get("inactive_file", 0))))
-    return min(free, default=None)
+    return memory.available_bytes()
 
 
 def description() -> dict:
@@ -150,7 +115,7 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = regular_files.read_text("/proc/cpuinfo").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):  # no Linux, or Arm
         return machine.processor() or machine.machine()

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.benchmark import device, page
 from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
 from ddrnet_jax.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
@@ -90,8 +90,8 @@ def write(result: dict, output: Path) -> None:
     """OUTPUT/benchmark.json, whole at every moment, OUTPUT/benchmark.txt and OUTPUT/benchmark.html."""
     atomic.write_text(output / JSON_NAME, json.dumps(result, indent=1) + "\n")
     lines = table_lines(result)
-    (output / TABLE_NAME).write_text("\n".join(lines) + "\n")
-    (output / PAGE_NAME).write_text(page.page(result, lines), "utf-8", "replace")
+    regular_files.write(output / TABLE_NAME, "\n".join(lines) + "\n")
+    regular_files.write(output / PAGE_NAME, page.page(result, lines), "replace")
 
 
 def case_name(case: Case) -> str:

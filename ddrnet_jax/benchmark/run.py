@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ddrnet_jax import memory
 from ddrnet_jax.benchmark import cases, device, onnx_runtime, pytorch, report, timing
 from ddrnet_jax.benchmark.cases import Case, Protocol
 from ddrnet_jax.benchmark.files import file_program, write_image
@@ -192,7 +193,7 @@ def _why(error: BaseException) -> str:
     """The words of a row in place of figures. Raises the error again if it is none that a row can have."""
     if isinstance(error, EngineError):
         return str(error)
-    if device.is_out_of_memory(error):
+    if memory.is_out_of_memory(error):
         return f"does not fit in memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
     raise error
 

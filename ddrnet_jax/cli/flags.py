@@ -9,6 +9,7 @@ from collections.abc import Collection
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
+from ddrnet_jax.text import cut
 
 _DESCRIPTION = "DDRNet: train, evaluate, predict; weights and data in and out."
 _EXIT_CODES = f"""
@@ -75,6 +76,10 @@ examples:
       --format onnx --size 1024x2048 --output ddrnet.onnx
   python -m ddrnet_jax.main --mode benchmark --engines onnxruntime
 """
+
+
+_MOST_PIXELS = 2**26  # of an image that a network sees at once
+_MOST = 1e9  # of any other number
 
 
 class UsageError(UserError):
@@ -149,6 +154,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
                 f"--{name} {getattr(arguments, name)}: a bucket cannot be used directly; mount it (gcsfuse, Filestore) "
                 "and give the folder"
             )
+    for name, value in vars(arguments).items():
+        if value == "":  # as of a shell's variable that is not set
+            raise UsageError(f"--{name}: an empty text given, expected a value; leave the flag out where none is meant")
     overrides = []
     while rest:
         flag = rest.pop(0)
@@ -178,15 +186,20 @@ def listed(arguments: argparse.Namespace, name: str, allowed: Collection[str] | 
 def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float:
     """The number of a flag. Raises UsageError."""
     with contextlib.suppress(ValueError):
-        if 0 < (value := kind(text)) < float("inf"):
+        if 0 < (value := kind(text)) < _MOST:
             return value
     expected = "whole numbers" if kind is int else "a number"
-    raise UsageError(f"--{name} {text}: expected {expected} above 0")
+    raise UsageError(f"--{name} {cut(text, 80)}: expected {expected} above 0 and below {_MOST:g}")
 
 
 def size_hw(text: str | None, name: str = "size") -> tuple[int, int] | None:
     """(height, width) of "1024x2048", None where the flag was not given. Raises UsageError."""
     parts = (text or "").lower().split("x")
-    if text and not (len(parts) == 2 and all(p.isdecimal() and int(p) > 0 for p in parts)):
-        raise UsageError(f"--{name} {text}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
-    return (int(parts[0]), int(parts[1])) if text else None
+    if not text:
+        return None
+    if not (len(parts) == 2 and all(p.isdecimal() and len(p) < 10 and int(p) > 0 for p in parts)):
+        raise UsageError(f"--{name} {cut(text, 80)}: expected HEIGHTxWIDTH in pixels, as in 1024x2048")
+    height, width = map(int, parts)
+    if height * width > _MOST_PIXELS:
+        raise UsageError(f"--{name} {text}: expected at most {_MOST_PIXELS:,} pixels in all")
+    return height, width

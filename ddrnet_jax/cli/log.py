@@ -6,6 +6,7 @@ import sys
 from tqdm import tqdm
 
 from ddrnet_jax.runtime import processes
+from ddrnet_jax.text import printable
 
 _PACKAGE = __name__.split(".")[0]
 
@@ -16,7 +17,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if processes.is_first():
             prefix = "warning: " if record.levelno >= logging.WARNING else ""
-            tqdm.write(prefix + record.getMessage(), file=sys.stderr)
+            tqdm.write(prefix + printable(record.getMessage()), file=sys.stderr)
             sys.stderr.flush()
 
 

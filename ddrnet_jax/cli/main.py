@@ -3,11 +3,13 @@
 import sys
 import traceback
 
-from ddrnet_jax.cli import commands, flags, log
+from ddrnet_jax import memory
+from ddrnet_jax.cli import commands, flags, log, streams
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime import processes
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
+from ddrnet_jax.text import cut, printable
 from ddrnet_jax.training.interruption import Preempted, StoppedByUser
 
 
@@ -16,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments, overrides = flags.parse(argv)
     except UsageError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {printable(str(e))}", file=sys.stderr)
         return 1
     try:
         setting = processes.parse(arguments.distributed)
@@ -27,7 +29,10 @@ def main(argv: list[str] | None = None) -> int:
 
         compilation.enable_cache()
         with processes.joined(setting, leaving_in_order=(Preempted, StoppedByUser)):
-            return commands.RUN[arguments.mode](arguments, overrides) or 0
+            code = commands.RUN[arguments.mode](arguments, overrides) or 0
+        if arguments.mode != "train" and (problem := streams.output_problem()):  # a run is on its disk
+            raise OSError(problem.errno, f"standard output: {problem.strerror}")
+        return code
     except (UserError, OSError) as e:  # OSError: a full disk, a vanished folder
         code, message = 1, f"error: {e}"
     except Preempted as e:
@@ -35,11 +40,15 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt as e:
         code, message = 130, "\n" + (str(e) or _WHEN_STOPPED.get(arguments.mode, "stopped"))
     except Exception as e:
-        if not processes.is_joined():
+        if memory.is_out_of_memory(e):
+            problem = cut((str(e).splitlines() or ["no more"])[0], 200)
+            code, message = 1, f"error: this does not fit into memory ({problem}); free some, or ask for less"
+        elif not processes.is_joined():
             raise
-        traceback.print_exc()  # a fault of ours; the other processes must not wait for this one
-        code, message = 1, f"error: {type(e).__name__}: {e}"
-    print(message, file=sys.stderr)
+        else:
+            traceback.print_exc()  # a fault of ours; the other processes must not wait for this one
+            code, message = 1, f"error: {type(e).__name__}: {e}"
+    print(printable(message), file=sys.stderr)
     processes.end_all(message.strip().removeprefix("error: "), code)
     return code
 

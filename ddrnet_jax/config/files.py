@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.config.schema import ConfigError, base, suggestion, validate, what_fits
+from ddrnet_jax.text import cut
 
 # The keys that may change when a run is resumed: they do not touch what is learned.
 FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads", "model.remat")
@@ -77,17 +79,19 @@ def _call_get_config(path_and_argument: str) -> ConfigDict:
         name, argument = path_and_argument.rsplit(":", 1)
         path = Path(name)
     if not path.is_file():
-        raise ConfigError(f"--config {path}: no such file")
+        raise ConfigError(f"--config {path}: {'not a regular file' if path.exists() else 'no such file'}")
     spec = importlib.machinery.ModuleSpec("ddrnet_jax_config", loader=None)
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
     try:
-        exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
+        exec(compile(regular_files.read_bytes(path), str(path), "exec"), module.__dict__)
         get_config = module.__dict__.get("get_config")
         if get_config is None:
             raise ConfigError("defines no get_config()")
         config = get_config() if argument is None else get_config(argument)
-    except Exception as e:  # anything the user's own code may raise
+    except KeyboardInterrupt:
+        raise
+    except BaseException as e:  # anything the user's own code may raise, sys.exit(0) too
         lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(path)]
         line = e.lineno if isinstance(e, SyntaxError) else (lines or [None])[-1]
         raise ConfigError(f"{path}{f', line {line}' if line else ''}: {_first_line(e)}") from e
@@ -110,8 +114,8 @@ def _apply_override(config: ConfigDict, override: str) -> None:
         raise ConfigError(f"--config.{key}: is a group of keys; set one of {', '.join(target)}")
     try:
         parent[last] = _parse(text, target)
-    except (TypeError, ValueError) as e:
-        raise ConfigError(f"--config.{key}={text}: expected {what_fits(target)}") from e
+    except (TypeError, ValueError, OverflowError) as e:
+        raise ConfigError(f"--config.{key}={cut(text, 80)}: expected {what_fits(target)}") from e
 
 
 def _parse(text: str, like):
@@ -145,8 +149,13 @@ def flatten(values: dict, prefix: str = "") -> dict:
     return flat
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
+def _first_line(error: BaseException) -> str:
+    try:
+        text = str(error).strip()
+    except BaseException:  # of a class in the user's own code
+        text = ""
+    if not isinstance(error, Exception):
+        text = f"{type(error).__name__} {text}".strip()
     if not isinstance(error, ConfigError):  # a KeyError's text stands in quotes
         text = text.strip("'\"")
     return (text.splitlines() or [type(error).__name__])[0]

@@ -1,12 +1,12 @@
 """Every configuration key with its unit, and the checks on their values."""
 
 import difflib
-import math
 
 from ml_collections import ConfigDict
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.models.variants import VARIANTS
+from ddrnet_jax.text import cut
 
 
 class ConfigError(UserError):
@@ -15,6 +15,8 @@ class ConfigError(UserError):
 
 # The data sets that have classes of images, and what may be trained on them; all others have masks alone.
 _TASKS = {"imagenet": ("classification",), "scenes": ("segmentation", "classification")}
+_MOST_SIDE = 2**15  # pixels of an image or crop, as OpenCV resizes them
+_MOST = 1e15  # of any number in a config
 DATA_SETS = ("scenes", "camvid", "cityscapes", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 
 
@@ -112,10 +114,16 @@ def validate(config: ConfigDict) -> None:
     ):
         _require(config, name, lambda v, key=key: v in key, f"one of {', '.join(map(repr, key))}")
     _require(config, "total_steps", lambda v: v < 2**31, "below 2**31")
-    for name in ("batch_size", "total_steps", "log_every_steps", "data.num_threads", "checkpoint.keep"):
+    for name in ("total_steps", "log_every_steps", "checkpoint.keep"):
         _require(config, name, lambda v: v >= 1, "at least 1")
-    for name in ("data.scenes_train", "data.scenes_eval", "eval.batch_size"):
-        _require(config, name, lambda v: v >= 1, "at least 1")
+    for name, most in (  # what no machine holds ends here
+        ("batch_size", 2**16),
+        ("eval.batch_size", 2**16),
+        ("data.num_threads", 1024),
+        ("data.scenes_train", 10**6),
+        ("data.scenes_eval", 10**6),
+    ):
+        _require(config, name, lambda v, most=most: 1 <= v <= most, f"at least 1, at most {most}")
     for name in ("eval.every_steps", "checkpoint.every_steps", "optimizer.warmup_steps", "loss.aux_weight"):
         _require(config, name, lambda v: v >= 0, "at least 0")
     for name in ("optimizer.learning_rate", "optimizer.poly_power"):
@@ -143,7 +151,9 @@ def validate(config: ConfigDict) -> None:
             f"below the first of optimizer.step_fractions, {first} of total_steps={config.total_steps}",
         )
     _require(config, "data.crop_hw", _is_size_of_8, "two multiples of 8, (height, width)")
-    _require(config, "data.scenes_hw", lambda v: len(v) == 2 and min(v) >= 32, "two integers of at least 32")
+    _require(
+        config, "data.scenes_hw", lambda v: len(v) == 2 and 32 <= min(v) <= max(v) <= 8192, "two integers of 32 to 8192"
+    )
     _require(
         config,
         "data.scale_range",
@@ -200,12 +210,32 @@ def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str
         value = config[key]
         if isinstance(default, ConfigDict):
             if not isinstance(value, ConfigDict):
-                raise ConfigError(f"config.{name}: {value!r} given, expected a group of keys")
+                raise ConfigError(f"config.{name}: {_shown(value)} given, expected a group of keys")
             _check_keys_and_types(value, default, f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"config.{name}: {value!r} given, expected a finite number")
+        elif not all(map(_is_within_reach, _leaves(value))):
+            expected = f"finite numbers below {_MOST:g}, text without a NUL"
+            raise ConfigError(f"config.{name}: {_shown(value)} given, expected {expected}")
         elif not _has_type_of(value, default):
-            raise ConfigError(f"config.{name}: {value!r} given, expected {what_fits(default)}")
+            raise ConfigError(f"config.{name}: {_shown(value)} given, expected {what_fits(default)}")
+
+
+def _leaves(value):
+    return (leaf for v in value for leaf in _leaves(v)) if isinstance(value, tuple) else (value,)
+
+
+def _is_within_reach(leaf) -> bool:
+    """True of what computations and file names can hold: nothing beyond 64 bits may reach them."""
+    if isinstance(leaf, str):
+        return "\0" not in leaf
+    return not isinstance(leaf, int | float) or -_MOST < leaf < _MOST
+
+
+def _shown(value) -> str:
+    """A value as a message shows it."""
+    try:
+        return cut(repr(value), 80)
+    except Exception:  # a number of thousands of digits, an object of the user's own class
+        return f"a {type(value).__name__}"
 
 
 def _has_type_of(value, default) -> bool:
@@ -236,11 +266,11 @@ def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:
     for name in key.split("."):
         value = value[name]
     if not is_valid(value):
-        raise ConfigError(f"config.{key}: {value!r} given, expected {expected}")
+        raise ConfigError(f"config.{key}: {_shown(value)} given, expected {expected}")
 
 
 def _is_size_of_8(value) -> bool:
-    return len(value) == 2 and all(isinstance(n, int) and n > 0 and n % 8 == 0 for n in value)
+    return len(value) == 2 and all(isinstance(n, int) and 0 < n <= _MOST_SIDE and n % 8 == 0 for n in value)
 
 
 def suggestion(group: object, name: str) -> str:

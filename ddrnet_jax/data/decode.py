@@ -6,13 +6,16 @@ import zlib
 import cv2
 import numpy as np
 
-from ddrnet_jax.data import matlab
+from ddrnet_jax import memory
+from ddrnet_jax.data import headers, matlab
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.specs import DatasetSpec
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error names the damaged file
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_LARGE_PIXELS = 2**25  # a smaller picture fits beside any network
+_BYTES_A_PIXEL = 16  # of the decoder, its result and a copy or two
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -21,6 +24,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises DataError naming the file if it is damaged.
     """
     _check_complete(data, name)
+    _check_fits(data, name)
     image = _imdecode(data, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise DataError(f"{name}: not a readable image; replace the file, or remove it with its label")
@@ -35,6 +39,7 @@ def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
     if data.startswith(matlab.MAGIC):
         return _values_to_ids(matlab.read_label_map(data, name), b"", name, spec)
     _check_complete(data, name)
+    _check_fits(data, name)
     if is_jpeg(data):
         raise DataError(f"{name}: labels must be lossless (PNG); JPEG changes the values")
     mask = _imdecode(data if spec.has_color_masks else _palette_as_grey(data), cv2.IMREAD_UNCHANGED)
@@ -121,6 +126,19 @@ def _check_complete(data: bytes, name: str) -> None:
             raise DataError(f"{name}: damaged PNG (its header is missing); replace the file")
     elif is_jpeg(data) and not _has_jpeg_end(data):
         raise DataError(f"{name}: truncated JPEG (its end is missing); replace the file")
+
+
+def _check_fits(data: bytes, name: str) -> None:
+    """Refuse what the memory cannot hold before it is decoded: the system would kill the process, and not say why."""
+    height, width = headers.size_hw(data) or (0, 0)
+    if height * width < _LARGE_PIXELS:
+        return
+    needed, free = height * width * _BYTES_A_PIXEL, memory.available_bytes()
+    if free is not None and needed > free:
+        raise DataError(
+            f"{name}: {width}x{height} pixels (WxH) take {needed / 2**30:.1f} GiB to decode, {free / 2**30:.1f} GiB of "
+            "memory are free; cut or shrink the picture, or use a larger machine"
+        )
 
 
 def _has_jpeg_end(data: bytes) -> bool:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError, MissingLabels, Pair
 
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
@@ -47,7 +48,7 @@ def unread(folder: str | Path) -> list[str]:
 def read_file(path: str | Path) -> bytes:
     """The bytes of a file. Raises DataError naming it if it cannot be read."""
     try:
-        return Path(path).read_bytes()
+        return regular_files.read_bytes(path)
     except OSError as e:
         raise DataError(f"{path}: cannot be read ({e.strerror})") from e
 

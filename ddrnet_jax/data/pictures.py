@@ -6,8 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.text import printable
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GAP = 6
@@ -32,7 +34,7 @@ def legend(spec: DatasetSpec, width: int) -> np.ndarray:
     """u8[h,width,3] RGB: a swatch and the name of every class, in as many rows as they need."""
     places, x, y = [], _GAP, _GAP
     for name in spec.classes:
-        (text_width, _), _ = cv2.getTextSize(name, _FONT, 0.4, 1)
+        (text_width, _), _ = cv2.getTextSize(printable(name), _FONT, 0.4, 1)
         needed = 18 + text_width + 14
         if x + needed > width and x > _GAP:
             x, y = _GAP, y + 18
@@ -42,7 +44,7 @@ def legend(spec: DatasetSpec, width: int) -> np.ndarray:
     for (x, y), name, color in zip(places, spec.classes, spec.colors, strict=True):
         cv2.rectangle(canvas, (x, y), (x + 13, y + 12), color, -1)
         cv2.rectangle(canvas, (x, y), (x + 13, y + 12), _INK, 1)
-        cv2.putText(canvas, name, (x + 18, y + 11), _FONT, 0.4, _INK, 1, cv2.LINE_AA)
+        put_text(canvas, name, (x + 18, y + 11))
     return canvas
 
 
@@ -69,8 +71,13 @@ def contact_sheet(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], spe
     title = np.full((24, total_width, 3), 255, np.uint8)
     for column, text in enumerate(("image", "label", "prediction")):
         x = _GAP + column * (width + _GAP)
-        cv2.putText(title, text, (x, 17), _FONT, 0.5, _INK, 1, cv2.LINE_AA)
+        put_text(title, text, (x, 17), scale=0.5)
     return np.vstack([title, *lines, legend(spec, total_width)])
+
+
+def put_text(canvas: np.ndarray, text: str, place_xy: tuple[int, int], *, scale: float = 0.4) -> None:
+    """Write a line into u8[H,W,3]; OpenCV crashes on the bytes of a file's name that are no text."""
+    cv2.putText(canvas, printable(text), place_xy, _FONT, scale, _INK, 1, cv2.LINE_AA)
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
@@ -78,6 +85,6 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     data = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1]
     try:
-        path.write_bytes(data.data)
+        regular_files.write(path, data.data)
     except OSError as e:
         raise DataError(f"{path}: cannot be written ({e.strerror})") from e

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import pipeline
@@ -150,7 +150,7 @@ def _test_images(experiment: Experiment) -> Images:
         if not _NAME.fullmatch(path.name) or path.name in seen:
             raise DataError(f"{path}: expected CITY_SEQUENCE_FRAME_leftImg8bit.png, each once; unzip the release again")
         seen.add(path.name)
-        with path.open("rb") as file:
+        with regular_files.opened(path) as file:
             header = _png_header(file.read(26))
         if header is None or header[:2] != hidden.size_hw:
             found = "no PNG" if header is None else f"{header[1]}x{header[0]}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.views import prediction_view
 from ddrnet_jax.exports import load_stablehlo
@@ -60,7 +61,7 @@ def export(
     card |= about
     try:
         write(output)
-        card_path(output).write_text(json.dumps(card, indent=2) + "\n")
+        regular_files.write(card_path(output), json.dumps(card, indent=2) + "\n")
     except OSError as e:
         raise ExportError(f"--output {output}: cannot be written ({e.strerror})") from e
     return card
@@ -82,7 +83,7 @@ def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw
         if os.path.lexists(path):
             raise ExportError(f"--output {path}: exists already; choose a new name")
     loader = _loader_path(output)
-    if file_format == "stablehlo" and os.path.lexists(loader) and loader.read_bytes() != _loader():
+    if file_format == "stablehlo" and os.path.lexists(loader) and regular_files.read_bytes(loader) != _loader():
         raise ExportError(
             f"--output {output}: {loader} is in the way, a file of another content; choose another folder"
         )
@@ -134,8 +135,8 @@ def _stablehlo(
     program = to_stablehlo.to_stablehlo(fold(model), view, size_hw)
 
     def write(output: Path) -> None:
-        output.write_bytes(program)
-        _loader_path(output).write_bytes(_loader())
+        regular_files.write(output, program)
+        regular_files.write(_loader_path(output), _loader())
 
     return _about_program(size_hw) | {
         "platforms": list(to_stablehlo.PLATFORMS),
@@ -162,7 +163,9 @@ def _onnx(
         f"ONNX Runtime agrees: logits within {agreement.relative_logit_difference:.0e} of the largest, "
         f"{agreement.differing_pixels} of {agreement.pixels} pixels differ"
     )
-    return about | {"agreement": agreement._asdict(), "notes": [note]}, lambda output: output.write_bytes(program)
+    return about | {"agreement": agreement._asdict(), "notes": [note]}, lambda output: regular_files.write(
+        output, program
+    )
 
 
 def _about_program(size_hw: tuple[int, int] | None) -> dict:
@@ -179,7 +182,7 @@ def _loader_path(output: Path) -> Path:
 
 
 def _loader() -> bytes:
-    return Path(load_stablehlo.__file__).read_bytes()
+    return regular_files.read_bytes(load_stablehlo.__file__)
 
 
 def _card(loaded: Loaded, weights_sha256: str) -> dict:

@@ -12,7 +12,7 @@ import jax.export
 
 def load(path: str | Path) -> Callable[..., jax.Array]:
     """A function u8[B,H,W,3] RGB -> u8[B,H,W] train ids, compiled for this machine once per size."""
-    options = json.loads(Path(f"{path}.json").read_text())["compiler_options"].get(jax.default_backend(), {})
+    options = json.loads(Path(f"{path}.json").read_text("utf-8"))["compiler_options"].get(jax.default_backend(), {})
     try:
         jax.jit(lambda x: x + 1, compiler_options=options).lower(0).compile()
     except Exception:  # a jaxlib that does not know the options

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.text import size
@@ -50,7 +51,7 @@ class OnnxPredictor:
         """Raises EngineError if onnxruntime is missing or the file is none of ours."""
         self._is_told = False
         try:
-            self._session = session(str(path))
+            self._session = session(regular_files.read_bytes(path))
             card = json.loads(self._session.get_modelmeta().custom_metadata_map[CARD])
             self.config = config_files.from_json(card["config"])
             self.size_hw: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:3])

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.evaluation.views import mask_program
 from ddrnet_jax.models import platforms, variables
@@ -92,7 +93,7 @@ def write(planned: dict, path: str | Path) -> None:
     """The plan as a JSON file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(planned, indent=1) + "\n")
+    regular_files.write(path, json.dumps(planned, indent=1) + "\n")
 
 
 def _what_is_planned(experiment: Experiment) -> dict:

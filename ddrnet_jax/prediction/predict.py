@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ddrnet_jax import memory
 from ddrnet_jax.build import Experiment, experiment
 from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
@@ -47,10 +48,13 @@ def predict_files(
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
             image = decode.decode_image(files.read_file(path), str(path))
-        except DataError as e:
-            broken.append(str(e))
+            mask = predictor.predict(image)
+        except Exception as e:
+            if not isinstance(e, DataError) and not memory.is_out_of_memory(e):
+                raise
+            broken.append(str(e) if isinstance(e, DataError) else f"{path}: does not fit into memory; cut or shrink it")
             continue
-        results.write(stem, image, predictor.predict(image))
+        results.write(stem, image, mask)
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
     return len(paths)

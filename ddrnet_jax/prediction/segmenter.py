@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from ddrnet_jax import build
+from ddrnet_jax import build, regular_files
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import pictures
 from ddrnet_jax.data.sets.specs import DatasetSpec
@@ -157,8 +157,10 @@ def load_onnx(path: str | Path) -> Segmenter:
 
 def _of_stablehlo(path: Path) -> Segmenter:
     try:
+        for file in (path, card_path(path)):
+            regular_files.require(file)
         masks = load_stablehlo.load(path)
-        config = config_files.from_json(json.loads(card_path(path).read_text())["config"])
+        config = config_files.from_json(json.loads(regular_files.read_text(card_path(path)))["config"])
     except Exception as e:  # damaged files raise many kinds
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise EngineError(f"{path}: not a file of export --format stablehlo with its card ({reason})") from e

@@ -81,10 +81,18 @@ def check(path: Path) -> None:
 
 
 def _captured(path: Path) -> cv2.VideoCapture:
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(_utf_8(path))
     if not capture.isOpened():
         raise DataError(f"{path}: cannot be read as a video (damaged, or of a codec that OpenCV lacks)")
     return capture
+
+
+def _utf_8(path: Path) -> str:
+    """The path as a text. Raises DataError where it is none: OpenCV crashes on it."""
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError as e:
+        raise DataError(f"{path}: its name is not UTF-8, and OpenCV opens no such video; rename it") from e
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
@@ -124,7 +132,7 @@ class _Writers:
 
     def _opened(self, path: Path, codec: str, size_wh: tuple[int, int], has_color: bool) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*codec)
-        writer = cv2.VideoWriter(str(path), code, self._frames_per_s, size_wh, has_color)
+        writer = cv2.VideoWriter(_utf_8(path), code, self._frames_per_s, size_wh, has_color)
         if not writer.isOpened():
             what = f"{codec}, {size_wh[0]}x{size_wh[1]}, {self._frames_per_s:g} frames a second"
             raise DataError(f"{path}: cannot be written as a video ({what})")

@@ -7,9 +7,9 @@ from ddrnet_jax.config import files as config_files
 from ddrnet_jax.evaluation import panels
 from ddrnet_jax.evaluation.gallery import Seen, short_name
 from ddrnet_jax.report import sections
-from ddrnet_jax.report.markup import DASH, Markup, element, table
+from ddrnet_jax.report.markup import DASH, Markup, element, name_of, table
 from ddrnet_jax.report.run import Run
-from ddrnet_jax.text import versions
+from ddrnet_jax.text import printable, versions
 
 _LOWEST = 3  # classes of an image that are named
 
@@ -49,10 +49,12 @@ def _figure(runs: Sequence[Run], seen: Seen) -> Markup:
             score = "no image of this name" if its is None and run.gallery.first else "not evaluated"
         scores.append(f"{letter} mIoU {score}".strip())
     images = [
-        element("div", element("img", src=uri, alt=f"{what} of {name}"), element("span", what), class_="panel")
+        element(
+            "div", element("img", src=uri, alt=f"{what} of {printable(name)}"), element("span", what), class_="panel"
+        )
         for what, uri in shown
     ]
-    caption = element("figcaption", element("b", name), f" {', '.join(scores)}{_lowest(seen, spec.classes)}")
+    caption = element("figcaption", element("b", name_of(name)), f" {', '.join(scores)}{_lowest(seen, spec.classes)}")
     return element("figure", caption, element("div", images, class_=f"panels of{len(shown)}"), class_="sample")
 
 

@@ -3,6 +3,8 @@
 import html
 from collections.abc import Iterable, Sequence
 
+from ddrnet_jax.text import printable
+
 DASH = "–"  # where there is no number
 _EMPTY = ("img", "link", "meta")  # elements without an end tag
 # A page may show its own pictures and styles; whatever a name smuggles in can neither run nor load anything.
@@ -31,6 +33,11 @@ def element(name: str, /, *children: Child, **attributes: str | int | float | bo
     )
     opening = f"<{name}{''.join(texts)}>"
     return Markup(opening) if name in _EMPTY else Markup(f"{opening}{join(children)}</{name}>")
+
+
+def name_of(what: str) -> Markup:
+    """A name from outside, on its own: it neither turns the text around it nor holds what is no text."""
+    return element("bdi", printable(what))
 
 
 def join(children: Child) -> Markup:

@@ -5,9 +5,9 @@ import datetime
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.report import details, sections
-from ddrnet_jax.report.markup import Markup, document, element
+from ddrnet_jax.report.markup import Markup, document, element, name_of
 from ddrnet_jax.report.run import ReportError, Run
 from ddrnet_jax.report.style import CSS
 
@@ -56,7 +56,7 @@ def _title(run: Run) -> str:
 
 def _where(run: Run, index: int | None) -> Markup:
     letter = None if index is None else [element("b", sections.LETTERS[index], class_=f"letter{index}"), " "]
-    return element("p", letter, run.name, class_="where")
+    return element("p", letter, name_of(run.name), class_="where")
 
 
 def _notes(runs: Sequence[Run]) -> Markup | None:
@@ -94,7 +94,7 @@ def prepare(path: str | Path) -> Path:
         raise ReportError(f"{path}: cannot be written (it is a folder)")
     with _explained(path), atomic.beside(path) as trial:
         path.parent.mkdir(parents=True, exist_ok=True)
-        trial.write_bytes(b"")
+        regular_files.write(trial, b"")
     return path
 
 
@@ -106,7 +106,7 @@ def write(runs: Sequence[Run], path: str | Path) -> Path:
     path = prepare(path)
     text = page(runs, datetime.datetime.now(datetime.UTC))
     with _explained(path), atomic.replacing(path) as partial:
-        partial.write_bytes(text.encode("utf-8", "replace"))  # a file's name may hold what is no text
+        regular_files.write(partial, text, "replace")  # a file's name may hold what is no text
     return path
 
 

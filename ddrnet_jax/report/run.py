@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddrnet_jax import build
+from ddrnet_jax import build, regular_files
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
@@ -164,8 +164,7 @@ def read(
     if found.step_folder is not None:
         try:
             result = evaluate_checkpoint(used, found.step_folder, watch=gallery)
-            number = found.step_folder.name.split(".")[0]
-            step = int(number) if number.isdigit() else None
+            step = step_files.number(found.step_folder.name.split(".")[0])
             evaluation = _evaluation(result, used, step, "evaluated for this report")
         except (ConfigError, DataError, CheckpointError) as e:
             if experiment is not None:
@@ -208,7 +207,7 @@ def _own_config(path: Path, workdir: Path | None, description: dict) -> ConfigDi
     file = workdir / "config.json" if workdir else None
     if file is not None and file.exists():
         try:
-            return config_files.from_json(json.loads(file.read_text()))
+            return config_files.from_json(json.loads(regular_files.read_text(file)))
         except (OSError, ValueError, RecursionError) as e:  # ConfigError is a ValueError
             if "config" not in description:
                 raise ReportError(f"{file}: not a config of a run ({e}); restore it") from e

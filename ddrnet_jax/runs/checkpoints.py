@@ -144,7 +144,7 @@ def find_step(path: str | Path) -> Path:
         return path
     root = path / step_files.FOLDER if (path / step_files.FOLDER).is_dir() else path
     steps = {int(p.name): p for p in step_files.steps(root) if step_files.is_step(p)}
-    for aside in root.glob(f"[0-9]*{step_files.REPLACED}"):  # whose replacement a kill may have cut short
+    for aside in step_files.replaced(root):  # whose replacement a kill may have cut short
         steps.setdefault(int(aside.name.removesuffix(step_files.REPLACED)), aside)
     ranked = {}
     for number, step in steps.items():

@@ -1,12 +1,13 @@
 """metrics.jsonl: its lines read and cut, and the names of the scores in it."""
 
 import json
-import math
+from collections.abc import Iterator
 from pathlib import Path
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 
 METRICS_FILE = "metrics.jsonl"
+_BEYOND = 1e300  # what is further out is no number that training wrote, nor one to draw
 # What the best of a run is best by.
 SCORES = {"segmentation": "val/miou", "classification": "val/top1"}
 
@@ -24,21 +25,12 @@ def not_finite(lines: list[dict], name: str) -> list[int]:
 
 def is_number(value: object) -> bool:
     """True if a value of a line is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_BEYOND < value < _BEYOND
 
 
 def read_lines(workdir: Path) -> list[dict]:
     """The complete lines of metrics.jsonl; none if there is no such file."""
-    lines = []
-    path = workdir / METRICS_FILE
-    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
-        except ValueError:  # the line that a kill cut short
-            continue
-        if isinstance(line, dict) and type(line.get("step")) is int:
-            lines.append(line)
-    return lines
+    return [values for _, values in _lines(workdir / METRICS_FILE)]
 
 
 def drop_later_lines(path: Path, last_step: int) -> int:
@@ -46,15 +38,18 @@ def drop_later_lines(path: Path, last_step: int) -> int:
 
     Returns the last step with an evaluation line, 0 if there is none.
     """
-    kept, last_evaluation = [], 0
-    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+    kept = [(text, values) for text, values in _lines(path) if values["step"] <= last_step]
+    evaluations = [values["step"] for _, values in kept if any(name.startswith("val/") for name in values)]
+    atomic.write_text(path, "".join(f"{text}\n" for text, _ in kept))
+    return evaluations[-1] if evaluations else 0
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict]]:
+    """Yields each complete line and its values, of which "step" is a step's number."""
+    for text in regular_files.read_text(path, "replace").splitlines() if path.exists() else ():
         try:
-            values = json.loads(line)
-            if values["step"] <= last_step:
-                kept.append(line + "\n")
-                is_evaluation = any(name.startswith("val/") for name in values)
-                last_evaluation = values["step"] if is_evaluation else last_evaluation
-        except (ValueError, KeyError, TypeError):  # the line that a kill cut short
+            values = json.loads(text)
+        except (ValueError, RecursionError):  # the line that a kill cut short
             continue
-    atomic.write_text(path, "".join(kept))
-    return last_evaluation
+        if isinstance(values, dict) and type(step := values.get("step")) is int and 0 <= step < 2**31:
+            yield text, values

@@ -160,7 +160,7 @@ class Checkpoints:
     def _tidy(self) -> None:
         """Finish what a kill has cut short: saves, and the replacement of a step."""
         step_files.remove_unfinished(self._root)
-        for path in self._root.glob(f"*{step_files.REPLACED}"):
+        for path in step_files.replaced(self._root):
             step = path.with_suffix("")
             if step_files.is_step(step):
                 shutil.rmtree(path)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runs.metrics_file import SCORES
 
@@ -38,7 +39,18 @@ def is_step(path: Path) -> bool:
 
 def steps(root: Path) -> list[Path]:
     """The directories of a run's steps, newest first, complete or not; not those set aside."""
-    return sorted((p for p in root.glob("*") if p.name.isdigit() and p.is_dir()), key=lambda p: -int(p.name))
+    return sorted((p for p in root.glob("*") if number(p.name) is not None and p.is_dir()), key=lambda p: -int(p.name))
+
+
+def replaced(root: Path) -> list[Path]:
+    """The directories of steps whose replacement is not complete."""
+    return [p for p in root.glob(f"*{REPLACED}") if number(p.name.removesuffix(REPLACED)) is not None]
+
+
+def number(name: str) -> int | None:
+    """The step that a directory of this name is of; None if it is no step's."""
+    is_step = name.isascii() and name.isdecimal() and len(name) <= 10 and str(int(name)) == name  # neither ² nor 007
+    return int(name) if is_step else None
 
 
 def beside(folder: Path) -> str:
@@ -58,6 +70,7 @@ def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
     """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours."""
     _ignore_echoes()
     try:
+        regular_files.require_in(folder)
         metadata = ocp.metadata(folder)
     except Exception as e:  # Orbax raises many kinds for damaged files
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
@@ -74,7 +87,7 @@ def check_description(folder: Path, metric: str) -> None:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read (it is not complete)")
     score = read_metadata(folder).custom_metadata.get(metric)
     try:  # Orbax's own copy of the score, by which it keeps the best
-        ranked = json.loads((folder / "metrics" / "metrics").read_text())[metric]
+        ranked = json.loads(regular_files.read_text(folder / "metrics" / "metrics"))[metric]
     except FileNotFoundError:
         ranked = None
     except (ValueError, KeyError, TypeError) as e:

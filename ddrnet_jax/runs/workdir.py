@@ -9,7 +9,7 @@ from pathlib import Path
 import filelock
 import jax
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.runs.step_files import FOLDER
@@ -88,7 +88,7 @@ def _check_shared(workdir: Path) -> None:
 
 def _check_same_run(path: Path, given: dict) -> None:
     try:
-        before = config_files.to_json(config_files.from_json(json.loads(path.read_text())))
+        before = config_files.to_json(config_files.from_json(json.loads(regular_files.read_text(path))))
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}; restore it, or choose another --workdir") from e
     changed = config_files.changed_keys(before, given)

@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import jaxlib
 
+from ddrnet_jax import regular_files
+
 CACHE_VARIABLE = "DDRNET_JAX_CACHE_DIR"
 _CACHE_BYTES = 2 * 2**30
 _BEING_WRITTEN_S = 60  # entries younger than this may be another process's that is not done
@@ -52,7 +54,8 @@ def enable_cache() -> Path | None:
     """Keep compiled programs between runs, in the user's cache folder, readable by the user alone.
 
     Below $DDRNET_JAX_CACHE_DIR, else ~/.cache/ddrnet_jax; "off" switches it off. Least recently used programs
-    go once there are 2 GiB. One that cannot be read back costs a warning and a compile.
+    go once there are 2 GiB; none go where the user's id has no name, as of docker run --user. One that cannot be read
+    back costs a warning and a compile.
     Returns the folder, or None where the cache is off, the folder cannot be made, or it is someone else's.
     """
     setting = os.environ.get(CACHE_VARIABLE, "")
@@ -67,13 +70,29 @@ def enable_cache() -> Path | None:
         folder = base / cache_key()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)  # programs in it are run: nobody else may write them. Fails on another user's folder
-        _remove_unfinished(folder)
+        has_names = _has_names()
+        if has_names:
+            _remove_unfinished(folder)
     except (OSError, RuntimeError):  # no home, or a read-only one
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES)
+    jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES if has_names else -1)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
+
+
+def _has_names() -> bool:
+    """True if this user and group have names, without which JAX can neither keep the cache small nor write to it."""
+    try:
+        import grp
+        import pwd
+
+        pwd.getpwuid(os.geteuid()), grp.getgrgid(os.getegid())
+    except ImportError:  # no Unix: JAX does not ask there
+        return True
+    except KeyError:
+        return False
+    return True
 
 
 def cache_key() -> str:
@@ -82,7 +101,7 @@ def cache_key() -> str:
     Source: XLA:CPU stores machine code for the CPU it compiled on; one with fewer instructions crashes on it.
     """
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = regular_files.read_text("/proc/cpuinfo").splitlines()
         features = next(line.split(":")[1] for line in lines if line.startswith(("flags", "Features")))
     except (OSError, StopIteration):  # no Linux
         features = machine.processor()

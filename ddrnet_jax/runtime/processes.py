@@ -5,6 +5,7 @@ minutes or for ever. So every process watches JAX's coordination service for the
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -20,16 +21,20 @@ AGAIN_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to
 
 # Hosts of a pod start minutes apart, and JAX aborts without a word to Python where it waits itself.
 JOIN_TIMEOUT_S = 300.0
-# A host that went without a message is noticed by its heartbeats (JAX's own default).
-_HEARTBEAT_TIMEOUT_S = 100
+# A process that was stopped, or a host that went without a message, is silent for this long.
+_SILENCE_S = 100.0
+# JAX's own heartbeats: at their end it aborts with a stack of C++, so ours come first.
+_HEARTBEAT_TIMEOUT_S = 3600
 # A long last save of one process: the others wait for it before they leave.
 _LEAVE_TIMEOUT_S = 3600
 # Compiles of the slowest process: from nothing, beside those of the others.
 _MEET_TIMEOUT_S = 3600
 _POLL_S = 0.5
+_BEAT_S = 5.0
 _GRACE_S = 5.0
 _FAILED = "ddrnet_jax/failed"
 _SEEN = "ddrnet_jax/seen"
+_BEAT = "ddrnet_jax/beat"
 _FORMS = "off, auto, or host:port,processes,index like 10.0.0.1:1234,2,0"
 # How collective operations say that another process is gone, by backend.
 _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "coordination service", "heartbeat")
@@ -177,8 +182,10 @@ class _Member:
         self._meetings = 0
         self._ending = threading.Lock()
         self._is_left = threading.Event()
+        self._heard = _Heard(self.count, self.index)
         self._watch = threading.Thread(target=self._watch_others, daemon=True)
         self._watch.start()
+        threading.Thread(target=self._watch_silence, daemon=True).start()
 
     def meet(self, place: str) -> None:
         """All processes come to the same places in the same order."""
@@ -213,9 +220,15 @@ class _Member:
         self.fail(message, AGAIN_EXIT_CODE)
 
     def _watch_others(self) -> None:
-        while not self._is_left.wait(_POLL_S):
+        for poll in itertools.count():
+            if self._is_left.wait(_POLL_S):
+                return
             try:
                 failed = self._client.key_value_dir_get(_FAILED)
+                if poll % round(_BEAT_S / _POLL_S) == 0:
+                    self._client.key_value_set(f"{_BEAT}/{self.index}", str(poll), allow_overwrite=True)
+                    self._heard.note(self._client.key_value_dir_get(_BEAT))
+                self._heard.note([])
             except Exception:
                 if self._is_left.is_set():
                     return
@@ -228,6 +241,17 @@ class _Member:
                 if int(index) != self.index:
                     self._end(f"process {index} of {self.count} failed: {message}", int(code))
 
+    def _watch_silence(self) -> None:
+        """In a thread of its own: the other one waits for the answer of a coordinator that was stopped."""
+        while not self._is_left.wait(_POLL_S):
+            silent = self._heard.silent()
+            if silent is not None:
+                self._end(
+                    f"process {silent} of {self.count} has not been heard of for {_SILENCE_S:g} s (stopped, or its "
+                    "host is gone); run the same command again in all processes",
+                    AGAIN_EXIT_CODE,
+                )
+
     def _end(self, message: str, code: int) -> NoReturn:
         self._ending.acquire()  # whoever fails at the same time speaks for itself
         with contextlib.suppress(OSError):  # nobody reads any more: it ends all the same
@@ -236,6 +260,12 @@ class _Member:
 
     def _exit_in_turn(self, code: int) -> NoReturn:
         """Process 0 goes last, once the others know: the messages are kept in it."""
+        telling = threading.Thread(target=self._tell, daemon=True)
+        telling.start()
+        telling.join(2 * _GRACE_S)  # a coordinator that was stopped does not answer
+        _exit(code)
+
+    def _tell(self) -> None:
         with contextlib.suppress(Exception):  # the service itself may be what failed
             if self.index != 0:
                 self._client.key_value_set(f"{_SEEN}/{self.index}", "")
@@ -243,7 +273,28 @@ class _Member:
                 deadline = time.monotonic() + _GRACE_S
                 while time.monotonic() < deadline and len(self._client.key_value_dir_get(_SEEN)) < self.count - 1:
                     time.sleep(0.05)
-        _exit(code)
+
+
+class _Heard:
+    """How long each process has been silent, in this one's own polls: time in which it was stopped itself is none."""
+
+    def __init__(self, count: int, own: int) -> None:
+        self._beats: dict[int, str] = {}
+        self._polls = dict.fromkeys(set(range(count)) - {own}, 0)  # since the last beat; of process 0, since its answer
+
+    def note(self, beats: list[tuple[str, str]]) -> None:
+        """What the coordinator, process 0, has answered: (key, the count that a living process raises)."""
+        found = {int(key.rsplit("/", 1)[1]): beat for key, beat in beats}
+        for index in self._polls:
+            if index == 0 or found.get(index, self._beats.get(index)) != self._beats.get(index):
+                self._polls[index] = 0
+        self._beats |= found
+
+    def silent(self) -> int | None:
+        """Call it once a poll. The process that has been silent for too long, None where all are heard."""
+        for index in self._polls:
+            self._polls[index] += 1
+        return next((index for index, polls in self._polls.items() if polls * _POLL_S > _SILENCE_S), None)
 
 
 _member: _Member | None = None

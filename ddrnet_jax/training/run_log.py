@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.evaluation import panels
 from ddrnet_jax.evaluation.gallery import Seen
@@ -31,7 +32,7 @@ class RunLog:
         self._path = workdir / METRICS_FILE
         # The last step that was evaluated, 0 before the first.
         self.last_evaluation = drop_later_lines(self._path, resumed_step)
-        self._file = self._path.open("a")
+        self._file = regular_files.opened(self._path, "a")
         self._tensorboard = _TensorBoard(workdir / "tensorboard", first_step=resumed_step + 1)
         self._bar = None
         if sys.stderr.isatty():

@@ -8,7 +8,7 @@ from pathlib import Path
 from flax import nnx
 from ml_collections import ConfigDict
 
-from ddrnet_jax import build, config
+from ddrnet_jax import build, config, regular_files
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.models import variables
@@ -89,7 +89,7 @@ def config_in(path: Path) -> ConfigDict | None:
     card = card_path(path)
     try:
         if text is None and card.is_file():
-            text = json.dumps(json.loads(card.read_bytes())[CONFIG_ENTRY])
+            text = json.dumps(json.loads(regular_files.read_bytes(card))[CONFIG_ENTRY])
         if text is None:
             return None
         ours = config_files.from_json(json.loads(text))
@@ -125,5 +125,5 @@ def config_of(weights: Weights) -> ConfigDict:
 
 
 def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with regular_files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

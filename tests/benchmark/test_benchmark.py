@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ddrnet_jax import DDRNet, build, config
+from ddrnet_jax import DDRNet, build, config, memory
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.benchmark import device, files, onnx_runtime, ours, run
 from ddrnet_jax.benchmark.cases import PROTOCOLS, Case
@@ -293,27 +293,6 @@ def test_two_outputs_must_fit(network, monkeypatch):
         network.program(PROTOCOLS["paper"], 1)
 
 
-def test_free_memory_is_within_the_limits_of_a_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(device, "_machine_bytes", lambda: 10_000)
-    monkeypatch.setattr(device, "_CGROUPS", tmp_path / "groups")
-    monkeypatch.setattr(device, "_CGROUP_OF_PROCESS", tmp_path / "cgroup")
-    assert device.available_bytes() == 10_000, "no cgroups"
-    (tmp_path / "cgroup").write_text("4:memory:/old\n0::/pod/container\n")
-    container = tmp_path / "groups" / "pod" / "container"
-    container.mkdir(parents=True)
-
-    def limit(folder, most):
-        for name, text in (("max", most), ("current", "3000"), ("stat", "anon 2400\ninactive_file 500\n")):
-            (folder / f"memory.{name}").write_text(text)
-
-    limit(container, "max")
-    assert device.available_bytes() == 10_000
-    limit(container.parent, "7000")
-    assert device.available_bytes() == 7000 - 3000 + 500
-    limit(container, "2000")
-    assert device.available_bytes() == 0
-
-
 @pytest.mark.parametrize(
     ("error", "is_one"),
     [
@@ -325,7 +304,7 @@ def test_free_memory_is_within_the_limits_of_a_container(tmp_path, monkeypatch):
     ],
 )
 def test_out_of_memory_is_known_in_every_engines_words(error, is_one):
-    assert device.is_out_of_memory(error) is is_one
+    assert memory.is_out_of_memory(error) is is_one
     if is_one:
         assert run._why(error).startswith("does not fit in memory: ")
     else:

@@ -286,6 +286,18 @@ def test_wrong_flags_are_named(flags, parts, config_file, pristine, tmp_path, ca
     assert_one_error(result, *parts)
 
 
+@pytest.mark.parametrize("flag", ["workdir", "checkpoint", "input", "output", "config", "compare", "size", "engines"])
+def test_an_empty_text_is_no_value(flag, capsys):
+    """As of a shell's variable that is not set: --input "$FILE" would predict something else."""
+    assert_one_error(run(capsys, f"--{flag}", "", "--mode", "predict"), f"--{flag}: an empty text given")
+
+
+@pytest.mark.parametrize("size", ["1000000000000x8", "100000x100000", "9" * 5000 + "x8", "²x8"])
+def test_sizes_that_no_network_sees_are_refused(size, capsys):
+    flags = ("--mode", "export", "--format", "onnx", "--checkpoint", "run", "--output", "a.onnx", "--size", size)
+    assert_one_error(run(capsys, *flags), "--size", "expected")
+
+
 def test_a_tilde_is_the_users_folder_in_every_path(config_file, pristine, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(pristine, tmp_path / "home_data")

@@ -1,5 +1,6 @@
 """Config files, overrides, and one clear line for every mistake."""
 
+import os
 import subprocess
 import sys
 
@@ -95,8 +96,8 @@ def test_only_free_keys_may_change():
         ("optimizer.warmup_steps=500000", "below total_steps"),
         ("ema_decay=1", "below 1"),
         ("seed=-1", "seed: -1 given, expected at least 0"),
-        ("optimizer.learning_rate=1e400", "expected a finite number"),
-        ("data.scale_range=(0.5, 1e400)", "high <= 100"),
+        ("optimizer.learning_rate=1e400", "learning_rate: inf given, expected finite numbers"),
+        ("data.scale_range=(0.5, 1e400)", "scale_range: (0.5, inf) given, expected finite numbers"),
         ("optimizer.step_fractions=(0.6, 0.3)", "increasing fractions between 0 and 1"),
         ("optimizer.step_fractions=(2.0,)", "increasing fractions between 0 and 1"),
         ("eval.scales=()", "one or more scales"),
@@ -192,3 +193,62 @@ def test_a_line_in_the_table_is_all_that_a_config_of_a_new_variant_needs(monkeyp
         config_lib.validate(config)
     monkeypatch.setitem(VARIANTS, "24", Variant(8, 1, 1, 1, 1, 1, head_width=8, last_width=8))
     config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [("", "utf-8"), ("\ufeff", "utf-8"), ("# -*- coding: latin-1 -*-\n", "latin-1"), ("# coding: cp1252\n", "cp1252")],
+    ids=["UTF-8", "byte order mark", "latin-1", "cp1252"],
+)
+def test_python_s_own_rules_say_how_a_config_is_encoded(tmp_path, head, encoding):
+    path = write(tmp_path, ["config.data.root = 'straße'"])
+    text = head + (tmp_path / "mine.py").read_text("utf-8")
+    (tmp_path / "mine.py").write_bytes(text.encode(encoding))
+    assert config_files.load(path).data.root == "straße"
+
+
+def test_a_config_is_read_as_utf_8_under_an_ascii_locale(tmp_path):
+    path = write(tmp_path, ["config.data.root = 'straße'"])
+    code = f"from ddrnet_jax.config import files; print(ascii(files.load({path!r}).data.root))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == r"'stra\xdfe'", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("raise BaseException('enough')", "line 4: BaseException enough"),
+        ("raise GeneratorExit", "line 4: GeneratorExit"),
+        ("raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})", "line 4: E"),
+        ("raise type('E', (Exception,), {'__str__': lambda self: exit()})", "line 4: E"),
+        ("import sys; sys.exit(0)", "line 4: SystemExit 0"),
+        ("config.batch_size = 10**5000", "config.batch_size: a int given, expected finite numbers below 1e+15"),
+        ("config.data.root = 'a' + chr(0)", "config.data.root: 'a\\x00' given, expected finite numbers below 1e+15"),
+        ("config.data.scale_range = (0.5, float('nan'))", "config.data.scale_range: (0.5, nan) given, expected finite"),
+    ],
+)
+def test_whatever_a_config_does_it_ends_in_one_line(tmp_path, line, message):
+    with pytest.raises(ConfigError) as caught:
+        config_files.load(write(tmp_path, [line]))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("digits", [30, 400, 5000])
+def test_numbers_that_nothing_holds_are_refused(tmp_path, digits):
+    path, number = write(tmp_path, []), "9" * digits
+    for key, value in config_files.flatten(config_lib.base().to_dict()).items():
+        text = number if isinstance(value, int | float) else f"({number}, {number})"
+        if isinstance(value, bool | str):
+            continue
+        with pytest.raises(ConfigError) as caught:
+            config_files.load(path, [f"{key}={text}"])
+        assert len(str(caught.value)) < 300, key
+
+
+def test_sizes_that_no_machine_holds_are_refused(tmp_path):
+    path = write(tmp_path, [])
+    for key in ("data.scenes_hw", "data.crop_hw", "eval.size_hw", "eval.tile_hw"):
+        with pytest.raises(ConfigError, match=key):
+            config_files.load(path, [f"{key}=(1000000000, 1000000000)"])

@@ -171,6 +171,20 @@ def test_what_a_kill_left_is_cleared_away(run):
     assert steps_in(run) == ["1", "2", "3"]
 
 
+def test_folders_that_are_no_steps_are_left_alone(run):
+    """Whatever their names look like to Python: isdigit() is true of the first."""
+    others = ["²", "٣", "007", "1-old.replaced", "x.replaced", "9" * 200, "3 copy", "-1", "1.0"]
+    for name in others:
+        shutil.copytree(run / "checkpoints" / "1", run / "checkpoints" / name)
+    assert checkpoints.find_step(run).name == "2"
+    manager = tiny_checkpoints(run)
+    assert_is_step(manager.resume(like=tiny_state(0)), 3)
+    manager.save(4, tiny_state(4), 0.1)
+    manager.save(5, tiny_state(5), 0.1)
+    manager.close()
+    assert set(others) <= {path.name for path in (run / "checkpoints").iterdir()}
+
+
 def test_a_late_score_replaces_a_step_only_once_it_is_complete(run, monkeypatch):
     manager = tiny_checkpoints(run)
     with monkeypatch.context() as patched:

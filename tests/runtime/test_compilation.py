@@ -74,9 +74,9 @@ def test_the_folder_is_the_users_alone_and_of_this_cpu(tmp_path, monkeypatch):
 
 def test_another_cpu_has_another_folder(monkeypatch):
     ours = compilation.cache_key()
-    monkeypatch.setattr(compilation.Path, "read_text", lambda path: "flags\t: fpu sse2\n")
+    monkeypatch.setattr(compilation.regular_files, "read_text", lambda path: "flags\t: fpu sse2\n")
     theirs = compilation.cache_key()
-    monkeypatch.setattr(compilation.Path, "read_text", lambda path: "Features\t: sse2 fpu\n")
+    monkeypatch.setattr(compilation.regular_files, "read_text", lambda path: "Features\t: sse2 fpu\n")
     assert theirs == compilation.cache_key() != ours
 
 
@@ -109,3 +109,20 @@ def test_options_are_those_that_this_jaxlib_knows(monkeypatch):
     assert compilation.options("cpu") == known
     assert compilation.options("cpu", is_training=True) == known | training
     compilation.options.cache_clear()
+
+
+def test_a_user_without_a_name_writes_to_the_cache_too(tmp_path, monkeypatch):
+    """As docker run --user makes one: JAX cannot say whose its files are."""
+    from jax._src.lru_cache import LRUCache  # what JAX writes by
+
+    def unknown(uid):
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
+    folder = compilation.enable_cache()
+    for _ in range(2):  # the second finds the first
+        LRUCache(str(folder), max_size=jax.config.jax_compilation_cache_max_size).put("a", b"program")
+        compilation.enable_cache()
+    LRUCache(str(folder), max_size=jax.config.jax_compilation_cache_max_size).put("b", b"program")
+    assert {path.name for path in folder.glob("*-cache")} == {"a-cache", "b-cache"}

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -24,9 +26,9 @@ def test_sigterm_is_asked_for_and_the_second_changes_nothing(capfd):
     with Interruption() as interruption:
         assert not interruption.requested(1)
         send(signal.SIGTERM)
-        assert interruption.requested(1)
-        send(signal.SIGTERM)
         assert interruption.requested(2)
+        send(signal.SIGTERM)
+        assert interruption.requested(3)
         assert isinstance(interruption.error(), Preempted)
     assert "SIGTERM: stopping after this step" in capfd.readouterr().err
 
@@ -43,6 +45,8 @@ def test_one_ctrl_c_saves_and_a_second_stops_at_once(capfd):
 
 def test_ctrl_c_after_sigterm_gives_the_exit_code_of_ctrl_c():
     with Interruption() as interruption:
+        assert not interruption.requested(1)
+        assert not interruption.requested(2)
         send(signal.SIGTERM)
         send(signal.SIGINT)
         send(signal.SIGTERM)
@@ -72,3 +76,26 @@ def test_other_threads_may_train_and_leave_the_handlers_alone():
     thread.start()
     thread.join()
     assert seen == [(before, False)]
+
+
+COMPILING = """
+import hashlib, os, signal, threading, time
+from ddrnet_jax.training.interruption import Interruption
+
+def send():
+    for _ in range(2):
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+with Interruption() as interruption:
+    interruption.requested(0)
+    threading.Thread(target=send, daemon=True).start()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # like a compilation: minutes in which no handler runs
+"""
+
+
+def test_two_signals_end_a_long_compilation_at_once():
+    done = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 75, done.stderr
+    said = [line for line in done.stderr.splitlines() if line]
+    assert [line.split(";")[0] for line in said] == ["SIGTERM: stopping after this step", "SIGTERM: stopped at once"]

@@ -188,6 +188,37 @@ def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run):
     assert [len(rows) for rows in run.recorded("samples")] == [saved] * 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_process_that_is_stopped_for_ever_ends_the_other_in_one_line(stopped, new_run):
+    """As by SIGSTOP, or a host without a network: it sends no message, and leaves its connections open."""
+    run = new_run("run", *STEPS)
+    patience = {"_SILENCE_S": 12.0, "_BEAT_S": 1.0}
+    job = {0: {}, 1: {}, stopped: {"fail_at": 3, "fault": "SIGSTOP"}}
+    running = run.start(2, of_process={index: patience | job[index] for index in job})
+    code, _, err = ended([running[1 - stopped]], timeout_s=200)[0]
+    running[stopped].kill()
+    running[stopped].communicate()
+    assert code == processes.AGAIN_EXIT_CODE, err
+    assert err.splitlines()[-1].startswith(f"error: process {stopped} of 2 has not been heard of for 12 s"), err
+    assert "Traceback" not in err, err
+
+
+@pytest.mark.slow
+def test_processes_may_be_ready_a_minute_apart(new_run):
+    results = new_run("run", *STEPS).complete(2, of_process={1: {"delay_s": 60}})
+    assert all("error" not in err for _, _, err in results), results
+
+
+def test_a_process_that_is_never_ready_ends_all_in_one_line(new_run):
+    late = {i: {"_MEET_TIMEOUT_S": 5, "delay_s": 60 * i} for i in range(2)}
+    results = ended(new_run("run", *STEPS).start(2, of_process=late), timeout_s=200)
+    for code, _, err in results:
+        assert code == processes.AGAIN_EXIT_CODE, err
+        assert "lost another one" in err.splitlines()[-1], err
+        assert "Traceback" not in err, err
+
+
 def refused(results):
     """The last lines of processes that all end with an error of one line, before anything is compiled."""
     for code, _, err in results:
@@ -213,6 +244,20 @@ def test_processes_of_different_configs_or_folders_are_refused(new_run, tmp_path
         "it has to be one folder for all processes, as on a network file system"
     )
     assert lines[0] == f"error: process 1 of 2 failed: {lines[1].removeprefix('error: ')}"
+
+
+def test_who_has_been_silent_for_too_long(monkeypatch):
+    monkeypatch.setattr(processes, "_SILENCE_S", 2.0)  # four polls
+    heard = processes._Heard(count=3, own=1)
+    for beat in range(10):
+        assert heard.silent() is None
+        heard.note([("beat/1", "7"), ("beat/2", str(beat))])
+    for _ in range(4):
+        assert heard.silent() is None
+        heard.note([("beat/1", "8"), ("beat/2", "9")])  # process 2 raises its count no more; one's own says nothing
+    assert heard.silent() == 2
+    heard.note([("beat/2", "10")])
+    assert [heard.silent() for _ in range(5)] == [None] * 4 + [0]  # process 0, which answers, is silent itself
 
 
 def different(run, of_second):
@@ -268,7 +313,7 @@ def alone(new_run, text):
     """The last line on stderr of one process with this --distributed, which finds no others."""
     run = new_run("run")
     job = {"arguments": [*run.flags, "--workdir", str(run.folder / "run"), "--distributed", text]}
-    job |= {"do": "command_line", "record": str(run.records / "0.jsonl"), "join_timeout_s": 4}
+    job |= {"do": "command_line", "record": str(run.records / "0.jsonl"), "JOIN_TIMEOUT_S": 4}
     return refused(ended(start([job]), timeout_s=120))[0]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data import pictures
 from ddrnet_jax.data.check.check import Report
 from ddrnet_jax.data.check.findings import Finding, Tally
@@ -22,7 +23,6 @@ _MOST_CLASSES = 24  # that are listed in full
 _ALL_NAMES = ", all of them in findings.txt"
 _SIZES = 4
 _GAP = 6
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _wrapped = functools.partial(wrapped, hanging=4)
 
 
@@ -34,7 +34,7 @@ def write(report: Report, output: str | Path) -> list[str]:
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "findings.txt").write_text("\n".join(lines(report, whole=True)) + "\n")
+        regular_files.write(output / "findings.txt", "\n".join(lines(report, whole=True)) + "\n")
     except OSError as e:
         raise DataError(f"--output {output}: cannot be written ({e.strerror or e})") from e
     screen = lines(report)
@@ -166,5 +166,5 @@ def _panel(sample: Sample, spec: DatasetSpec) -> np.ndarray:
     if not spec.has_masks:
         title = f"{spec.classes[sample['label']]}: {title}"
     strip = np.full((20, width * len(views), 3), 255, np.uint8)
-    cv2.putText(strip, cut(title, 60), (0, 14), _FONT, 0.4, (40, 40, 40), 1, cv2.LINE_AA)
+    pictures.put_text(strip, cut(title, 60), (0, 14))
     return np.vstack([strip, np.hstack(views)])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.records import manifest
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
@@ -109,6 +110,7 @@ def _builder(root: Path, tfds):
             reason = "prepare_data did not finish: run it again"
         raise DataError(f"{root}: has no dataset_info.json; {reason}")
     try:
+        regular_files.require_in(root)
         builder = tfds.builder_from_directory(root)
         file_format = builder.info.file_format
     except Exception as e:  # metadata of any kind of damage

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.data.errors import DataError
 
 FILE = "manifest.json"
@@ -40,7 +40,7 @@ class Manifest:
         if not path.exists():
             return None
         try:
-            values = json.loads(path.read_text())
+            values = json.loads(regular_files.read_text(path))
             if values["format"] == _FORMAT:
                 return cls(folder, values)
         except (OSError, ValueError, KeyError, TypeError) as e:
@@ -145,5 +145,5 @@ class Manifest:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with regular_files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import ml_dtypes
 import numpy as np
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.errors import UserError
 
 DAMAGED = "the file is cut short or damaged: download or copy it again"
@@ -110,7 +110,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsFile]:
     if not os.path.isfile(path):
         raise WeightsFileError(f"{path}: no such file; give the path of a .pth, .pt or .safetensors file")
     try:
-        with open(path, "rb") as stream:
+        with regular_files.opened(path) as stream:
             yield WeightsFile(path, stream)
     except OSError as problem:
         raise WeightsFileError(f"{path}: cannot be read, {problem.strerror}; check the file and its disk") from problem
@@ -158,7 +158,7 @@ def write_safetensors(
         header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": span}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic.replacing(path, is_synced=True) as partial, partial.open("wb") as stream:
+    with atomic.replacing(path, is_synced=True) as partial, regular_files.opened(partial, "wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         for name in names:
             stream.write(data_bytes(arrays[name]).data)
