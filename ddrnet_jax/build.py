@@ -36,7 +36,7 @@ class Experiment:
     augment        what a training sample goes through
     eval_transform what a sample goes through before it is evaluated, None: nothing
     schedule       settings of training.optimizer.learning_rate_schedule
-    optimizer      settings of training.optimizer.sgd
+    optimizer      settings of training.optimizer.make_optimizer
     view           settings of evaluation.views.View
     """
 

@@ -58,11 +58,14 @@ def base() -> ConfigDict:
     config.data.labels = "labels/{split}"  # folder: where a split's labels are, below data.root
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # "sgd", "adamw"
     config.optimizer.learning_rate = 0.01  # peak, for this batch_size
-    config.optimizer.momentum = 0.9  # share of the last update kept
+    config.optimizer.momentum = 0.9  # share of the last update kept; of adamw, its first beta
     config.optimizer.nesterov = False  # look ahead along the momentum
     config.optimizer.trunk_lr_factor = 1.0  # of the learning rate, for all layers but dappm and the heads
-    config.optimizer.weight_decay = 5e-4  # on every parameter, added before momentum
+    config.optimizer.weight_decay = (
+        5e-4  # on every parameter, before the momentum; adamw: beside the gradient, 0.05
+    )
     config.optimizer.decay_norms_and_biases = True  # False: weight decay on convolution and linear kernels only
     config.optimizer.schedule = "poly"  # "poly", "cosine", "step"
     config.optimizer.poly_power = 0.9  # of "poly": (1 - step / total_steps) ** power
@@ -107,6 +110,7 @@ def validate(config: ConfigDict) -> None:
         ("init_head", ("load", "fresh")),
         ("data.name", DATA_SETS),
         ("data.storage", ("folder", "array_record")),
+        ("optimizer.name", ("sgd", "adamw")),
         ("optimizer.schedule", ("poly", "cosine", "step")),
         ("loss.name", ("cross_entropy", "ohem", "dice_edge")),
     ):

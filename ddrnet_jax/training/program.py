@@ -49,7 +49,7 @@ def objective_maker(experiment: Experiment) -> MakeObjective:
 def schedule_and_optimizer(experiment: Experiment) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The learning rate by step, and the optimiser that follows it."""
     schedule = optimizer.learning_rate_schedule(**experiment.schedule)
-    return schedule, optimizer.sgd(schedule, **experiment.optimizer)
+    return schedule, optimizer.make_optimizer(schedule=schedule, **experiment.optimizer)
 
 
 def train_step(
