@@ -45,6 +45,7 @@ def base() -> ConfigDict:
     config.data.scale_range = (0.5, 2.0)  # random scale, uniform between the two
     config.data.area_range = (0.08, 1.0)  # classification: share of the image's area that a random crop takes
     config.data.flip = True  # mirror half of the training samples
+    config.data.colour = ()  # random brightness, contrast, saturation, hue: largest changes, as (0.125, 0.5, 0.5, 0.1)
     config.data.num_threads = 2  # that decode and augment
     config.data.scenes_hw = (128, 256)  # pixels of a drawn scene
     config.data.scenes_train = 2000  # drawn scenes to train on
@@ -63,9 +64,7 @@ def base() -> ConfigDict:
     config.optimizer.momentum = 0.9  # share of the last update kept; of adamw, its first beta
     config.optimizer.nesterov = False  # look ahead along the momentum
     config.optimizer.trunk_lr_factor = 1.0  # of the learning rate, for all layers but dappm and the heads
-    config.optimizer.weight_decay = (
-        5e-4  # on every parameter, before the momentum; adamw: beside the gradient, 0.05
-    )
+    config.optimizer.weight_decay = 5e-4  # on every parameter, before the momentum; adamw: beside the gradient, 0.05
     config.optimizer.decay_norms_and_biases = True  # False: weight decay on convolution and linear kernels only
     config.optimizer.schedule = "poly"  # "poly", "cosine", "step"
     config.optimizer.poly_power = 0.9  # of "poly": (1 - step / total_steps) ** power
@@ -155,6 +154,12 @@ def validate(config: ConfigDict) -> None:
         "(low, high), 0 < low <= high <= 100",
     )
     _require(
+        config,
+        "data.colour",
+        lambda v: len(v) in (0, 4) and all(_is_number(r) and 0 <= r <= 1 for r in v),
+        "() or four ranges from 0 to 1: brightness, contrast, saturation, hue",
+    )
+    _require(
         config, "eval.scales", lambda v: v and 0 < min(v) <= max(v) <= 10, "one or more scales above 0, at most 10"
     )
     for name in ("eval.size_hw", "eval.tile_hw"):
@@ -186,6 +191,12 @@ def _check_classification(config: ConfigDict) -> None:
         config, "loss.name", lambda v: v == "cross_entropy", "'cross_entropy': a classifier has no pixels to choose"
     )
     _require(config, "loss.class_weights", lambda v: not v, "False: class weights are for pixels")
+    _require(
+        config,
+        "data.colour",
+        lambda v: len(v) in (0, 4) and all(_is_number(r) and 0 <= r <= 1 for r in v),
+        "() or four ranges from 0 to 1: brightness, contrast, saturation, hue",
+    )
     _require(
         config, "eval.scales", lambda v: tuple(v) == (1.0,), "(1.0,): a classifier is evaluated on one centre crop"
     )
@@ -241,6 +252,10 @@ def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:
         value = value[name]
     if not is_valid(value):
         raise ConfigError(f"config.{key}: {value!r} given, expected {expected}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_size_of_8(value) -> bool:

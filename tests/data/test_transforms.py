@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from ddrnet_jax.data.labels import IGNORE
-from ddrnet_jax.data.transforms import nearest_pixels, random_scale_crop_flip, scale_and_crop
+from ddrnet_jax.data.transforms import (
+    AugmentImage,
+    nearest_pixels,
+    random_colours,
+    random_scale_crop_flip,
+    scale_and_crop,
+)
 
 
 def stripes(axis, height=40, width=60, size=5):
@@ -93,3 +99,88 @@ def test_random_crops_cover_scales_positions_and_flips_and_follow_the_generator(
 def test_nearest_pixels_stay_inside():
     assert nearest_pixels(100, 0, 0.77, 77).max() == 76
     assert nearest_pixels(5, 0, 1.0, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+COLOUR = (0.125, 0.5, 0.5, 0.1)
+
+
+class Drawn:
+    """A generator that draws what it is told: the change as a share of its range, and whether it takes place."""
+
+    def __init__(self, *shares):
+        self.shares = list(shares)
+
+    def uniform(self, low, high):
+        return (low + high) / 2 + self.shares[0] * (high - low) / 2
+
+    def random(self):
+        return 0.0 if self.shares.pop(0) else 0.9
+
+
+def recoloured(pixels, *shares):
+    image = np.array([pixels], np.uint8)
+    return cv2.transform(image, random_colours(Drawn(*shares), COLOUR))[0].tolist()
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ((0, 0, 0, 0), [[200, 100, 50], [90, 90, 90]]),
+        ((1, 0, 0, 0), [[232, 132, 82], [122, 122, 122]]),  # 0.125 * 255 = 31.9 brighter
+        ((-1, 0, 0, 0), [[168, 68, 18], [58, 58, 58]]),
+        ((0, 1, 0, 0), [[255, 150, 75], [135, 135, 135]]),  # times 1.5, clipped
+        ((0, 0, -1, 0), [[162, 112, 87], [90, 90, 90]]),  # half as far from its grey, 124.2
+        ((1, -1, 0, 0), [[116, 66, 41], [61, 61, 61]]),  # first brighter, then times 0.5
+    ],
+)
+def test_colours_are_the_formulas(shares, expected):
+    assert recoloured([[200, 100, 50], [90, 90, 90]], *shares) == expected
+
+
+@pytest.mark.parametrize("share", [-1, 0.5, 1])
+def test_the_hue_turns_and_grey_and_luma_stay(share):
+    rgb = np.array([[[140, 110, 100], [100, 150, 120], [77, 77, 77]]], np.uint8)
+    turned = cv2.transform(rgb, random_colours(Drawn(0, 0, 0, share), COLOUR))
+    assert turned[0, 2].tolist() == [77, 77, 77]
+    luma = np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(turned @ luma, rgb @ luma, atol=1)
+    before, after = (cv2.cvtColor(a, cv2.COLOR_RGB2HSV)[0, :2, 0].astype(int) * 2 for a in (rgb, turned))
+    change = (after - before + 180) % 360 - 180
+    np.testing.assert_allclose(np.abs(change), 36 * abs(share), atol=8)  # HSV's hexagon against the circle
+    assert len(set(np.sign(change))) == 1
+
+
+def test_colours_change_neither_the_crops_nor_the_padding_and_follow_the_generator():
+    rng = np.random.default_rng(3)
+    image = rng.integers(1, 255, (20, 30, 3), dtype=np.uint8)
+    label = rng.integers(0, 9, (20, 30), dtype=np.uint8)
+
+    def draw(seed, colour):
+        generator = np.random.default_rng(seed)
+        return random_scale_crop_flip(
+            image, label, generator, crop_hw=(32, 40), scale_range=(0.5, 1.5), flip=True, colour=colour
+        )
+
+    changed = 0
+    for seed in range(30):
+        (plain, labels), (ours, same_labels) = draw(seed, ()), draw(seed, COLOUR)
+        np.testing.assert_array_equal(labels, same_labels)
+        assert (ours[labels == IGNORE] == 0).all()
+        np.testing.assert_array_equal(draw(seed, COLOUR)[0], ours)
+        changed += (plain != ours).any()
+    assert 20 <= changed < 30  # each of four in half of the cases: one in 16 stays
+
+
+def test_a_classifiers_images_have_the_same_colours():
+    image = np.random.default_rng(4).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+    options = {"crop_hw": (32, 32), "area_range": (0.1, 1.0), "flip": True}
+    plain, ours = (
+        AugmentImage(**options, colour=colour).random_map({"image": image, "label": 3}, np.random.default_rng(1))
+        for colour in ((), COLOUR)
+    )
+    after_the_crop = np.random.default_rng(1)
+    AugmentImage(**options).random_map({"image": image, "label": 3}, after_the_crop)
+    np.testing.assert_array_equal(
+        cv2.transform(plain["images"], random_colours(after_the_crop, COLOUR)), ours["images"]
+    )
+    assert (plain["images"] != ours["images"]).any()
