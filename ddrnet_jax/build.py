@@ -1,7 +1,7 @@
 """A config's meaning, resolved once: config -> Experiment. Below this nobody takes a config."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
@@ -36,6 +36,7 @@ class Experiment:
     augment        what a training sample goes through
     eval_transform what a sample goes through before it is evaluated, None: nothing
     schedule       settings of training.optimizer.learning_rate_schedule
+    class_balance  False; True: the loss has the class weights of the data set; "auto": those counted in its labels
     optimizer      settings of training.optimizer.make_optimizer
     view           settings of evaluation.views.View
     """
@@ -65,7 +66,7 @@ class Experiment:
     augment: Augment | AugmentImage
     eval_transform: CentreCrop | None
     loss: dict
-    uses_class_weights: bool
+    class_balance: bool | str
     aux_weight: float
     schedule: dict
     optimizer: dict
@@ -78,13 +79,19 @@ class Experiment:
     checkpoint_every_steps: int
     checkpoint_keep: int
 
-    def class_weights(self) -> tuple[float, ...] | None:
-        """The data set's class weights if they are asked for. Raises ConfigError if it has none."""
-        if not self.uses_class_weights:
+    def class_weights(self, counted: Sequence[float] | None = None) -> Sequence[float] | None:
+        """The class weights that are asked for: None, the data set's, or those counted from its training labels.
+
+        Raises ConfigError if the data set has none of its own.
+        """
+        if not self.class_balance:
             return None
+        if self.class_balance == "auto":
+            return counted
         if self.spec.class_weights is None:
             raise ConfigError(
-                f"config.loss.class_weights: True given, but data set {self.data_name!r} has no class weights"
+                f"config.loss.class_weights: True given, but data set {self.data_name!r} has no class weights "
+                "of its own; 'auto' counts them"
             )
         return self.spec.class_weights
 
@@ -124,7 +131,7 @@ def experiment(config: ConfigDict) -> Experiment:
         eval_source=lambda: _source(config, d.eval_split, spec, is_training=False),
         augment=_augment(config),
         eval_transform=_eval_transform(config),
-        uses_class_weights=loss.pop("class_weights"),
+        class_balance=loss.pop("class_weights"),
         aux_weight=loss.pop("aux_weight"),
         loss=loss,
         schedule=schedule,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from ddrnet_jax.config.schema import ConfigError, base, suggestion, validate, what_fits
+from ddrnet_jax.config.schema import WORDS, ConfigError, base, suggestion, validate, what_fits
 
 # The keys that may change when a run is resumed: they do not touch what is learned.
 FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads", "model.remat")
@@ -109,9 +109,9 @@ def _apply_override(config: ConfigDict, override: str) -> None:
     if isinstance(target, ConfigDict):
         raise ConfigError(f"--config.{key}: is a group of keys; set one of {', '.join(target)}")
     try:
-        parent[last] = _parse(text, target)
+        parent[last] = text if text == WORDS.get(key) else _parse(text, target)
     except (TypeError, ValueError) as e:
-        raise ConfigError(f"--config.{key}={text}: expected {what_fits(target)}") from e
+        raise ConfigError(f"--config.{key}={text}: expected {what_fits(target, key)}") from e
 
 
 def _parse(text: str, like):

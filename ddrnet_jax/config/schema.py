@@ -3,7 +3,7 @@
 import difflib
 import math
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.models.variants import VARIANTS
@@ -15,6 +15,7 @@ class ConfigError(UserError):
 
 # The data sets that have classes of images, and what may be trained on them; all others have masks alone.
 _TASKS = {"imagenet": ("classification",), "scenes": ("segmentation", "classification")}
+WORDS = {"loss.class_weights": "auto"}  # that a key of True or False takes too
 DATA_SETS = ("scenes", "camvid", "cityscapes", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 
 
@@ -75,7 +76,7 @@ def base() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.name = "ohem"  # "cross_entropy", "ohem", "dice_edge"; both heads
     config.loss.aux_weight = 0.4  # of the auxiliary head's loss
-    config.loss.class_weights = False  # weigh pixels by the data set's class weights
+    config.loss.class_weights = FieldReference(False, field_type=object)  # True: the data set's own; "auto": counted
     config.loss.ohem_threshold = 0.9  # pixels whose true class is more probable than this are left out
     config.loss.ohem_min_kept_fraction = 1 / 24  # of all pixels of the batch, kept whatever the threshold
     config.loss.dice_weight = 1.0  # dice_edge: of Dice, beside cross entropy
@@ -219,8 +220,8 @@ def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str
             _check_keys_and_types(value, default, f"{name}.")
         elif isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"config.{name}: {value!r} given, expected a finite number")
-        elif not _has_type_of(value, default):
-            raise ConfigError(f"config.{name}: {value!r} given, expected {what_fits(default)}")
+        elif not _has_type_of(value, default) and value != WORDS.get(name):
+            raise ConfigError(f"config.{name}: {value!r} given, expected {what_fits(default, name)}")
 
 
 def _has_type_of(value, default) -> bool:
@@ -238,12 +239,13 @@ def _has_type_of(value, default) -> bool:
     return isinstance(value, type(default))
 
 
-def what_fits(default: object) -> str:
-    """The values that a key of this default takes, in words, with an example."""
+def what_fits(default: object, name: str) -> str:
+    """The values that the key `name` of this default takes, in words, with an example."""
     if default is None:
         return "None or (height, width), like (512, 1024)"
     names = {bool: "True or False", int: "an integer", float: "a number", str: "a string", tuple: "a tuple"}
-    return f"{names[type(default)]}, like {default!r}"
+    word = f" or {WORDS[name]!r}" if name in WORDS else ""
+    return f"{names[type(default)]}{word}, like {default!r}"
 
 
 def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:

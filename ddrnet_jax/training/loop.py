@@ -26,7 +26,7 @@ from ddrnet_jax.evaluation.gallery import Gallery
 from ddrnet_jax.runs import provenance, workdir
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import devices, processes
-from ddrnet_jax.training import program, state
+from ddrnet_jax.training import class_weights, program, state
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
 from ddrnet_jax.training.program import MakeObjective
 from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
@@ -82,7 +82,8 @@ def _train(
     program.check_batch_size(e.batch_size, e.accumulate_steps, mesh)
     if e.fresh_head and not e.init_from:
         raise ConfigError("config.init_head: 'fresh' given, but config.init_from names no weights to start from")
-    make_objective = make_objective or program.objective_maker(e)
+    if make_objective is None:
+        program.loss(e)  # which may need what the data set does not have
     train_source, eval_source = e.train_source(), e.eval_source()
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
         train_source, eval_source, crop_hw=e.crop_hw, scale_range=e.scale_range
@@ -103,6 +104,7 @@ def _train(
         schedule, optimizer = program.schedule_and_optimizer(e)
         graphdef, run_state, first_step, origin = _first_state(e, optimizer, checkpoints, mesh)
         steps = {"total_steps": e.total_steps, "eval_every_steps": e.eval_every_steps}
+        make_objective = make_objective or _objective_maker(e, folder, train_source, first_step)
         log = stack.enter_context(contextlib.closing(open_log(folder, resumed_step=first_step, **steps)))
         own_devices = devices.local_mesh(mesh)
         gallery = Gallery()
@@ -207,6 +209,14 @@ class _Meter:
         self._log.train(step, values, seconds_left=seconds * (self._total_steps - step))
         self._pending.clear()
         self.restart_clock()
+
+
+def _objective_maker(e: Experiment, folder: Path, train_source: Source, first_step: int) -> MakeObjective:
+    counted = None
+    if e.class_balance == "auto":
+        is_resumed = first_step > 0
+        counted = class_weights.counted(folder, train_source, is_resumed=is_resumed, num_threads=e.num_threads)
+    return program.objective_maker(e, counted)
 
 
 def _first_state(

@@ -1,7 +1,7 @@
 """The training step of an experiment; also for devices that need not be there."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -32,16 +32,19 @@ def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None
         )
 
 
-def loss(experiment: Experiment) -> Loss:
-    """The loss of one head. Raises ConfigError if it needs what the data set does not have."""
+def loss(experiment: Experiment, counted_weights: Sequence[float] | None = None) -> Loss:
+    """The loss of one head. Raises ConfigError if it needs what the data set does not have.
+
+    counted_weights  of the classes, where the experiment's are counted
+    """
     if experiment.task == "classification":
         return functools.partial(losses.class_cross_entropy, label_smoothing=experiment.loss["label_smoothing"])
-    return losses.make_loss(class_weights=experiment.class_weights(), **experiment.loss)
+    return losses.make_loss(class_weights=experiment.class_weights(counted_weights), **experiment.loss)
 
 
-def objective_maker(experiment: Experiment) -> MakeObjective:
-    """A function of graphdef and platform that gives the objective. Raises ConfigError as `loss` does."""
-    of_head = loss(experiment)
+def objective_maker(experiment: Experiment, counted_weights: Sequence[float] | None = None) -> MakeObjective:
+    """A function of graphdef and platform that gives the objective. Arguments and errors are those of `loss`."""
+    of_head = loss(experiment, counted_weights)
     options: dict[str, Any] = {"aux_weight": experiment.aux_weight, "remat": experiment.remat}
     return lambda graphdef, platform: loss_of_heads(graphdef, of_head, platform, **options)
 
@@ -57,13 +60,9 @@ def train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    make_objective: MakeObjective | None = None,
+    make_objective: MakeObjective,
 ) -> jax.stages.Wrapped:
-    """The compiled step of an experiment (see `step.make_step`).
-
-    make_objective  None: the loss of the experiment
-    """
-    make_objective = make_objective or objective_maker(experiment)
+    """The compiled step of an experiment and an objective (see `step.make_step`, `objective_maker`)."""
     return make_step(
         make_objective(graphdef, devices.platform(mesh)),
         optimizer,
@@ -82,7 +81,8 @@ def lower_train_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     _, sgd = schedule_and_optimizer(experiment)
     graphdef, fresh = state.abstract(experiment.network, sgd, ema_decay=experiment.ema_decay)
     fresh = _placed(fresh, devices.replicated(mesh))
-    step = train_step(experiment, graphdef, sgd, mesh)
+    make_objective = objective_maker(experiment, counted_weights=np.ones(experiment.spec.num_classes, np.float32))
+    step = train_step(experiment, graphdef, sgd, mesh, make_objective)
     return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)))
 
 
