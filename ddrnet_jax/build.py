@@ -37,6 +37,7 @@ class Experiment:
     eval_transform what a sample goes through before it is evaluated, None: nothing
     schedule       settings of training.optimizer.learning_rate_schedule
     class_balance  False; True: the loss has the class weights of the data set; "auto": those counted in its labels
+    distill        {"teacher", "weight", "temperature"}: see training.distillation
     optimizer      settings of training.optimizer.make_optimizer
     view           settings of evaluation.views.View
     """
@@ -66,6 +67,7 @@ class Experiment:
     augment: Augment | AugmentImage
     eval_transform: CentreCrop | None
     loss: dict
+    distill: dict
     class_balance: bool | str
     aux_weight: float
     schedule: dict
@@ -134,6 +136,7 @@ def experiment(config: ConfigDict) -> Experiment:
         class_balance=loss.pop("class_weights"),
         aux_weight=loss.pop("aux_weight"),
         loss=loss,
+        distill=config.distill.to_dict(),
         schedule=schedule,
         accumulate_steps=optimizer.pop("accumulate_steps"),
         optimizer=optimizer,

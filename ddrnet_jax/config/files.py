@@ -28,7 +28,8 @@ def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:
     for override in overrides:
         _apply_override(config, override)
     validate(config)
-    config.init_from, config.data.root = map(os.path.expanduser, (config.init_from, config.data.root))
+    for group, key in ((config, "init_from"), (config.data, "root"), (config.distill, "teacher")):
+        group[key] = os.path.expanduser(group[key])
     return config
 
 

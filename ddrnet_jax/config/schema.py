@@ -84,6 +84,11 @@ def base() -> ConfigDict:
     config.loss.edge_size = 5  # dice_edge: pixels, odd; a window of it with two labels makes its centre an edge
     config.loss.label_smoothing = 0.0  # probability given to all classes alike
 
+    config.distill = ConfigDict()
+    config.distill.teacher = ""  # checkpoint, .pth or .safetensors file of a network to imitate; "" = none
+    config.distill.weight = 3.0  # of the imitation, beside the loss of the labels
+    config.distill.temperature = 4.0  # that the logits of both are divided by
+
     config.ema_decay = 0.0  # moving average of the weights, used wherever the model is; 0 = off
 
     config.eval = ConfigDict()
@@ -122,11 +127,11 @@ def validate(config: ConfigDict) -> None:
         _require(config, name, lambda v: v >= 1, "at least 1")
     for name in ("eval.every_steps", "checkpoint.every_steps", "optimizer.warmup_steps", "loss.aux_weight"):
         _require(config, name, lambda v: v >= 0, "at least 0")
-    for name in ("optimizer.learning_rate", "optimizer.poly_power"):
+    for name in ("optimizer.learning_rate", "optimizer.poly_power", "distill.temperature"):
         _require(config, name, lambda v: v > 0, "above 0")
     for name in ("ema_decay", "optimizer.momentum", "loss.label_smoothing"):
         _require(config, name, lambda v: 0 <= v < 1, "at least 0 and below 1")
-    for name in ("optimizer.weight_decay", "optimizer.trunk_lr_factor", "loss.dice_weight"):
+    for name in ("optimizer.weight_decay", "optimizer.trunk_lr_factor", "loss.dice_weight", "distill.weight"):
         _require(config, name, lambda v: v >= 0, "at least 0")
     _require(config, "loss.edge_size", lambda v: v >= 1 and v % 2 == 1, "an odd number of pixels")
     for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction", "loss.edge_weight"):
@@ -201,6 +206,7 @@ def _check_classification(config: ConfigDict) -> None:
     _require(
         config, "eval.scales", lambda v: tuple(v) == (1.0,), "(1.0,): a classifier is evaluated on one centre crop"
     )
+    _require(config, "distill.teacher", lambda v: not v, "'': a teacher is for segmenters")
     _require(config, "eval.flip", lambda v: not v, "False: a classifier is evaluated on one centre crop")
     _require(config, "eval.tile_hw", lambda v: v is None, "None: a classifier is evaluated on one centre crop")
 

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.runtime import devices
-from ddrnet_jax.training import losses, optimizer, state
+from ddrnet_jax.training import distillation, losses, optimizer, state
+from ddrnet_jax.training.distillation import Teacher
 from ddrnet_jax.training.objective import Loss, Objective, loss_of_heads
 from ddrnet_jax.training.step import make_step
 
@@ -42,11 +43,24 @@ def loss(experiment: Experiment, counted_weights: Sequence[float] | None = None)
     return losses.make_loss(class_weights=experiment.class_weights(counted_weights), **experiment.loss)
 
 
-def objective_maker(experiment: Experiment, counted_weights: Sequence[float] | None = None) -> MakeObjective:
-    """A function of graphdef and platform that gives the objective. Arguments and errors are those of `loss`."""
+def objective_maker(
+    experiment: Experiment, counted_weights: Sequence[float] | None = None, teacher: Teacher | None = None
+) -> MakeObjective:
+    """A function of graphdef and platform that gives the objective. Errors are those of `loss`.
+
+    counted_weights  as of `loss`
+    teacher          whose weights the step is given as fixed: {"teacher": teacher.weights}
+    """
     of_head = loss(experiment, counted_weights)
     options: dict[str, Any] = {"aux_weight": experiment.aux_weight, "remat": experiment.remat}
-    return lambda graphdef, platform: loss_of_heads(graphdef, of_head, platform, **options)
+
+    def make(graphdef: nnx.GraphDef, platform: str) -> Objective:
+        if teacher is not None:
+            options["distance"] = distillation.distance(teacher, platform, experiment.distill["temperature"])
+            options["distance_weight"] = experiment.distill["weight"]
+        return loss_of_heads(graphdef, of_head, platform, **options)
+
+    return make
 
 
 def schedule_and_optimizer(experiment: Experiment) -> tuple[optax.Schedule, optax.GradientTransformation]:
@@ -81,9 +95,11 @@ def lower_train_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     _, sgd = schedule_and_optimizer(experiment)
     graphdef, fresh = state.abstract(experiment.network, sgd, ema_decay=experiment.ema_decay)
     fresh = _placed(fresh, devices.replicated(mesh))
-    make_objective = objective_maker(experiment, counted_weights=np.ones(experiment.spec.num_classes, np.float32))
+    teacher = distillation.read_teacher(experiment)
+    make_objective = objective_maker(experiment, np.ones(experiment.spec.num_classes, np.float32), teacher)
     step = train_step(experiment, graphdef, sgd, mesh, make_objective)
-    return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)))
+    fixed = _placed(distillation.fixed(teacher), devices.replicated(mesh))
+    return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)), fixed)
 
 
 def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
