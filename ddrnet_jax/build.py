@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data import pseudo_labels
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets import layouts
@@ -33,6 +34,7 @@ class Experiment:
     network        nnx.Rngs -> the network
     train_source   () -> random access to the training samples; raises ConfigError or DataError if they are not there
     eval_source    the same of the held-out samples
+    pseudo_source  the same of pseudo-labelled samples, which are pseudo_share of those trained on; None: there are none
     augment        what a training sample goes through
     eval_transform what a sample goes through before it is evaluated, None: nothing
     schedule       settings of training.optimizer.learning_rate_schedule
@@ -64,6 +66,8 @@ class Experiment:
     network: Callable[[nnx.Rngs], DDRNet]
     train_source: Callable[[], Source]
     eval_source: Callable[[], Source]
+    pseudo_source: Callable[[], Source] | None
+    pseudo_share: float
     augment: Augment | AugmentImage
     eval_transform: CentreCrop | None
     loss: dict
@@ -131,6 +135,8 @@ def experiment(config: ConfigDict) -> Experiment:
         network=_network(config, spec.num_classes),
         train_source=lambda: _source(config, d.train_split, spec, is_training=True),
         eval_source=lambda: _source(config, d.eval_split, spec, is_training=False),
+        pseudo_source=(lambda: _pseudo_labelled(config, spec)) if d.pseudo_root else None,
+        pseudo_share=d.pseudo_share,
         augment=_augment(config),
         eval_transform=_eval_transform(config),
         class_balance=loss.pop("class_weights"),
@@ -198,6 +204,18 @@ def _source(config: ConfigDict, split: str, spec: DatasetSpec, *, is_training: b
     if config.data.name == "scenes":
         return _scenes(config, is_training=is_training)
     return FolderPairs(config.data.root, split, spec)
+
+
+def _pseudo_labelled(config: ConfigDict, spec: DatasetSpec) -> Source:
+    """What --mode pseudo_label wrote: train ids, whatever the values of the data set's own labels."""
+    root = config.data.pseudo_root
+    made_for = pseudo_labels.classes_of(root)
+    if made_for != spec.classes:
+        raise ConfigError(
+            f"config.data.pseudo_root: {root} has masks of the classes {', '.join(made_for)}, the data set "
+            f"{config.data.name!r} has {', '.join(spec.classes)}"
+        )
+    return FolderPairs(root, pseudo_labels.SPLIT, folder_spec(spec.classes))
 
 
 def _check_root(config: ConfigDict) -> None:

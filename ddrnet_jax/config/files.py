@@ -28,7 +28,8 @@ def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:
     for override in overrides:
         _apply_override(config, override)
     validate(config)
-    for group, key in ((config, "init_from"), (config.data, "root"), (config.distill, "teacher")):
+    paths = ((config, "init_from"), (config.data, "root"), (config.data, "pseudo_root"), (config.distill, "teacher"))
+    for group, key in paths:
         group[key] = os.path.expanduser(group[key])
     return config
 

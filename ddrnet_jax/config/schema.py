@@ -42,6 +42,8 @@ def base() -> ConfigDict:
     config.data.storage = "folder"  # "folder"; "array_record" = root holds what prepare_data or TFDS wrote
     config.data.train_split = "train"  # name of the split, as its folder is called; "train+val" joins two
     config.data.eval_split = "val"  # likewise; never trained on
+    config.data.pseudo_root = ""  # folder that --mode pseudo_label wrote, trained on beside train_split; "" = none
+    config.data.pseudo_share = 0.5  # of the training samples, from pseudo_root
     config.data.crop_hw = (1024, 1024)  # pixels; multiples of 8
     config.data.scale_range = (0.5, 2.0)  # random scale, uniform between the two
     config.data.area_range = (0.08, 1.0)  # classification: share of the image's area that a random crop takes
@@ -134,6 +136,7 @@ def validate(config: ConfigDict) -> None:
     for name in ("optimizer.weight_decay", "optimizer.trunk_lr_factor", "loss.dice_weight", "distill.weight"):
         _require(config, name, lambda v: v >= 0, "at least 0")
     _require(config, "loss.edge_size", lambda v: v >= 1 and v % 2 == 1, "an odd number of pixels")
+    _require(config, "data.pseudo_share", lambda v: 0 < v < 1, "above 0 and below 1")
     for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction", "loss.edge_weight"):
         _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1")
     _require(config, "seed", lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")
@@ -206,6 +209,7 @@ def _check_classification(config: ConfigDict) -> None:
     _require(
         config, "eval.scales", lambda v: tuple(v) == (1.0,), "(1.0,): a classifier is evaluated on one centre crop"
     )
+    _require(config, "data.pseudo_root", lambda v: not v, "'': pseudo-labels are masks")
     _require(config, "distill.teacher", lambda v: not v, "'': a teacher is for segmenters")
     _require(config, "eval.flip", lambda v: not v, "False: a classifier is evaluated on one centre crop")
     _require(config, "eval.tile_hw", lambda v: v is None, "None: a classifier is evaluated on one centre crop")

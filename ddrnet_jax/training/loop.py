@@ -86,6 +86,7 @@ def _train(
         program.loss(e)  # which may need what the data set does not have
     teacher = distillation.read_teacher(e) if make_objective is None else None
     train_source, eval_source = e.train_source(), e.eval_source()
+    pseudo_source = e.pseudo_source() if e.pseudo_source else None
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
         train_source, eval_source, crop_hw=e.crop_hw, scale_range=e.scale_range
     )
@@ -96,6 +97,7 @@ def _train(
                 "config": _shared_part(e.config),
                 "number of training images": len(train_source),
                 "number of evaluation images": len(eval_source),
+                "number of pseudo-labelled images": len(pseudo_source or ()),
                 "teacher": devices.fingerprint(distillation.fixed(teacher)),
             }
         )
@@ -117,7 +119,7 @@ def _train(
         watch = gallery if jax.process_index() == 0 else None
         evaluator = make_evaluator(e, graphdef, own_devices, watch=watch)
         train_step = program.train_step(e, graphdef, optimizer, mesh, make_objective)
-        batches = stack.enter_context(contextlib.closing(_batches(e, train_source, first_step)))
+        batches = stack.enter_context(contextlib.closing(_batches(e, train_source, pseudo_source, first_step)))
         _announce(e, mesh, train_source, eval_source, run_state, origin + warnings)
 
         def evaluate() -> metrics.Scores | metrics.Accuracy:
@@ -249,7 +251,7 @@ def _first_state(
     return graphdef, devices.put_replicated(fresh, mesh), 0, origin
 
 
-def _batches(experiment: Experiment, source: Source, first_step: int) -> pipeline.Closing[dict]:
+def _batches(experiment: Experiment, source: Source, beside: Source | None, first_step: int) -> pipeline.Closing[dict]:
     return pipeline.train_batches(
         source,
         experiment.augment,
@@ -259,6 +261,8 @@ def _batches(experiment: Experiment, source: Source, first_step: int) -> pipelin
         first_step=first_step,
         shard=pipeline.Shard(jax.process_index(), jax.process_count()),
         num_threads=experiment.num_threads,
+        beside=beside,
+        share_beside=experiment.pseudo_share,
     )
 
 

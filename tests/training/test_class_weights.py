@@ -1,29 +1,21 @@
 """`loss.class_weights = "auto"`: counted once, kept in the workdir, in the loss of the run."""
 
-import dataclasses
 import json
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+import tiny
 
 from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError, base
 from ddrnet_jax.data import class_balance
-from ddrnet_jax.models import blocks
-from ddrnet_jax.models.ddrnet import Output
 from ddrnet_jax.training import class_weights, loop, program
 
 
-class Tiny(nnx.Module):
-    def __init__(self, rngs):
-        self.trunk = nnx.Conv(3, 6, (8, 8), strides=8, rngs=rngs)
-        self.bn = blocks.BatchNorm(6)
-        self.head = nnx.Conv(6, 9, (1, 1), rngs=rngs)
-
-    def __call__(self, images):
-        return Output(self.head(self.bn(self.trunk(images))))
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    tiny.use(monkeypatch.setattr)
 
 
 def experiment():
@@ -32,12 +24,12 @@ def experiment():
     config.data.crop_hw, config.data.scenes_hw = (32, 32), (32, 64)
     config.data.scenes_train, config.data.scenes_eval = 8, 2
     config.loss.name, config.loss.class_weights = "cross_entropy", "auto"
-    return dataclasses.replace(build.experiment(config), network=Tiny)
+    return build.experiment(config)
 
 
 def test_a_run_counts_keeps_and_uses_them(tmp_path, monkeypatch):
     used, make = [], program.objective_maker
-    monkeypatch.setattr(program, "objective_maker", lambda e, counted: used.append(counted) or make(e, counted))
+    monkeypatch.setattr(program, "objective_maker", lambda e, counted, *rest: used.append(counted) or make(e, counted))
     loop.train(experiment(), tmp_path)
     kept = json.loads((tmp_path / class_weights.FILE).read_text())
     expected = class_balance.class_weights(class_balance.count_pixels(experiment().train_source()))
