@@ -49,6 +49,8 @@ def base() -> ConfigDict:
     config.data.area_range = (0.08, 1.0)  # classification: share of the image's area that a random crop takes
     config.data.flip = True  # mirror half of the training samples
     config.data.colour = ()  # random brightness, contrast, saturation, hue: largest changes, as (0.125, 0.5, 0.5, 0.1)
+    config.data.max_class_share = 1.0  # a crop with more of one class is drawn again, at most ten times; 1 = never
+    config.data.rare_class_share = 0.0  # of the crops, around a class of the image: rare ones as often as others
     config.data.num_threads = 2  # that decode and augment
     config.data.scenes_hw = (128, 256)  # pixels of a drawn scene
     config.data.scenes_train = 2000  # drawn scenes to train on
@@ -136,8 +138,9 @@ def validate(config: ConfigDict) -> None:
     for name in ("optimizer.weight_decay", "optimizer.trunk_lr_factor", "loss.dice_weight", "distill.weight"):
         _require(config, name, lambda v: v >= 0, "at least 0")
     _require(config, "loss.edge_size", lambda v: v >= 1 and v % 2 == 1, "an odd number of pixels")
+    _require(config, "data.max_class_share", lambda v: 0 < v <= 1, "above 0 and at most 1")
     _require(config, "data.pseudo_share", lambda v: 0 < v < 1, "above 0 and below 1")
-    for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction", "loss.edge_weight"):
+    for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction", "loss.edge_weight", "data.rare_class_share"):
         _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1")
     _require(config, "seed", lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")
     first = min(config.optimizer.step_fractions, default=1)
@@ -209,6 +212,8 @@ def _check_classification(config: ConfigDict) -> None:
     _require(
         config, "eval.scales", lambda v: tuple(v) == (1.0,), "(1.0,): a classifier is evaluated on one centre crop"
     )
+    _require(config, "data.max_class_share", lambda v: v == 1, "1: an image's class is no share of its pixels")
+    _require(config, "data.rare_class_share", lambda v: v == 0, "0: an image's class is no share of its pixels")
     _require(config, "data.pseudo_root", lambda v: not v, "'': pseudo-labels are masks")
     _require(config, "distill.teacher", lambda v: not v, "'': a teacher is for segmenters")
     _require(config, "eval.flip", lambda v: not v, "False: a classifier is evaluated on one centre crop")

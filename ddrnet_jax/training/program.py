@@ -96,7 +96,7 @@ def lower_train_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     graphdef, fresh = state.abstract(experiment.network, sgd, ema_decay=experiment.ema_decay)
     fresh = _placed(fresh, devices.replicated(mesh))
     teacher = distillation.read_teacher(experiment)
-    make_objective = objective_maker(experiment, np.ones(experiment.spec.num_classes, np.float32), teacher)
+    make_objective = objective_maker(experiment, [1.0] * experiment.spec.num_classes, teacher)
     step = train_step(experiment, graphdef, sgd, mesh, make_objective)
     fixed = _placed(distillation.fixed(teacher), devices.replicated(mesh))
     return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)), fixed)

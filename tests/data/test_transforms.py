@@ -7,7 +7,9 @@ import pytest
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.transforms import (
     AugmentImage,
+    largest_share,
     nearest_pixels,
+    offset_around_a_class,
     random_colours,
     random_scale_crop_flip,
     scale_and_crop,
@@ -99,6 +101,58 @@ def test_random_crops_cover_scales_positions_and_flips_and_follow_the_generator(
 def test_nearest_pixels_stay_inside():
     assert nearest_pixels(100, 0, 0.77, 77).max() == 76
     assert nearest_pixels(5, 0, 1.0, 5).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_crop_that_is_nearly_all_one_class_is_drawn_again():
+    image = np.zeros((64, 64, 3), np.uint8)
+    label = np.zeros((64, 64), np.uint8)
+    label[:, 56:] = 1
+    options = {"crop_hw": (32, 32), "scale_range": (1.0, 1.0), "flip": False}
+
+    def share(seed, **more):
+        return largest_share(random_scale_crop_flip(image, label, np.random.default_rng(seed), **options, **more)[1])
+
+    plain, limited = ([share(seed, **more) for seed in range(200)] for more in ({}, {"max_class_share": 0.8}))
+    assert np.mean(np.array(plain) > 0.8) > 0.9
+    assert np.mean(np.array(limited) > 0.8) < 0.75  # at most ten times: 0.95 ** 11 of them stay
+    assert largest_share(np.array([[0, 1, 1, 1, 255, 255]], np.uint8)) == 0.75
+    assert largest_share(np.full((2, 2), 255, np.uint8)) == 0
+
+
+@pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])
+def test_crops_around_a_class_have_it_however_small_it_is(scale):
+    image = np.zeros((96, 128, 3), np.uint8)
+    label = np.zeros((96, 128), np.uint8)
+    label[5, 100], label[90, 0], label[40:44, 60:64] = 1, 2, 3
+    label[:20, :20] = 255
+    options = {"crop_hw": (32, 40), "scale_range": (scale, scale), "flip": True}
+
+    def crops(**more):
+        return [
+            random_scale_crop_flip(image, label, np.random.default_rng(s), **options, **more)[1] for s in range(200)
+        ]
+
+    around, plain = crops(rare_class_share=1.0), crops()
+    for rare in (1, 2):
+        assert np.mean([(crop == rare).any() for crop in around]) > np.mean([(crop == rare).any() for crop in plain])
+    wanted = np.mean([np.isin(crop, (1, 2, 3)).any() for crop in around])
+    assert wanted > (0.7 if scale >= 1 else 0.5)  # 3 of 4 classes; a pixel may be lost where the image shrinks
+    half = crops(rare_class_share=0.5)
+    assert sum((a != b).any() for a, b in zip(half, around, strict=True)) > 40
+
+
+def test_around_a_class_the_pixel_is_anywhere_in_the_crop_and_the_crop_inside():
+    label = np.full((100, 100), 255, np.uint8)
+    label[50, 50] = 4
+    rng = np.random.default_rng(0)
+    offsets = np.array([offset_around_a_class(label, (100, 100), (20, 30), rng) for _ in range(300)])
+    assert offsets.min(0).tolist() == [30, 20]
+    assert (offsets.max(0) <= 50).all()
+    assert (offsets.max(0) >= 49).all()
+    label[50, 50], label[0, 99] = 255, 4
+    assert offset_around_a_class(label, (100, 100), (20, 30), rng) == (0, 70)
+    assert offset_around_a_class(label, (10, 10), (20, 30), rng) == (0, 0)
+    assert offset_around_a_class(np.full((50, 50), 255, np.uint8), (20, 30), (20, 30), rng) == (0, 0)
 
 
 COLOUR = (0.125, 0.5, 0.5, 0.1)
