@@ -41,7 +41,9 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
         "labels": rng.integers(0, classes, (batch, *crop_hw), dtype=np.uint8),
     }
     pictures = devices.put_batch(images, mesh)
-    step = program.train_step(build.experiment(settings), graphdef, sgd, mesh).lower(run_state, pictures).compile()
+    experiment = build.experiment(settings)
+    step = program.train_step(experiment, graphdef, sgd, mesh, program.objective_maker(experiment))
+    step = step.lower(run_state, pictures).compile()
 
     def one_step() -> float:
         nonlocal run_state

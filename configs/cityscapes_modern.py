@@ -11,8 +11,9 @@ Not run by us. Published: 4 x RTX A5000, 9 h (23-slim), 12 h (23), 15 h (39) [sg
 
 val mIoU to expect, whole images of 1024x2048: 78.01 (23-slim), 80.26 (23), 81.32 (39) [sg].
 
-Where [sg] goes further than this config:
-  - it shifts colours (brightness, contrast and saturation by up to a half); this project has no such augmentation;
+Where [sg] differs from this config:
+  - it changes brightness, contrast and saturation of every image by up to a half; here brightness moves by an eighth
+    of 255, and each of the three in half of the images, as mmsegmentation has them;
   - its published weights are an average of its best checkpoints; here they are the moving average;
   - its moving average ramps exponentially, ours as (1 + t) / (10 + t);
   - its trunk ends before the low branch's last stage (low5), which it trains fresh; here low5 has ImageNet weights and
@@ -38,6 +39,7 @@ def get_config(variant="23_slim"):
     config.data.root = "data/cityscapes"
     config.data.crop_hw = (1024, 1024)  # [sg]
     config.data.scale_range = (0.5, 2.0)  # [sg]
+    config.data.colour = (0.125, 0.5, 0.5, 0.0)  # [ours], for [sg]'s
     config.data.num_threads = 16
     config.optimizer.learning_rate = 0.075  # of DAPPM and the heads [sg]
     config.optimizer.trunk_lr_factor = 0.1  # 0.0075 [sg]

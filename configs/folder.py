@@ -23,6 +23,7 @@ def get_config():
     config.total_steps = 2000
     config.log_every_steps = 20
     config.data.crop_hw = (256, 256)  # as large as memory allows, best not far below the images' size
+    config.data.colour = (0.125, 0.5, 0.5, 0.1)  # other light, other cameras
     config.optimizer.learning_rate = 0.02
     config.loss.name = "cross_entropy"
     config.eval.every_steps = 500

@@ -135,6 +135,8 @@ def batches(config: ConfigDict, *, first_step: int = 0) -> Iterator[dict[str, np
         accumulate_steps=e.accumulate_steps,
         first_step=first_step,
         num_threads=e.num_threads,
+        beside=e.pseudo_source() if e.pseudo_source else None,
+        share_beside=e.pseudo_share,
     )
 
 

@@ -1,7 +1,7 @@
 """A config's meaning, resolved once: config -> Experiment. Below this nobody takes a config."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data import pseudo_labels
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets import layouts
@@ -33,10 +34,13 @@ class Experiment:
     network        nnx.Rngs -> the network
     train_source   () -> random access to the training samples; raises ConfigError or DataError if they are not there
     eval_source    the same of the held-out samples
+    pseudo_source  the same of pseudo-labelled samples, which are pseudo_share of those trained on; None: there are none
     augment        what a training sample goes through
     eval_transform what a sample goes through before it is evaluated, None: nothing
     schedule       settings of training.optimizer.learning_rate_schedule
-    optimizer      settings of training.optimizer.sgd
+    class_balance  False; True: the loss has the class weights of the data set; "auto": those counted in its labels
+    distill        {"teacher", "weight", "temperature"}: see training.distillation
+    optimizer      settings of training.optimizer.make_optimizer
     view           settings of evaluation.views.View
     """
 
@@ -62,10 +66,13 @@ class Experiment:
     network: Callable[[nnx.Rngs], DDRNet]
     train_source: Callable[[], Source]
     eval_source: Callable[[], Source]
+    pseudo_source: Callable[[], Source] | None
+    pseudo_share: float
     augment: Augment | AugmentImage
     eval_transform: CentreCrop | None
     loss: dict
-    uses_class_weights: bool
+    distill: dict
+    class_balance: bool | str
     aux_weight: float
     schedule: dict
     optimizer: dict
@@ -78,13 +85,19 @@ class Experiment:
     checkpoint_every_steps: int
     checkpoint_keep: int
 
-    def class_weights(self) -> tuple[float, ...] | None:
-        """The data set's class weights if they are asked for. Raises ConfigError if it has none."""
-        if not self.uses_class_weights:
+    def class_weights(self, counted: Sequence[float] | None = None) -> Sequence[float] | None:
+        """The class weights that are asked for: None, the data set's, or those counted from its training labels.
+
+        Raises ConfigError if the data set has none of its own.
+        """
+        if not self.class_balance:
             return None
+        if self.class_balance == "auto":
+            return counted
         if self.spec.class_weights is None:
             raise ConfigError(
-                f"config.loss.class_weights: True given, but data set {self.data_name!r} has no class weights"
+                f"config.loss.class_weights: True given, but data set {self.data_name!r} has no class weights "
+                "of its own; 'auto' counts them"
             )
         return self.spec.class_weights
 
@@ -122,11 +135,14 @@ def experiment(config: ConfigDict) -> Experiment:
         network=_network(config, spec.num_classes),
         train_source=lambda: _source(config, d.train_split, spec, is_training=True),
         eval_source=lambda: _source(config, d.eval_split, spec, is_training=False),
+        pseudo_source=(lambda: _pseudo_labelled(config, spec)) if d.pseudo_root else None,
+        pseudo_share=d.pseudo_share,
         augment=_augment(config),
         eval_transform=_eval_transform(config),
-        uses_class_weights=loss.pop("class_weights"),
+        class_balance=loss.pop("class_weights"),
         aux_weight=loss.pop("aux_weight"),
         loss=loss,
+        distill=config.distill.to_dict(),
         schedule=schedule,
         accumulate_steps=optimizer.pop("accumulate_steps"),
         optimizer=optimizer,
@@ -180,6 +196,18 @@ def _source(config: ConfigDict, split: str, spec: DatasetSpec, *, is_training: b
     if config.data.name == "scenes":
         return _scenes(config, is_training=is_training)
     return FolderPairs(config.data.root, split, spec)
+
+
+def _pseudo_labelled(config: ConfigDict, spec: DatasetSpec) -> Source:
+    """What --mode pseudo_label wrote: train ids, whatever the values of the data set's own labels."""
+    root = config.data.pseudo_root
+    made_for = pseudo_labels.classes_of(root)
+    if made_for != spec.classes:
+        raise ConfigError(
+            f"config.data.pseudo_root: {root} has masks of the classes {', '.join(made_for)}, the data set "
+            f"{config.data.name!r} has {', '.join(spec.classes)}"
+        )
+    return FolderPairs(root, pseudo_labels.SPLIT, folder_spec(spec.classes))
 
 
 def _check_root(config: ConfigDict) -> None:

@@ -49,6 +49,21 @@ def _predict(arguments, overrides) -> None:
     print(f"{count} masks and overlays are in {output}\nlegend.png there explains the colours")
 
 
+def _pseudo_label(arguments, overrides) -> None:
+    from ddrnet_jax.prediction import pseudo_labels
+
+    confidence = flags.positive(arguments.confidence or "0.9", "confidence", float)
+    if confidence > 1:
+        raise UsageError(f"--confidence {arguments.confidence}: a probability, at most 1")
+    wanted = _optional_experiment(arguments, overrides)
+    source, output = _needed(arguments, "input"), _needed(arguments, "output")
+    count, kept = pseudo_labels.pseudo_label(
+        _checkpoint(arguments), source, output, confidence=confidence, wanted=wanted
+    )
+    print("\n".join(kept.lines()))
+    print(f"{count} images and masks are in {output}; data.pseudo_root={output} trains on them too")
+
+
 def _import_weights(arguments, overrides) -> None:
     from ddrnet_jax.weights import importing
 
@@ -238,6 +253,7 @@ RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "pseudo_label": _pseudo_label,
     "import_weights": _import_weights,
     "export": _export,
     "benchmark": _benchmark,

@@ -33,6 +33,10 @@ modes:
             without --input, the held-out images of the run (or of --config),
             and OUTPUT/samples.png;
             --engine onnxruntime: --checkpoint is an exported .onnx file
+  pseudo_label  --input (frames without labels) -> OUTPUT/images/pseudo and
+            OUTPUT/labels/pseudo, masks of --checkpoint to train on, 255 where
+            it gives its class less than --confidence; it looks as the config's
+            evaluation does (eval.scales, eval.flip), else the checkpoint's
   import_weights  --input (.pth, .pt, .safetensors) -> a checkpoint in --output,
             with a report; --config says for which data set, where the file
             does not tell
@@ -91,6 +95,7 @@ FLAGS = {
     "train": {"workdir", "distributed"},
     "evaluate": {"workdir", "checkpoint", "distributed"},
     "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
+    "pseudo_label": {"workdir", "checkpoint", "input", "output", "confidence"},
     "import_weights": {"input", "output"},
     "export": {"workdir", "checkpoint", "output", "format", "naming", "size"},
     "benchmark": {"checkpoint", "output", "engines", "variants", "sizes", "protocols", "batch_sizes", "seconds"},
@@ -128,6 +133,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
     parser.add_argument("--size", metavar="HxW", help="export: of the images an onnx file takes, as 1024x2048")
     parser.add_argument("--engine", choices=("jax", "onnxruntime"), help="that predicts (default: jax)")
+    parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
     parser.add_argument("--verbose", action="store_true", help="what the libraries log too")
     parser.add_argument("--topology", metavar="NAME", help="accelerators to plan for; cpu: this machine")

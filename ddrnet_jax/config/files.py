@@ -12,7 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ddrnet_jax import regular_files
-from ddrnet_jax.config.schema import ConfigError, base, suggestion, validate, what_fits
+from ddrnet_jax.config.schema import WORDS, ConfigError, base, suggestion, validate, what_fits
 from ddrnet_jax.text import cut
 
 # The keys that may change when a run is resumed: they do not touch what is learned.
@@ -30,7 +30,9 @@ def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:
     for override in overrides:
         _apply_override(config, override)
     validate(config)
-    config.init_from, config.data.root = map(os.path.expanduser, (config.init_from, config.data.root))
+    paths = ((config, "init_from"), (config.data, "root"), (config.data, "pseudo_root"), (config.distill, "teacher"))
+    for group, key in paths:
+        group[key] = os.path.expanduser(group[key])
     return config
 
 
@@ -113,9 +115,9 @@ def _apply_override(config: ConfigDict, override: str) -> None:
     if isinstance(target, ConfigDict):
         raise ConfigError(f"--config.{key}: is a group of keys; set one of {', '.join(target)}")
     try:
-        parent[last] = _parse(text, target)
+        parent[last] = text if text == WORDS.get(key) else _parse(text, target)
     except (TypeError, ValueError, OverflowError) as e:
-        raise ConfigError(f"--config.{key}={cut(text, 80)}: expected {what_fits(target)}") from e
+        raise ConfigError(f"--config.{key}={cut(text, 80)}: expected {what_fits(target, key)}") from e
 
 
 def _parse(text: str, like):

@@ -2,7 +2,7 @@
 
 import difflib
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.models.variants import VARIANTS
@@ -17,6 +17,7 @@ class ConfigError(UserError):
 _TASKS = {"imagenet": ("classification",), "scenes": ("segmentation", "classification")}
 _MOST_SIDE = 2**15  # pixels of an image or crop, as OpenCV resizes them
 _MOST = 1e15  # of any number in a config
+WORDS = {"loss.class_weights": "auto"}  # that a key of True or False takes too
 DATA_SETS = ("scenes", "camvid", "cityscapes", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
 
 
@@ -43,10 +44,15 @@ def base() -> ConfigDict:
     config.data.storage = "folder"  # "folder"; "array_record" = root holds what prepare_data or TFDS wrote
     config.data.train_split = "train"  # name of the split, as its folder is called; "train+val" joins two
     config.data.eval_split = "val"  # likewise; never trained on
+    config.data.pseudo_root = ""  # folder that --mode pseudo_label wrote, trained on beside train_split; "" = none
+    config.data.pseudo_share = 0.5  # of the training samples, from pseudo_root
     config.data.crop_hw = (1024, 1024)  # pixels; multiples of 8
     config.data.scale_range = (0.5, 2.0)  # random scale, uniform between the two
     config.data.area_range = (0.08, 1.0)  # classification: share of the image's area that a random crop takes
     config.data.flip = True  # mirror half of the training samples
+    config.data.colour = ()  # random brightness, contrast, saturation, hue: largest changes, as (0.125, 0.5, 0.5, 0.1)
+    config.data.max_class_share = 1.0  # a crop with more of one class is drawn again, at most ten times; 1 = never
+    config.data.rare_class_share = 0.0  # of the crops, around a class of the image: rare ones as often as others
     config.data.num_threads = 2  # that decode and augment
     config.data.scenes_hw = (128, 256)  # pixels of a drawn scene
     config.data.scenes_train = 2000  # drawn scenes to train on
@@ -60,11 +66,12 @@ def base() -> ConfigDict:
     config.data.labels = "labels/{split}"  # folder: where a split's labels are, below data.root
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # "sgd", "adamw"
     config.optimizer.learning_rate = 0.01  # peak, for this batch_size
-    config.optimizer.momentum = 0.9  # share of the last update kept
+    config.optimizer.momentum = 0.9  # share of the last update kept; of adamw, its first beta
     config.optimizer.nesterov = False  # look ahead along the momentum
     config.optimizer.trunk_lr_factor = 1.0  # of the learning rate, for all layers but dappm and the heads
-    config.optimizer.weight_decay = 5e-4  # on every parameter, added before momentum
+    config.optimizer.weight_decay = 5e-4  # on every parameter, before the momentum; adamw: beside the gradient, 0.05
     config.optimizer.decay_norms_and_biases = True  # False: weight decay on convolution and linear kernels only
     config.optimizer.schedule = "poly"  # "poly", "cosine", "step"
     config.optimizer.poly_power = 0.9  # of "poly": (1 - step / total_steps) ** power
@@ -75,13 +82,18 @@ def base() -> ConfigDict:
     config.loss = ConfigDict()
     config.loss.name = "ohem"  # "cross_entropy", "ohem", "dice_edge"; both heads
     config.loss.aux_weight = 0.4  # of the auxiliary head's loss
-    config.loss.class_weights = False  # weigh pixels by the data set's class weights
+    config.loss.class_weights = FieldReference(False, field_type=object)  # True: the data set's own; "auto": counted
     config.loss.ohem_threshold = 0.9  # pixels whose true class is more probable than this are left out
     config.loss.ohem_min_kept_fraction = 1 / 24  # of all pixels of the batch, kept whatever the threshold
     config.loss.dice_weight = 1.0  # dice_edge: of Dice, beside cross entropy
     config.loss.edge_weight = 0.5  # dice_edge: share of the cross entropy that is a mean over edges only
     config.loss.edge_size = 5  # dice_edge: pixels, odd; a window of it with two labels makes its centre an edge
     config.loss.label_smoothing = 0.0  # probability given to all classes alike
+
+    config.distill = ConfigDict()
+    config.distill.teacher = ""  # checkpoint, .pth or .safetensors file of a network to imitate; "" = none
+    config.distill.weight = 3.0  # of the imitation, beside the loss of the labels
+    config.distill.temperature = 4.0  # that the logits of both are divided by
 
     config.ema_decay = 0.0  # moving average of the weights, used wherever the model is; 0 = off
 
@@ -109,6 +121,7 @@ def validate(config: ConfigDict) -> None:
         ("init_head", ("load", "fresh")),
         ("data.name", DATA_SETS),
         ("data.storage", ("folder", "array_record")),
+        ("optimizer.name", ("sgd", "adamw")),
         ("optimizer.schedule", ("poly", "cosine", "step")),
         ("loss.name", ("cross_entropy", "ohem", "dice_edge")),
     ):
@@ -126,14 +139,16 @@ def validate(config: ConfigDict) -> None:
         _require(config, name, lambda v, most=most: 1 <= v <= most, f"at least 1, at most {most}")
     for name in ("eval.every_steps", "checkpoint.every_steps", "optimizer.warmup_steps", "loss.aux_weight"):
         _require(config, name, lambda v: v >= 0, "at least 0")
-    for name in ("optimizer.learning_rate", "optimizer.poly_power"):
+    for name in ("optimizer.learning_rate", "optimizer.poly_power", "distill.temperature"):
         _require(config, name, lambda v: v > 0, "above 0")
     for name in ("ema_decay", "optimizer.momentum", "loss.label_smoothing"):
         _require(config, name, lambda v: 0 <= v < 1, "at least 0 and below 1")
-    for name in ("optimizer.weight_decay", "optimizer.trunk_lr_factor", "loss.dice_weight"):
+    for name in ("optimizer.weight_decay", "optimizer.trunk_lr_factor", "loss.dice_weight", "distill.weight"):
         _require(config, name, lambda v: v >= 0, "at least 0")
     _require(config, "loss.edge_size", lambda v: v >= 1 and v % 2 == 1, "an odd number of pixels")
-    for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction", "loss.edge_weight"):
+    _require(config, "data.max_class_share", lambda v: 0 < v <= 1, "above 0 and at most 1")
+    _require(config, "data.pseudo_share", lambda v: 0 < v < 1, "above 0 and below 1")
+    for name in ("loss.ohem_threshold", "loss.ohem_min_kept_fraction", "loss.edge_weight", "data.rare_class_share"):
         _require(config, name, lambda v: 0 <= v <= 1, "between 0 and 1")
     _require(config, "seed", lambda v: 0 <= v < 2**32, "at least 0 and below 2**32")
     first = min(config.optimizer.step_fractions, default=1)
@@ -159,6 +174,12 @@ def validate(config: ConfigDict) -> None:
         "data.scale_range",
         lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 100,
         "(low, high), 0 < low <= high <= 100",
+    )
+    _require(
+        config,
+        "data.colour",
+        lambda v: len(v) in (0, 4) and all(_is_number(r) and 0 <= r <= 1 for r in v),
+        "() or four ranges from 0 to 1: brightness, contrast, saturation, hue",
     )
     _require(
         config, "eval.scales", lambda v: v and 0 < min(v) <= max(v) <= 10, "one or more scales above 0, at most 10"
@@ -193,8 +214,18 @@ def _check_classification(config: ConfigDict) -> None:
     )
     _require(config, "loss.class_weights", lambda v: not v, "False: class weights are for pixels")
     _require(
+        config,
+        "data.colour",
+        lambda v: len(v) in (0, 4) and all(_is_number(r) and 0 <= r <= 1 for r in v),
+        "() or four ranges from 0 to 1: brightness, contrast, saturation, hue",
+    )
+    _require(
         config, "eval.scales", lambda v: tuple(v) == (1.0,), "(1.0,): a classifier is evaluated on one centre crop"
     )
+    _require(config, "data.max_class_share", lambda v: v == 1, "1: an image's class is no share of its pixels")
+    _require(config, "data.rare_class_share", lambda v: v == 0, "0: an image's class is no share of its pixels")
+    _require(config, "data.pseudo_root", lambda v: not v, "'': pseudo-labels are masks")
+    _require(config, "distill.teacher", lambda v: not v, "'': a teacher is for segmenters")
     _require(config, "eval.flip", lambda v: not v, "False: a classifier is evaluated on one centre crop")
     _require(config, "eval.tile_hw", lambda v: v is None, "None: a classifier is evaluated on one centre crop")
 
@@ -215,8 +246,8 @@ def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str
         elif not all(map(_is_within_reach, _leaves(value))):
             expected = f"finite numbers below {_MOST:g}, text without a NUL"
             raise ConfigError(f"config.{name}: {_shown(value)} given, expected {expected}")
-        elif not _has_type_of(value, default):
-            raise ConfigError(f"config.{name}: {_shown(value)} given, expected {what_fits(default)}")
+        elif not _has_type_of(value, default) and value != WORDS.get(name):
+            raise ConfigError(f"config.{name}: {_shown(value)} given, expected {what_fits(default, name)}")
 
 
 def _leaves(value):
@@ -253,12 +284,13 @@ def _has_type_of(value, default) -> bool:
     return isinstance(value, type(default))
 
 
-def what_fits(default: object) -> str:
-    """The values that a key of this default takes, in words, with an example."""
+def what_fits(default: object, name: str) -> str:
+    """The values that the key `name` of this default takes, in words, with an example."""
     if default is None:
         return "None or (height, width), like (512, 1024)"
     names = {bool: "True or False", int: "an integer", float: "a number", str: "a string", tuple: "a tuple"}
-    return f"{names[type(default)]}, like {default!r}"
+    word = f" or {WORDS[name]!r}" if name in WORDS else ""
+    return f"{names[type(default)]}{word}, like {default!r}"
 
 
 def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:
@@ -267,6 +299,10 @@ def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:
         value = value[name]
     if not is_valid(value):
         raise ConfigError(f"config.{key}: {_shown(value)} given, expected {expected}")
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_size_of_8(value) -> bool:

@@ -42,12 +42,15 @@ def train_batches(
     first_step: int = 0,
     shard: Shard = _WHOLE,
     num_threads: int = 2,
+    beside: Source | None = None,
+    share_beside: float = 0.5,
 ) -> Closing[dict[str, np.ndarray]]:
     """Endless batches; batch number `step` is a pure function of (seed, step), for any number of processes.
 
     batch_size        of all processes together, a multiple of shard.count * accumulate_steps
     accumulate_steps  parts that the step makes of a batch: part k is the rows k, k + accumulate_steps, ... of every
                       process, and the same samples for any number of processes
+    beside            a second source, with share_beside of the samples, evenly spread
     Yields {"images": u8[b,h,w,3], "labels": u8[b,h,w] or, of class numbers, i32[b]} with b = batch_size / shard.count.
     Close it when done.
     Source: shuffle -> repeat -> augment -> slice by process -> batch. With the slice after the repeat every
@@ -55,12 +58,12 @@ def train_batches(
     samples, so that a sample's number in its group, which says its part, is the same wherever it goes.
     """
     cv2.setNumThreads(0)  # grain's threads are the parallelism
+    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    if beside is not None:
+        others = grain.MapDataset.source(beside).seed(seed).shuffle().repeat()
+        samples = grain.MapDataset.mix([samples, others], weights=[1 - share_beside, share_beside]).seed(seed)
     dataset = (
-        grain.MapDataset.source(source)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(augment)
+        samples.random_map(augment)
         .batch(accumulate_steps, drop_remainder=True, batch_fn=list)[shard.index :: shard.count]
         .batch(batch_size // (shard.count * accumulate_steps), drop_remainder=True, batch_fn=_rows_of_groups)
         .to_iter_dataset(grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_PREFETCH_BATCHES))

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Sharding
 
+from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.models.blocks import resize, upsample_x8
 from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.models.inference import merged
@@ -86,6 +87,23 @@ def prediction_program(
 def mask_program(graphdef: nnx.GraphDef, view: View = WHOLE_IMAGES) -> Callable:
     """A function (weights, images u8[B,H,W,3]) -> masks u8[B,H,W], compiled; weights are (params, batch_stats)."""
     return prediction_program(graphdef, lambda predictions: predictions.astype(jnp.uint8), view)
+
+
+def sure_mask_program(graphdef: nnx.GraphDef, view: View = WHOLE_IMAGES) -> Callable:
+    """A function (weights, images u8[B,H,W,3], confidence) -> (u8[B,H,W] best classes, the same with 255 where unsure).
+
+    confidence  probability (0..1) of the best class, by the averaged logits; below it a pixel is IGNORE
+    """
+
+    def masks(weights, images, confidence):
+        image_hw = images.shape[1:3]
+        seen = to_size(images, view.size_hw) if view.size_hw not in (None, image_hw) else images
+        logits = resize(averaged_logits(merged(graphdef, weights), seen, view), image_hw)
+        best = jnp.argmax(logits, -1).astype(jnp.uint8)
+        is_sure = jax.nn.softmax(logits).max(-1) >= confidence
+        return best, jnp.where(is_sure, best, IGNORE).astype(jnp.uint8)
+
+    return _jit(masks, None)
 
 
 def _jit(function: Callable, sharding: Sharding | tuple[Sharding, ...] | None, **options) -> Callable:

@@ -37,7 +37,7 @@ def predict_files(
     """
     source = Path(source)
     is_video = source.is_file() and source.suffix.lower() in videos.SUFFIXES
-    paths = {} if is_video else _input_files(source)
+    paths = {} if is_video else input_files(source)
     if is_video:
         videos.check(source)
     predictor = _loaded(checkpoint, engine)
@@ -108,7 +108,8 @@ def _each(source: Source) -> Iterator[Sample]:
     return (source[i] for i in range(len(source)))
 
 
-def _input_files(source: Path) -> dict[str, Path]:
+def input_files(source: Path) -> dict[str, Path]:
+    """{stem: path} of an image, or of the images of a folder; what else is there is warned of. Raises DataError."""
     if source.is_dir():
         _warn_of_others(source)
         return files.files_by_stem(source, "images to predict")

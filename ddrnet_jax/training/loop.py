@@ -27,7 +27,7 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.runs import provenance, workdir
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import devices, processes
-from ddrnet_jax.training import program, state
+from ddrnet_jax.training import class_weights, distillation, program, state
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
 from ddrnet_jax.training.program import MakeObjective
 from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
@@ -83,8 +83,11 @@ def _train(
     program.check_batch_size(e.batch_size, e.accumulate_steps, mesh)
     if e.fresh_head and not e.init_from:
         raise ConfigError("config.init_head: 'fresh' given, but config.init_from names no weights to start from")
-    make_objective = make_objective or program.objective_maker(e)
+    if make_objective is None:
+        program.loss(e)  # which may need what the data set does not have
+    teacher = distillation.read_teacher(e) if make_objective is None else None
     train_source, eval_source = e.train_source(), e.eval_source()
+    pseudo_source = e.pseudo_source() if e.pseudo_source else None
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
         train_source, eval_source, crop_hw=e.crop_hw, scale_range=e.scale_range
     )
@@ -95,6 +98,8 @@ def _train(
                 "config": _shared_part(e.config),
                 "number of training images": len(train_source),
                 "number of evaluation images": len(eval_source),
+                "number of pseudo-labelled images": len(pseudo_source or ()),
+                "teacher": devices.fingerprint(distillation.fixed(teacher)),
             }
         )
         stack.enter_context(workdir.claimed(folder, e.config))
@@ -104,13 +109,18 @@ def _train(
         schedule, optimizer = program.schedule_and_optimizer(e)
         graphdef, run_state, first_step, origin = _first_state(e, optimizer, checkpoints, mesh)
         steps = {"total_steps": e.total_steps, "eval_every_steps": e.eval_every_steps}
+        if teacher is not None:
+            distillation.check_the_same(folder, teacher, is_resumed=first_step > 0)
+            origin.append(teacher.line)
+        make_objective = make_objective or _objective_maker(e, folder, train_source, first_step, teacher)
+        fixed = devices.put_replicated(distillation.fixed(teacher), mesh)
         log = stack.enter_context(contextlib.closing(open_log(folder, resumed_step=first_step, **steps)))
         own_devices = devices.local_mesh(mesh)
         gallery = Gallery()
         watch = gallery if jax.process_index() == 0 else None
         evaluator = make_evaluator(e, graphdef, own_devices, watch=watch)
         train_step = program.train_step(e, graphdef, optimizer, mesh, make_objective)
-        batches = stack.enter_context(contextlib.closing(_batches(e, train_source, first_step)))
+        batches = stack.enter_context(contextlib.closing(_batches(e, train_source, pseudo_source, first_step)))
         _announce(e, mesh, train_source, eval_source, run_state, origin + warnings)
 
         def evaluate() -> metrics.Scores | metrics.Accuracy:
@@ -137,11 +147,11 @@ def _train(
                     rows = next(batches)
                 batch = devices.put_batch(rows, mesh)
                 if step == first_step + 1:
-                    train_step = _compile(train_step, run_state, batch)
+                    train_step = _compile(train_step, run_state, batch, fixed)
                     processes.meet("compiled")
                     log.restart_clock()
                     meter.restart_clock()
-                run_state, step_metrics = train_step(run_state, batch)
+                run_state, step_metrics = train_step(run_state, batch, fixed)
                 meter.add(step_metrics)
                 done = step
 
@@ -210,6 +220,16 @@ class _Meter:
         self.restart_clock()
 
 
+def _objective_maker(
+    e: Experiment, folder: Path, train_source: Source, first_step: int, teacher: distillation.Teacher | None
+) -> MakeObjective:
+    counted = None
+    if e.class_balance == "auto":
+        is_resumed = first_step > 0
+        counted = class_weights.counted(folder, train_source, is_resumed=is_resumed, num_threads=e.num_threads)
+    return program.objective_maker(e, counted, teacher)
+
+
 def _first_state(
     experiment: Experiment, optimizer: optax.GradientTransformation, checkpoints: Checkpoints, mesh: Mesh
 ) -> tuple[nnx.GraphDef, state.State, int, list[str]]:
@@ -232,7 +252,7 @@ def _first_state(
     return graphdef, devices.put_replicated(fresh, mesh), 0, origin
 
 
-def _batches(experiment: Experiment, source: Source, first_step: int) -> pipeline.Closing[dict]:
+def _batches(experiment: Experiment, source: Source, beside: Source | None, first_step: int) -> pipeline.Closing[dict]:
     return pipeline.train_batches(
         source,
         experiment.augment,
@@ -242,6 +262,8 @@ def _batches(experiment: Experiment, source: Source, first_step: int) -> pipelin
         first_step=first_step,
         shard=pipeline.Shard(jax.process_index(), jax.process_count()),
         num_threads=experiment.num_threads,
+        beside=beside,
+        share_beside=experiment.pseudo_share,
     )
 
 
@@ -280,10 +302,10 @@ def _announce(
         _log.info(line)
 
 
-def _compile(train_step, run_state, batch):
+def _compile(train_step, *arguments):
     _log.info("compiling the training step ...")
     start = time.perf_counter()
-    compiled = train_step.lower(run_state, batch).compile()
+    compiled = train_step.lower(*arguments).compile()
     _log.info(f"compiled in {time.perf_counter() - start:.1f} s")
     return compiled
 

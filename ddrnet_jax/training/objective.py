@@ -11,14 +11,22 @@ from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.blocks import upsample_x8
 from ddrnet_jax.models.ddrnet import Output, normalise
 
-# batch: {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}
+# batch: {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}; and what is fixed (see make_step)
 # metrics: f32[] by name, which a run logs as means over its steps
 Objective = Callable[[dict, dict, dict[str, jax.Array]], tuple[jax.Array, tuple[dict, dict[str, jax.Array]]]]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Distance = Callable[[jax.Array, dict], jax.Array]  # of logits from a teacher's, for a batch
 
 
 def loss_of_heads(
-    graphdef: nnx.GraphDef, loss: Loss, platform: str, *, aux_weight: float = 0.4, remat: bool = True
+    graphdef: nnx.GraphDef,
+    loss: Loss,
+    platform: str,
+    *,
+    aux_weight: float = 0.4,
+    remat: bool = True,
+    distance: Distance | None = None,
+    distance_weight: float = 1.0,
 ) -> Objective:
     """The loss of the head, and that of the auxiliary head if there is one, at label resolution.
 
@@ -27,7 +35,8 @@ def loss_of_heads(
     aux_weight  of the auxiliary head's loss
     remat       gradients compute batch norm and ReLU again, from the outputs of the convolutions, instead of
                 keeping them: less memory
-    Its metrics are {"loss", "loss_main", "loss_aux"}.
+    distance    None, or what is added of the head's logits, distance_weight times
+    Its metrics are {"loss", "loss_main", "loss_aux"} and, with a distance, "loss_distill".
     """
     forward = training_forward(graphdef, platform, remat=remat)
 
@@ -41,7 +50,11 @@ def loss_of_heads(
         main = at_labels(out.logits)
         aux = jnp.zeros_like(main) if out.aux_logits is None else at_labels(out.aux_logits)
         total = main + aux_weight * aux
-        return total, (batch_stats, {"loss": total, "loss_main": main, "loss_aux": aux})
+        metrics = {"loss_main": main, "loss_aux": aux}
+        if distance is not None:
+            metrics["loss_distill"] = distance(out.logits, batch)
+            total += distance_weight * metrics["loss_distill"]
+        return total, (batch_stats, {"loss": total} | metrics)
 
     return objective
 

@@ -1,4 +1,7 @@
-"""SGD with momentum and its learning-rate schedules, through optax."""
+"""SGD, AdamW and their learning-rate schedules, through optax."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
@@ -49,22 +52,57 @@ def sgd(
     trunk_lr_factor         of that learning rate, for every other layer: those an ImageNet classifier has trained
     Source: the reference decays all parameters at one learning rate; super-gradients' recipe does neither.
     """
-    is_decayed = None if decay_norms_and_biases else _are_kernels
     steps = [
-        optax.add_decayed_weights(weight_decay, is_decayed),
+        optax.add_decayed_weights(weight_decay, _decayed(decay_norms_and_biases)),
         optax.sgd(schedule, momentum=momentum, nesterov=nesterov),
     ]
-    if trunk_lr_factor != 1:
-        steps.append(_scaled_trunk(trunk_lr_factor))
-    return optax.chain(*steps)
+    return optax.chain(*steps, *_trunk_steps(trunk_lr_factor))
+
+
+def adamw(
+    schedule: optax.Schedule,
+    *,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay_norms_and_biases: bool = True,
+    trunk_lr_factor: float = 1.0,
+) -> optax.GradientTransformation:
+    """AdamW: steps of the learning rate's own size, and decay beside the gradient; arguments as of `sgd`.
+
+    momentum  Adam's first beta; its second is 0.999
+    Source: Loshchilov and Hutter, arXiv 1711.05101; the decay is a factor of the learning rate, as in PyTorch.
+    """
+    steps = optax.adamw(
+        schedule,
+        b1=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        mask=_decayed(decay_norms_and_biases),
+    )
+    return optax.chain(steps, *_trunk_steps(trunk_lr_factor))
+
+
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+
+
+def make_optimizer(name: str, schedule: optax.Schedule, **settings: Any) -> optax.GradientTransformation:
+    """The named optimiser; settings are the arguments that all of them share."""
+    return OPTIMIZERS[name](schedule, **settings)
+
+
+def _decayed(norms_and_biases: bool) -> Callable[[dict], dict] | None:
+    return None if norms_and_biases else _are_kernels
 
 
 def _are_kernels(params: dict) -> dict:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def _scaled_trunk(factor: float) -> optax.GradientTransformation:
+def _trunk_steps(factor: float) -> list[optax.GradientTransformation]:
     """After the momentum, so that it is a factor of the learning rate and of nothing else."""
+    if factor == 1:
+        return []
 
     def scale(updates: dict, _) -> dict:
         return {
@@ -72,4 +110,4 @@ def _scaled_trunk(factor: float) -> optax.GradientTransformation:
             for part, update in updates.items()
         }
 
-    return optax.stateless(scale)
+    return [optax.stateless(scale)]

@@ -1,7 +1,7 @@
 """The training step of an experiment; also for devices that need not be there."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.runtime import devices
-from ddrnet_jax.training import losses, optimizer, state
+from ddrnet_jax.training import distillation, losses, optimizer, state
+from ddrnet_jax.training.distillation import Teacher
 from ddrnet_jax.training.objective import Loss, Objective, loss_of_heads
 from ddrnet_jax.training.step import make_step
 
@@ -32,24 +33,40 @@ def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None
         )
 
 
-def loss(experiment: Experiment) -> Loss:
-    """The loss of one head. Raises ConfigError if it needs what the data set does not have."""
+def loss(experiment: Experiment, counted_weights: Sequence[float] | None = None) -> Loss:
+    """The loss of one head. Raises ConfigError if it needs what the data set does not have.
+
+    counted_weights  of the classes, where the experiment's are counted
+    """
     if experiment.task == "classification":
         return functools.partial(losses.class_cross_entropy, label_smoothing=experiment.loss["label_smoothing"])
-    return losses.make_loss(class_weights=experiment.class_weights(), **experiment.loss)
+    return losses.make_loss(class_weights=experiment.class_weights(counted_weights), **experiment.loss)
 
 
-def objective_maker(experiment: Experiment) -> MakeObjective:
-    """A function of graphdef and platform that gives the objective. Raises ConfigError as `loss` does."""
-    of_head = loss(experiment)
+def objective_maker(
+    experiment: Experiment, counted_weights: Sequence[float] | None = None, teacher: Teacher | None = None
+) -> MakeObjective:
+    """A function of graphdef and platform that gives the objective. Errors are those of `loss`.
+
+    counted_weights  as of `loss`
+    teacher          whose weights the step is given as fixed: {"teacher": teacher.weights}
+    """
+    of_head = loss(experiment, counted_weights)
     options: dict[str, Any] = {"aux_weight": experiment.aux_weight, "remat": experiment.remat}
-    return lambda graphdef, platform: loss_of_heads(graphdef, of_head, platform, **options)
+
+    def make(graphdef: nnx.GraphDef, platform: str) -> Objective:
+        if teacher is not None:
+            options["distance"] = distillation.distance(teacher, platform, experiment.distill["temperature"])
+            options["distance_weight"] = experiment.distill["weight"]
+        return loss_of_heads(graphdef, of_head, platform, **options)
+
+    return make
 
 
 def schedule_and_optimizer(experiment: Experiment) -> tuple[optax.Schedule, optax.GradientTransformation]:
     """The learning rate by step, and the optimiser that follows it."""
     schedule = optimizer.learning_rate_schedule(**experiment.schedule)
-    return schedule, optimizer.sgd(schedule, **experiment.optimizer)
+    return schedule, optimizer.make_optimizer(schedule=schedule, **experiment.optimizer)
 
 
 def train_step(
@@ -57,13 +74,9 @@ def train_step(
     graphdef: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
-    make_objective: MakeObjective | None = None,
+    make_objective: MakeObjective,
 ) -> jax.stages.Wrapped:
-    """The compiled step of an experiment (see `step.make_step`).
-
-    make_objective  None: the loss of the experiment
-    """
-    make_objective = make_objective or objective_maker(experiment)
+    """The compiled step of an experiment and an objective (see `step.make_step`, `objective_maker`)."""
     return make_step(
         make_objective(graphdef, devices.platform(mesh)),
         optimizer,
@@ -82,8 +95,11 @@ def lower_train_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     _, sgd = schedule_and_optimizer(experiment)
     graphdef, fresh = state.abstract(experiment.network, sgd, ema_decay=experiment.ema_decay)
     fresh = _placed(fresh, devices.replicated(mesh))
-    step = train_step(experiment, graphdef, sgd, mesh)
-    return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)))
+    teacher = distillation.read_teacher(experiment)
+    make_objective = objective_maker(experiment, [1.0] * experiment.spec.num_classes, teacher)
+    step = train_step(experiment, graphdef, sgd, mesh, make_objective)
+    fixed = _placed(distillation.fixed(teacher), devices.replicated(mesh))
+    return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)), fixed)
 
 
 def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:

@@ -35,9 +35,11 @@ def make_step(
     ema_decay: float = 0.0,
     accumulate_steps: int = 1,
 ) -> jax.stages.Wrapped:
-    """The compiled step (state, batch) -> (state, metrics); the given state is consumed.
+    """The compiled step (state, batch, fixed={}) -> (state, metrics); the given state is consumed.
 
     objective         what is minimised; its metrics come back with "grad_norm" beside them
+    fixed             what the objective finds in its batch beside the rows, the same at each step: {} or a teacher's
+                      weights
     batch             {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}, sharded by batch
     accumulate_steps  parts of the batch that pass one after another, each over all devices, for less memory.
                       The step takes the mean of their gradients; batch norm and loss see one part, running
@@ -46,11 +48,14 @@ def make_step(
     whatever the number of devices.
     """
 
-    def gradients(params, batch_stats, batch):
-        (loss, (batch_stats, metrics)), grads = jax.value_and_grad(objective, has_aux=True)(params, batch_stats, batch)
-        return batch_stats, (grads, {"loss": loss} | metrics)
+    gradient = jax.value_and_grad(objective, has_aux=True)
 
-    def train_step(state: State, batch):
+    def train_step(state: State, batch, fixed=None):
+        def gradients(params, batch_stats, rows):
+            with_fixed = rows | (fixed or {})
+            (loss, (batch_stats, metrics)), grads = gradient(params, batch_stats, with_fixed)
+            return batch_stats, (grads, {"loss": loss} | metrics)
+
         if accumulate_steps == 1:
             batch_stats, (grads, metrics) = gradients(state["params"], state["batch_stats"], batch)
         else:

@@ -26,6 +26,7 @@ class Weights:
     """The weights of a file or checkpoint by our paths, and what network they are of.
 
     origin    OUR_CHECKPOINT or one of names.ORIGINS
+    classes   their names, None where only their number is known
     leaves    {our dotted path: array} of every parameter and running statistic
     left_out  what else the file holds, with the reason it is not used
     """
@@ -38,6 +39,7 @@ class Weights:
     has_aux_head: bool
     leaves: dict[str, np.ndarray]
     left_out: dict[str, str]
+    classes: tuple[str, ...] | None = None
 
     def describe(self) -> str:
         """A few words for people: "DDRNet-23_slim segmentation, 19 classes, with auxiliary head"."""
@@ -141,6 +143,7 @@ def _of_checkpoint(path: Path) -> Weights:
         has_aux_head=model.aux_head is not None,
         leaves=variables.paths(loaded.params) | variables.paths(loaded.batch_stats),
         left_out={},
+        classes=loaded.experiment.spec.classes,
     )
 
 

@@ -101,6 +101,16 @@ def test_only_free_keys_may_change():
         ("optimizer.step_fractions=(0.6, 0.3)", "increasing fractions between 0 and 1"),
         ("optimizer.step_fractions=(2.0,)", "increasing fractions between 0 and 1"),
         ("eval.scales=()", "one or more scales"),
+        ("data.colour=(0.1, 0.5, 0.5)", "data.colour: (0.1, 0.5, 0.5) given, expected () or four ranges"),
+        ("data.colour=(0.1, -0.5, 0.5, 0.1)", "expected () or four ranges from 0 to 1"),
+        ("data.colour=(0.1, 0.5, 1.5, 0.1)", "expected () or four ranges from 0 to 1"),
+        ("data.colour=('red', 0, 0, 0)", "expected () or four ranges from 0 to 1"),
+        ("loss.class_weights=often", "loss.class_weights=often: expected True or False or 'auto', like False"),
+        ("data.max_class_share=0.0", "data.max_class_share: 0.0 given, expected above 0 and at most 1"),
+        ("data.rare_class_share=1.5", "data.rare_class_share: 1.5 given, expected between 0 and 1"),
+        ("data.pseudo_share=1.0", "data.pseudo_share: 1.0 given, expected above 0 and below 1"),
+        ("distill.temperature=0.0", "distill.temperature: 0.0 given, expected above 0"),
+        ("optimizer.name=adam", "optimizer.name: 'adam' given, expected one of 'sgd', 'adamw'"),
         ("eval.size_hw=12", "eval.size_hw"),
     ],
 )
@@ -112,9 +122,19 @@ def test_wrong_overrides_are_named(tmp_path, override, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("given", [True, False, "auto"])
+def test_class_weights_are_a_word_or_a_truth_value(tmp_path, given):
+    path = write(tmp_path, [f"config.loss.class_weights = {given!r}"])
+    assert config_files.load(path).loss.class_weights == given
+    overridden = config_files.load(write(tmp_path, []), [f"loss.class_weights={given}"])
+    assert overridden.loss.class_weights == given
+    assert config_files.from_json(config_files.to_json(overridden)).loss.class_weights == given
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
+        (["config.loss.class_weights = 'median'"], "expected True or False or 'auto'"),
         (["config.data.crop = (64, 64)"], "mine.py, line 4: "),
         (["config.batch_size = 'many'"], "mine.py, line 4: "),
         (["x = 1", "raise RuntimeError('no disk')"], "mine.py, line 5: no disk"),

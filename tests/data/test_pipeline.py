@@ -64,15 +64,43 @@ def test_each_part_of_a_batch_is_the_same_samples_for_any_number_of_processes(co
         assert together == rows([{k: v[part::2] for k, v in b.items()} for b in take(6)])
 
 
+class Numbered:
+    """Images of one grey, which is their number."""
+
+    def __init__(self, first, count):
+        self.first, self.count = first, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        grey = np.full((32, 32, 3), self.first + index, np.uint8)
+        return {"image": grey, "label": np.zeros((32, 32), np.uint8)}
+
+
+def test_a_second_source_has_its_share_and_all_of_its_samples():
+    def numbers(count, **options):
+        plain = Augment((32, 32), (1.0, 1.0), False)
+        mixed = {"beside": Numbered(100, 6), "share_beside": 0.25}
+        batches = train_batches(Numbered(0, 18), plain, seed=3, batch_size=8, **mixed, **options)
+        found = [next(batches)["images"][:, 0, 0, 0].tolist() for _ in range(count)]
+        batches.close()
+        return found
+
+    whole = numbers(6)
+    assert [sum(number >= 100 for number in step) for step in whole] == [2] * 6
+    for first, last in ((0, 17), (100, 105)):
+        seen = [number for step in whole for number in step if first <= number <= last]
+        epoch = last - first + 1
+        assert sorted(seen[:epoch]) == sorted(seen[epoch : 2 * epoch]) == list(range(first, last + 1))
+        assert seen[:epoch] != seen[epoch : 2 * epoch]
+    assert numbers(2, first_step=4) == whole[4:]
+    parts = [numbers(6, shard=Shard(i, 2)) for i in range(2)]
+    assert [sorted(a + b) for a, b in zip(*parts, strict=True)] == [sorted(step) for step in whole]
+
+
 def test_every_epoch_sees_every_sample_in_a_new_order():
-    class Names:
-        def __len__(self):
-            return 8
-
-        def __getitem__(self, index):
-            return {"image": np.full((32, 32, 3), index, np.uint8), "label": np.zeros((32, 32), np.uint8)}
-
-    batches = train_batches(Names(), Augment((32, 32), (1.0, 1.0), False), seed=0, batch_size=8)
+    batches = train_batches(Numbered(0, 8), Augment((32, 32), (1.0, 1.0), False), seed=0, batch_size=8)
     orders = [next(batches)["images"][:, 0, 0, 0].tolist() for _ in range(3)]
     batches.close()
     assert all(sorted(order) == list(range(8)) for order in orders)

@@ -1,4 +1,4 @@
-"""Schedules and SGD against their formulas."""
+"""Schedules, SGD and AdamW against their formulas."""
 
 import math
 
@@ -76,6 +76,28 @@ def test_sgd_is_pytorchs(nesterov):
         np.testing.assert_allclose(ours["w"], p, rtol=1e-5)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_adamw_is_its_formula(nesterov):
+    """torch.optim.AdamW (NAdam's look ahead with nesterov), written out, at a rate that changes."""
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal(5)
+    gradients = rng.standard_normal((4, 5))
+    tx = optimizer.make_optimizer(
+        "adamw", lambda step: 0.1 / (step + 1), momentum=0.8, nesterov=nesterov, weight_decay=0.02
+    )
+    ours = {"w": jnp.asarray(p)}
+    opt_state = tx.init(ours)
+    mean, square = np.zeros(5), np.zeros(5)
+    for t, g in enumerate(gradients, start=1):
+        updates, opt_state = tx.update({"w": jnp.asarray(g)}, opt_state, ours)
+        ours = {"w": ours["w"] + updates["w"]}
+        mean, square = 0.8 * mean + 0.2 * g, 0.999 * square + 0.001 * g**2
+        ahead = 0.8 * mean / (1 - 0.8 ** (t + 1)) + 0.2 * g / (1 - 0.8**t)
+        step = (ahead if nesterov else mean / (1 - 0.8**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
+        p = p - 0.1 / t * (step + 0.02 * p)
+        np.testing.assert_allclose(ours["w"], p, rtol=1e-5, atol=2e-6)
+
+
 @pytest.fixture(scope="module")
 def network():
     """Parameters of a whole segmenter, all at 1, and gradients, by our dotted paths."""
@@ -86,10 +108,10 @@ def network():
     return ones, {path: rng.standard_normal(leaf.shape).astype(np.float32) for path, leaf in shapes.items()}
 
 
-def moves(network, steps=1, **options):
+def moves(network, steps=1, name="sgd", **options):
     """By how much each parameter moves in some steps with the same gradients, at learning rate 0.1."""
     params, gradients = (variables.from_paths(flat) for flat in network)
-    tx = optimizer.sgd(lambda step: 0.1, momentum=0.9, nesterov=False, **options)
+    tx = optimizer.make_optimizer(name, lambda step: 0.1, momentum=0.9, nesterov=False, **options)
 
     @jax.jit
     def last_update(params, gradients):
@@ -119,6 +141,14 @@ def test_decay_may_leave_norms_and_biases_alone(network):
         np.testing.assert_allclose(ours[path], -0.1 * (gradient + 0.01 * is_kernel), rtol=1e-5, atol=1e-8, err_msg=path)
         undecayed |= set() if is_kernel else {path.rsplit(".", 1)[1]}
     assert undecayed == {"scale", "bias"}
+
+
+def test_adamw_has_a_rate_for_the_trunk_and_decay_for_kernels_alone(network):
+    ours = moves(network, name="adamw", weight_decay=0.5, trunk_lr_factor=0.1, decay_norms_and_biases=False)
+    for path, gradient in network[1].items():
+        factor = 1 if path.split(".")[0] in ("dappm", "head", "aux_head") else 0.1
+        expected = -0.1 * factor * (gradient / (abs(gradient) + 1e-8) + 0.5 * (gradient.ndim > 1))
+        np.testing.assert_allclose(ours[path], expected, rtol=1e-4, atol=1e-6, err_msg=path)
 
 
 def test_the_options_add_nothing_to_the_optimisers_state(network):

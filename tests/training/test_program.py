@@ -23,7 +23,8 @@ def test_lowered_from_shapes_as_from_arrays(repo, name, overrides):
     images = np.zeros((8, 64, 64, 3), np.uint8)
     labels = np.zeros((8, 64, 64), np.uint8) if name == "cityscapes" else np.zeros(8, np.int32)
     batch = devices.put_batch({"images": images, "labels": labels}, mesh)
-    of_arrays = program.train_step(build.experiment(config), graphdef, sgd, mesh).lower(
+    experiment = build.experiment(config)
+    of_arrays = program.train_step(experiment, graphdef, sgd, mesh, program.objective_maker(experiment)).lower(
         jax.device_put(fresh, devices.replicated(mesh)), batch
     )
     assert program.lower_train_step(build.experiment(config), mesh).as_text() == of_arrays.as_text()
