@@ -57,9 +57,7 @@ def base() -> ConfigDict:
     config.data.images = "images/{split}"  # folder: where a split's images are, below data.root; a folder or a pattern
     config.data.labels = "labels/{split}"  # likewise labels: "masks/{stem}_L.png"; x.json without {stem} is COCO's
     config.data.lists = ""  # folder: lists of a split's images, like "lists/{split}.txt"; "" = all that are there
-    config.data.val_share = (
-        0.0  # folder: share of the images that is eval_split, by their names; the rest is trained on
-    )
+    config.data.val_share = 0.0  # folder: share of the images, by their names, that is eval_split; the rest trains
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 0.01  # peak, for this batch_size
