@@ -4,8 +4,10 @@ python -m ddrnet_jax.main --config configs/folder.py --workdir runs/mine --confi
 
 Copy this file anywhere and edit the five lines; it runs from any folder. DIR holds
 images/train, labels/train, images/val, labels/val; an image and its mask have the same stem.
-Masks are 8-bit PNGs of class indices, or colour masks (then give data.colors). From random weights,
-few images learn little. Its 2000 steps take about 40 minutes on 2 CPU cores (reckoned from camvid_small.py).
+Masks are 8-bit PNGs of class indices, or colour masks (then give data.colors). For other layouts (Pascal VOC, COCO,
+labelme, masks with names of their own, one folder without splits) --mode check_data prints the lines to add.
+From random weights, few images learn little. Its 2000 steps take about 40 minutes on 2 CPU cores (reckoned from
+camvid_small.py).
 """
 
 from ddrnet_jax.config import base

@@ -14,7 +14,7 @@ from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets import layouts
 from ddrnet_jax.data.sets import scenes as scene_sets
-from ddrnet_jax.data.sets.folder import folder_spec
+from ddrnet_jax.data.sets.folder import Folder, folder_spec
 from ddrnet_jax.data.sets.imagenet import imagenet_spec
 from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.data.sets.specs import DatasetSpec
@@ -160,12 +160,18 @@ def dataset_spec(config: ConfigDict) -> DatasetSpec:
     """The classes, colours and label values of the config's data set. Raises DataError if they disagree."""
     d = config.data
     if d.name == "folder":
-        return folder_spec(
-            d.classes, d.colors, d.label_values, d.ignore_values, image_folder=d.images, label_folder=d.labels
-        )
+        return own_folder(config, d.classes)
     if d.name == "imagenet":
         return imagenet_spec(d.classes)
     return scene_sets.IMAGES if d.name == "scenes" and config.task == "classification" else SPECS[d.name]
+
+
+def own_folder(config: ConfigDict, classes: Sequence[str]) -> Folder:
+    """The user's own folder with these classes. Raises DataError if the settings disagree."""
+    d = config.data
+    ways = {"image_folder": d.images, "label_folder": d.labels, "lists": d.lists}
+    shares = {"val_share": d.val_share, "val_split": d.eval_split}
+    return folder_spec(classes, d.colors, d.label_values, d.ignore_values, **ways, **shares)
 
 
 def sources_to_prepare(config: ConfigDict) -> dict[str, FolderPairs | Scenes]:

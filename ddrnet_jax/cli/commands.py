@@ -128,6 +128,7 @@ def _check_data(arguments, overrides) -> int:
     from ddrnet_jax.data.check import check
     from ddrnet_jax.data.check import report as check_report
 
+    _say_how_unnamed_classes_lie(_config(arguments, overrides))
     e = _experiment(arguments, overrides)
     report = check.check(
         (
@@ -144,6 +145,21 @@ def _check_data(arguments, overrides) -> int:
     output = arguments.output or Path("runs") / "check_data" / _run_name(arguments)
     print("\n".join(check_report.write(report, output)))
     return int(report.has_errors)
+
+
+def _say_how_unnamed_classes_lie(config) -> None:
+    """Prints how the files of a folder lie whose classes are not set yet; who needs them says that they must be."""
+    from ddrnet_jax import build
+    from ddrnet_jax.data.check import recognise
+    from ddrnet_jax.data.check import report as check_report
+
+    d = config.data
+    if d.name != "folder" or d.classes or not d.root:
+        return
+    unnamed = [f"class {number}" for number in range(max(2, len(d.colors or d.label_values)))]
+    found = recognise.finding(d.root, build.own_folder(config, unnamed), d.train_split, d.eval_split)
+    if found:
+        print("\n".join(check_report.finding_lines(found)))
 
 
 def _doctor(arguments, overrides) -> int:

@@ -61,9 +61,11 @@ def base() -> ConfigDict:
     config.data.classes = ()  # folder: names of the classes by train id; imagenet: of its folders, () = all 1000
     config.data.colors = ()  # folder: RGB of each class in colour masks; () = masks hold indices
     config.data.label_values = ()  # folder: raw index of each class; () = 0, 1, 2, ...
-    config.data.ignore_values = (255,)  # folder: raw indices or RGB triples that count nowhere
-    config.data.images = "images/{split}"  # folder: where a split's images are, below data.root
-    config.data.labels = "labels/{split}"  # folder: where a split's labels are, below data.root
+    config.data.ignore_values = (255,)  # folder: raw indices, RGB triples or (in JSON) names that count nowhere
+    config.data.images = "images/{split}"  # folder: where a split's images are, below data.root; a folder or a pattern
+    config.data.labels = "labels/{split}"  # likewise labels: "masks/{stem}_L.png"; x.json without {stem} is COCO's
+    config.data.lists = ""  # folder: lists of a split's images, like "lists/{split}.txt"; "" = all that are there
+    config.data.val_share = 0.0  # folder: share of the images, by their names, that is eval_split; the rest trains
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # "sgd", "adamw"
@@ -204,6 +206,7 @@ def validate(config: ConfigDict) -> None:
     _require(config, "task", lambda v: v in tasks, expected)
     if config.task == "classification":
         _check_classification(config)
+    _require(config, "data.val_share", lambda v: 0 <= v < 1, "at least 0 and below 1")
     _require(config, "data.jpeg_quality", lambda v: 0 <= v <= 100, "between 0 and 100")
 
 

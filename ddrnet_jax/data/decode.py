@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from ddrnet_jax import memory
-from ddrnet_jax.data import headers, matlab
+from ddrnet_jax.data import gifs, headers, matlab, polygons
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.specs import DatasetSpec
 
@@ -32,10 +32,12 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
-    """u8[H,W] train ids (0..C-1 or 255) of an encoded index or colour mask, or a MATLAB label map.
+    """u8[H,W] train ids (0..C-1 or 255) of an encoded index or colour mask, a MATLAB label map, or polygons in JSON.
 
     Raises DataError naming the file if it is damaged or holds a value that the spec does not know.
     """
+    if spec.has_polygons:
+        return polygons.decode(data, name, spec.values)
     if data.startswith(matlab.MAGIC):
         return _values_to_ids(matlab.read_label_map(data, name), b"", name, spec)
     _check_complete(data, name)
@@ -46,6 +48,11 @@ def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
     if mask is None:
         raise DataError(f"{name}: not a readable label; replace the file, or remove it with its image")
     return _colors_to_ids(mask, name, spec) if spec.has_color_masks else _values_to_ids(mask, data, name, spec)
+
+
+def stored_pixels(data: bytes) -> np.ndarray | None:
+    """[H,W] or [H,W,channels] of a picture, with the type and values that its file stores; None if it is none."""
+    return _imdecode(data, cv2.IMREAD_UNCHANGED)
 
 
 def is_jpeg(data: bytes) -> bool:
@@ -63,6 +70,8 @@ def check_pair(image: np.ndarray, label: np.ndarray, name: str) -> None:
 
 
 def _values_to_ids(mask: np.ndarray, data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
+    if data.startswith(gifs.MAGIC):
+        mask = mask[..., 0] if mask.ndim == 3 else mask
     if mask.ndim != 2:
         raise DataError(
             f"{name}: the label has {mask.shape[2]} channels; an index mask has one (for colour masks give data.colors)"
@@ -170,10 +179,12 @@ def _png_chunks(data: bytes):
 
 
 def _palette_as_grey(data: bytes) -> bytes:
-    """Relabel a palette PNG as greyscale, so that the decoder returns its indices, not its colours.
+    """Relabel a PNG or GIF with a palette as greyscale, so that the decoder returns its indices, not its colours.
 
     Source: cv2 expands palettes and cannot be told not to; the pixel data of both kinds is the same.
     """
+    if data.startswith(gifs.MAGIC):
+        return gifs.indices_as_greys(data)
     if data[: len(_PNG)] != _PNG or data[25] != 3:
         return data
     header = data[16:25] + b"\0" + data[26:29]

@@ -1,13 +1,16 @@
 """Files and folders of data sets, with errors that name them."""
 
+import collections
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError, MissingLabels, Pair
+from ddrnet_jax.text import first_few
 
-IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm"))
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif"))
+_FEW = 4  # that a message names
 _NO_DATA = frozenset(("thumbs.db", "desktop.ini"))
 
 
@@ -26,13 +29,25 @@ def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
             raise DataError(f"{path} and {paths[path.stem].name} have the same stem; one of them must go")
         paths[path.stem] = path
     if not paths:
-        raise DataError(f"{folder}: no images here ({', '.join(sorted(IMAGE_SUFFIXES))}), expected the {what}")
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"{folder}: no images here ({kinds}), expected the {what}: {contents(folder)}")
     return paths
 
 
 def is_image(name: str) -> bool:
     """True if a file of this name is taken for an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
+
+
+def contents(folder: Path, called: str = "it") -> str:
+    """The contents of a folder in a few words: "it has city_a/, city_b/ and 12 .json"."""
+    with os.scandir(folder) as entries:
+        there = [entry for entry in entries if not entry.name.startswith(".")]
+    folders = sorted(f"{entry.name}/" for entry in there if entry.is_dir())
+    suffixes = [os.path.splitext(entry.name)[1] or "without suffix" for entry in there if not entry.is_dir()]
+    kinds = [f"{count:,} {suffix}" for suffix, count in collections.Counter(suffixes).most_common()]
+    parts = [first_few(found, _FEW) for found in (folders, kinds) if found]
+    return f"{called} has {' and '.join(parts)}" if parts else f"{called} is empty"
 
 
 def unread(folder: str | Path) -> list[str]:
@@ -57,8 +72,8 @@ def require_folder(folder: Path, what: str) -> Path:
     """The folder itself. Raises DataError that says what it should be and what is there instead."""
     if folder.is_dir():
         return folder
-    beside = [f"{name}/" for name in subfolders(folder.parent)] if folder.parent.is_dir() else []
-    there = f"{folder.parent} has {', '.join(beside[:8])}" if beside else f"{folder.parent} has no folders"
+    above = folder.parent
+    there = contents(above, str(above)) if above.is_dir() else f"{above} is not there either"
     raise DataError(f"{folder}: no such folder, expected {what}; {there}: check data.root and the splits")
 
 

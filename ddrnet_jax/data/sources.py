@@ -54,7 +54,8 @@ class FolderPairs:
         image, label = self.pairs[index]
         if isinstance(label, int):
             return EncodedSample(read_file(image), label, image, image)
-        return EncodedSample(read_file(image), read_file(label), image, label)
+        content, name = self.spec.read_label(image, label)
+        return EncodedSample(read_file(image), content, image, name)
 
     def places(self) -> Iterator[Hashable]:
         """The place of each image; two sources share the images whose places are equal."""

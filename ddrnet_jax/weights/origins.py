@@ -22,8 +22,8 @@ from ddrnet_jax.weights.state_dicts import official_shape
 
 # The biases that mmsegmentation does not have, and the running means that can hold them.
 _STEM_BIASES = {"conv1.0.bias": "conv1.1.running_mean", "conv1.3.bias": "conv1.4.running_mean"}
-_PREFIX = re.compile(r"(?:(?:module|model)\.)*")  # of DataParallel, of the official training code; or of both
-_LOSS = re.compile(_PREFIX.pattern + r"loss\.")
+_LOSS = re.compile(r"(?:^|\.)\w*(?:loss|criteri(?:on|a))\w*\.")
+_COUNTER = re.compile(r"(?:^|\.)(?:n_averaged|num_updates|global_step|step|epoch)$")
 _OF_CLASSES = re.compile(r"(final_layer\.conv2|seghead_extra\.conv2|linear)\.")
 _STAGES = ("stem", *(f"layer{n}" for n in range(1, 6)), "spp", "final_layer", "seghead_extra")
 _STAGES += ("down5", "last_layer", "linear")  # of classifiers
@@ -90,13 +90,14 @@ class _Slot:
 def recognise(state_dict: dict[str, np.ndarray]) -> Recognised:
     """Find out whose naming a state dict has and which network it is; give it in the official naming.
 
-    state_dict   names as any of ORIGINS has them, all behind one prefix of "module." and "model.", or none
+    state_dict   names as any of ORIGINS has them, all behind one prefix that ends in ".", or none
     Raises       WeightsMismatch if the naming is none of them, or if the tensors are not exactly one network's.
     """
     tensors = {str(name): np.asarray(array) for name, array in state_dict.items()}
-    left_out = {name: "a training loss's own tensor" for name in tensors if _LOSS.match(name)}
+    prefixes = {name: _prefix(name) for name in tensors}
+    prefix = _most_common_prefix(prefixes.values())
+    left_out = {name: why for name, found in prefixes.items() if found is None and (why := _why_left_out(name, prefix))}
     own = {name: array for name, array in tensors.items() if name not in left_out}
-    prefix = Counter([next(_PREFIX.finditer(name))[0] for name in own] or [""]).most_common(1)[0][0]
     given = {name.removeprefix(prefix): array for name, array in own.items() if name.startswith(prefix)}
     kind = _most_similar(given)
     if kind is None:
@@ -112,6 +113,36 @@ def recognise(state_dict: dict[str, np.ndarray]) -> Recognised:
     official = {slot.official: given[name] for name, slot in slots.items()}
     stem_biases = {bias: np.zeros_like(official[mean]) for bias, mean in _STEM_BIASES.items()}
     return Recognised(kind.origin, kind.variant, kind.task, num_classes, aux_head, stem_biases | official, left_out)
+
+
+@functools.cache
+def _known_names() -> frozenset[str]:
+    """The names of all tensors of all networks."""
+    return frozenset(name for kind in _kinds(*ORIGINS) for name in _slots(kind))
+
+
+def _prefix(name: str) -> str | None:
+    """What stands before the name that a tensor has in some network; None if it has none."""
+    ends = [0, *(match.end() for match in re.finditer(r"\.", name))]
+    return next((name[:end] for end in ends if name[end:] in _known_names()), None)
+
+
+def _most_common_prefix(prefixes: Iterable[str | None]) -> str:
+    """Raises WeightsMismatch if two are about as common: two networks side by side."""
+    found = Counter(prefix for prefix in prefixes if prefix is not None).most_common(2) or [("", 0)]
+    if len(found) == 2 and 2 * found[1][1] > found[0][1]:
+        both = " and ".join(shown(repr(prefix)) for prefix, _ in found)
+        raise WeightsMismatch(f"two networks, their names behind {both}; save one of them alone")
+    return found[0][0]
+
+
+def _why_left_out(name: str, prefix: str) -> str:
+    """Why a tensor is no part of the network; "" if it may well be."""
+    if _LOSS.search(name):
+        return "a training loss's own tensor"
+    if _COUNTER.search(name):
+        return "a counter"
+    return "" if name.startswith(prefix) else "it stands beside the network"
 
 
 def to_origin(state_dict: dict[str, np.ndarray], origin: str, variant: str) -> dict[str, np.ndarray]:

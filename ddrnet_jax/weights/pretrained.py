@@ -1,6 +1,8 @@
 """Weights to start from: a checkpoint of ours or a PyTorch file, and what of it fits a model."""
 
+import contextlib
 import dataclasses
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS, DDRNet, builder
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights import state_dicts
-from ddrnet_jax.weights.origins import WeightsMismatch, recognise
+from ddrnet_jax.weights.origins import Recognised, WeightsMismatch, recognise
+
+_log = logging.getLogger(__name__)
 
 OUR_CHECKPOINT = "ddrnet_jax"
 _HEADS = ("head", "aux_head")
@@ -148,10 +152,7 @@ def _of_checkpoint(path: Path) -> Weights:
 
 
 def _of_file(path: Path) -> Weights:
-    try:
-        found = recognise(state_dicts.read_checkpoint(path))
-    except WeightsMismatch as e:
-        raise PretrainedError(f"{path}: {e}") from e
+    found = _recognised(path, state_dicts.read_state_dicts(path))
     build = builder(found.variant, task=found.task, num_classes=found.num_classes, aux_head=found.aux_head)
     model = variables.merge(*variables.shapes(build))
     leaves = {
@@ -168,6 +169,27 @@ def _of_file(path: Path) -> Weights:
         leaves=leaves,
         left_out=found.left_out,
     )
+
+
+def _recognised(path: Path, state_dicts_found: dict[str, dict[str, np.ndarray]]) -> Recognised:
+    """The first of them if it is a whole network, else the only one that is."""
+    (first, given), *others = state_dicts_found.items()
+    try:
+        return recognise(given)
+    except WeightsMismatch as e:
+        error = e
+    whole = {}
+    for place, other in others:
+        with contextlib.suppress(WeightsMismatch):
+            whole[place] = recognise(other)
+    if len(whole) > 1:
+        places = ", ".join(repr(place.removeprefix(".")) for place in whole)
+        raise PretrainedError(f"{path}: holds {len(whole)} whole networks, {places}; save one of them alone")
+    if not whole:
+        raise PretrainedError(f"{path}: {error}") from error
+    ((place, found),) = whole.items()
+    _log.info(f"{path}: the weights are those of {place.removeprefix('.')!r}")
+    return found
 
 
 def _as_float32(path: Path, name: str, array: np.ndarray) -> np.ndarray:

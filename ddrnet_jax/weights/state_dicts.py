@@ -1,6 +1,8 @@
 """Official PyTorch state dicts <-> ours: names, layouts, strict both ways."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -19,17 +21,44 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     Returns  {key: array}; what lies beside the state dict ("epoch", optimiser state) is left out
     Raises   WeightsFileError (a ValueError) with one line if the file is damaged, hostile or holds no state dict.
     """
+    return next(iter(read_state_dicts(path).values()))
+
+
+def read_state_dicts(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
+    """Every dict of named tensors in a file, as `read_checkpoint` gives the first of them.
+
+    Returns  {where it is in the file: {key: array}}, the most likely first: where trainers put it, then the largest
+    Raises   WeightsFileError likewise.
+    """
     content = weight_files.read_tensors(path)
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    tensors = {k: v for k, v in content.items() if isinstance(v, np.ndarray)} if isinstance(content, dict) else {}
-    if not tensors:
+    found = dict(_named_tensors(content, ""))
+    if not found:
         keys = ", ".join(repr(k) for k in list(content)[:8]) if isinstance(content, dict) else type(content).__name__
         raise weight_files.WeightsFileError(
             f"{path}: holds no state dict; expected named tensors, found {keys[:300] or 'an empty dict'}"
         )
-    return tensors
+    usual = _usual_place(content)
+    return {place: found[place] for place in sorted(found, key=lambda place: (place != usual, -len(found[place])))}
+
+
+def _usual_place(content: Any) -> str:
+    place = ""
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content, place = content[wrapper], f"{place}.{wrapper}"
+    return place
+
+
+def _named_tensors(content: Any, place: str) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """(place, tensors) of every dict that holds some."""
+    items = content.items() if isinstance(content, dict) else enumerate(content)
+    nested = {key: value for key, value in items if isinstance(value, dict | list | tuple)}
+    if isinstance(content, dict):
+        tensors = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+        if tensors:
+            yield place, tensors
+    for key, value in nested.items():
+        yield from _named_tensors(value, f"{place}.{key}")
 
 
 def load_state_dict(model: nnx.Module, state_dict: dict[str, np.ndarray]) -> None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import pickletools
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -449,13 +450,72 @@ def members_with(place, **changes):
         (Legacy([SOUND], little_endian=False).to_bytes(), "not from a little-endian machine"),
         (pickle.dumps({"a": 1}), "it is a pickle and not a file of torch.save"),
         (b"", "begins with b''"),
-        (b"<!DOCTYPE html><html>", "begins with b'<!DOCTYPE html><'"),
-        (b"version https://git-lfs", "if it is a web page or a Git LFS pointer, download the weights"),
+        (b"<!DOCTYPE html><html>", "is a web page, expected a file of torch.save or safetensors; download the weights"),
+        (
+            b"version https://git-lfs",
+            "fetch the weights themselves: git lfs pull",
+        ),
         (b"PK\x03\x04", "the end of the zip directory is said to be"),
     ],
 )
 def test_containers_that_lie_are_refused(refusal, content, line):
     assert line in refusal(content)
+
+
+def zip_of(*names):
+    return fuzz.zip_file([Member(name, b"") for name in names])
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "way"),
+    [
+        (
+            zip_of("net/data.pkl", "net/constants.pkl", "net/code/x.py"),
+            "is a TorchScript program",
+            "torch.jit.load(path",
+        ),
+        (zip_of("a.npy", "b.npy"), "is an .npz file of numpy", "save_file(dict(numpy.load(path))"),
+        (zip_of("run/best.pth", "run/log.txt"), "is a zip archive around best.pth", "unpack it"),
+        (zip_of("config.json", "model.weights.h5"), "is a file of Keras", "safetensors.numpy.save_file"),
+        (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras writes them", "safetensors.numpy.save_file"),
+        (b"\x1f\x8b\x08", "is packed with gzip", "unpack it"),
+        (b"\x93NUMPY\x01", "is a single array of numpy", "safetensors.numpy.save_file"),
+        (
+            pickle.dumps({"conv1.weight": np.ones(3)}, 2),
+            "it holds arrays of numpy",
+            "PaddlePaddle's .pdparams are such",
+        ),
+        (
+            pickle.dumps({"conv1.weight": np.ones(3)}, 4),
+            "it holds arrays of numpy",
+            "PaddlePaddle's .pdparams are such",
+        ),
+        (b"\x80\x02cmodels.ddrnet\nDualResNet\n)\x81.", "refusing models.ddrnet.DualResNet", "a whole model was saved"),
+        (b"\x80\x02}X\x01\0\0\0acargs\nOptions\n)\x81s.", "refusing args.Options", "save the tensors alone"),
+        (b"\x80\x02cos\nsystem\n.", "refusing os.system", "save the tensors alone"),
+        (b"\x80\x02cargparse\nNamespace\n)\x81.", "refusing argparse.Namespace", "save the tensors alone"),
+    ],
+)
+def test_each_kind_of_file_gets_its_own_way(refusal, content, what, way):
+    found, _, remedy = refusal(content).partition("; ")
+    assert what in found
+    assert way in remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("ddrnet.pdparams", "is a file of PaddlePaddle"),
+        ("model.ckpt.data-00000-of-00001", "is part of a TensorFlow checkpoint"),
+        ("saved_model.pb", "is a TensorFlow graph"),
+        ("ddrnet.onnx", "is an ONNX program"),
+        ("weights.bin", "begins with b'????', expected a file of torch.save or safetensors; if it is packed"),
+    ],
+)
+def test_where_the_content_says_nothing_the_name_does(tmp_path, name, what):
+    (tmp_path / name).write_bytes(b"????")
+    with pytest.raises(WeightsFileError, match=re.escape(f"{tmp_path / name}: {what}")):
+        read_tensors(tmp_path / name)
 
 
 ENTRY = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}

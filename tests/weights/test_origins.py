@@ -188,14 +188,38 @@ def test_the_function_stays_the_same_through_mmsegmentation():
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
-@pytest.mark.parametrize("prefix", ["module.", "model.", "module.model.", "model.module."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "module.",
+        "model.module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "net.",
+        "ema_model.module.",
+        "backbone.",
+        "a.b.",
+    ],
+)
 def test_prefixes_of_wrappers_are_seen_through(prefix, origin):
     theirs = to_origin(generated("slim_seg"), origin, "23_slim")
-    loss = prefix.removesuffix("model.") + "loss.criterion.weight"
-    found = recognise({prefix + k: v for k, v in theirs.items()} | {loss: np.ones(19, np.float32)})
+    beside = {
+        prefix.removesuffix("model.") + "loss.criterion.weight": "a training loss's own tensor",
+        "criterion.weight": "a training loss's own tensor",
+        "n_averaged": "a counter",
+    }
+    if prefix:
+        beside["val_iou.confmat"] = "it stands beside the network"
+    found = recognise({prefix + k: v for k, v in theirs.items()} | dict.fromkeys(beside, np.ones(19, np.float32)))
     assert found.origin == origin
     assert_equal(found.state_dict, recognise(theirs).state_dict)
-    assert found.left_out == {loss: "a training loss's own tensor"}
+    assert found.left_out == beside
+
+
+def test_two_networks_side_by_side_are_refused():
+    both = {f"{prefix}.{k}": v for prefix in ("student", "teacher") for k, v in generated("slim_seg").items()}
+    assert refusal(both) == "two networks, their names behind 'student.' and 'teacher.'; save one of them alone"
 
 
 @pytest.mark.parametrize("wrapper", ["state_dict", "model"])

@@ -180,3 +180,37 @@ def test_what_moves_is_what_training_starts_from(fresh_head):
             for path, leaf in variables.paths(tree).items():
                 is_fresh = fresh_head and path.startswith("head.")
                 np.testing.assert_array_equal(leaf, seeds[path] if is_fresh else numbers[path])
+
+
+NETWORK = fixtures.state_dict("slim_seg")
+AVERAGE = {name: array + 1 for name, array in NETWORK.items()}
+MOMENTA = {"state": {i: {"momentum_buffer": np.ones(3, np.float32)} for i in range(5)}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model_state_dict": NETWORK, "optimizer_state_dict": MOMENTA, "epoch": 3},
+        {"network": {f"net.{name}": array for name, array in NETWORK.items()}},
+        {"discriminator": {"conv.weight": np.ones((400, 9), np.float32)}, "checkpoint": {"generator": NETWORK}},
+        [NETWORK, {"epoch": 3}],
+        (7, [MOMENTA, NETWORK]),
+        {"net": AVERAGE, "ema_net": NETWORK},  # the average before what it is of, as super-gradients means it
+        {"state_dict": NETWORK, "teacher": AVERAGE},
+    ],
+)
+def test_the_one_whole_network_of_a_file_is_found_wherever_it_is(monkeypatch, content):
+    monkeypatch.setattr(weight_files, "read_tensors", lambda path: content)
+    found = pretrained._of_file("w.pth")
+    np.testing.assert_array_equal(found.leaves["stem.0.conv.bias"], NETWORK["conv1.0.bias"])
+    assert found.left_out == {}
+
+
+def test_two_whole_networks_of_a_file_are_named(monkeypatch):
+    content = {"student": NETWORK, "runs": [{"teacher": AVERAGE}], "other": {f"x{i}": np.ones(1) for i in range(999)}}
+    monkeypatch.setattr(weight_files, "read_tensors", lambda path: content)
+    with pytest.raises(PretrainedError, match="^w.pth: holds 2 whole networks, 'student', 'runs.0.teacher'; save one"):
+        pretrained._of_file("w.pth")
+    del content["student"], content["runs"]
+    with pytest.raises(PretrainedError, match="^w.pth: not the tensors of a DDRNet: x0, x1, x2 and 996 more"):
+        pretrained._of_file("w.pth")

@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from ddrnet_jax.data import decode
 from ddrnet_jax.data.check import files as check_files
-from ddrnet_jax.data.check import findings
-from ddrnet_jax.data.check.findings import SEVERITIES, Finding, Tally
+from ddrnet_jax.data.check import findings, recognise
+from ddrnet_jax.data.check.findings import SEVERITIES, SHARED, Finding, Tally
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.check.samples import Observation, inspect
 from ddrnet_jax.data.errors import DataError, MissingLabels
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.data.sets import layouts
+from ddrnet_jax.data.sets.folder import Folder
 from ddrnet_jax.data.sets.specs import DatasetSpec
 
 QUICK_SAMPLES = 16  # of both splits together
@@ -169,9 +170,18 @@ def check(
     for tally in tallies:
         found += findings.of_classes(tally)
     found += findings.of_images(tallies, crop_hw, scale_range, eval_size_hw)
+    found += _layout(splits, spec, root, found)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     actual = opened[0][1].spec if opened else spec
     return Report(spec.name, str(root), actual, tuple(tallies), tuple(found), _some(opened, tallies))
+
+
+def _layout(splits: Sequence[Split], spec: DatasetSpec, root: str | Path, found: list[Finding]) -> list[Finding]:
+    """How the files of the user's own folder lie, where something is wrong with how they are read."""
+    if not isinstance(spec, Folder) or not any(f.severity == "error" or f.message.endswith(SHARED) for f in found):
+        return []
+    layout = recognise.finding(root, spec, *(split.name for split in splits))
+    return [layout] if layout else []
 
 
 def _open(split: Split, root: str | Path, spec: DatasetSpec) -> tuple[Source | None, list[Finding]]:

@@ -12,6 +12,7 @@ from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.text import first_few
 
 SEVERITIES = ("error", "warning", "note")
+SHARED = "both trained and evaluated on"
 _MOST_SIZES = 16  # that evaluation compiles without complaint
 _MOST_VALUES = 6  # of what is unknown, in a message
 
@@ -29,6 +30,7 @@ _KINDS = {
     "class number": ("error", "sample(s) of a class that is not there", "prepare the data again, or set data.classes"),
     "value": ("error", "label(s) with values that no class has", ""),
     "color": ("error", "label(s) with colours that no class has", ""),
+    "name": ("error", "label(s) with classes that are not in data.classes", ""),
     "color for index": ("error", "label(s) are colour masks, but no colours are set", ""),
     "index for color": ("error", "label(s) are index masks, but colours are set", ""),
     "greys": ("error", "index label(s) saved with three equal channels", ""),
@@ -48,6 +50,8 @@ _KINDS = {
     "alpha": ("note", "image(s) with an alpha channel", "nothing: it is left out"),
     "deep": ("note", "image(s) of 16 bits", "nothing if they fill the range: they are read as 8 bits"),
 }
+
+_KEYS = {"value": int, "color": tuple, "name": str}  # kind of what is unknown: what it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,8 +130,8 @@ def of_samples(tallies: Sequence[Tally], spec: DatasetSpec) -> list[Finding]:
             continue
         message = f"{len(names)} {what}"
         paste: tuple[str, ...] = ()
-        if kind in ("value", "color"):
-            message += f": {_most(_summed(tallies, 'unknown', int if kind == 'value' else tuple))}"
+        if kind in _KEYS:
+            message += f": {_most(_summed(tallies, 'unknown', _KEYS[kind]))}"
         if not advice:
             advice, paste = _advice(kind, tallies, spec)
         findings.append(Finding(severity, message, advice, names, paste))
@@ -145,6 +149,9 @@ def _advice(kind: str, tallies: Sequence[Tally], spec: DatasetSpec) -> tuple[str
         return "set no colours; values and classes must agree", ("config.data.colors = ()",)
     if kind == "value":
         return _advice_for_values(tallies, spec)
+    if kind == "name":
+        names = tuple(sorted(_summed(tallies, "unknown", str)))
+        return "add them to data.classes, or count them nowhere", (f"config.data.ignore_values = {names}",)
     if kind == "color":
         colors = [key for key, train_id in spec.values.items() if train_id == IGNORE]
         unknown = sorted(_summed(tallies, "unknown", tuple))
@@ -249,7 +256,7 @@ def of_images(
         first, second = (tally.names for tally in tallies)
         same = tuple(f"{first[digest]} = {second[digest]}" for digest in first if digest in second)
         if same:
-            message = f"{len(same)} image(s) both trained and evaluated on"
+            message = f"{len(same)} image(s) {SHARED}"
             advice = "remove them from one split, unless meant (train+val for a server): the evaluation is too good"
             findings.append(Finding("warning", message, advice, same))
     return findings

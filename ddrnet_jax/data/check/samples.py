@@ -1,5 +1,6 @@
 """One sample looked at closely: what its files hold, and everything that is wrong with them."""
 
+import collections
 import dataclasses
 import hashlib
 from typing import cast
@@ -7,7 +8,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ddrnet_jax.data import decode, matlab
+from ddrnet_jax.data import decode, matlab, polygons
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
@@ -29,7 +30,7 @@ class Observation:
     digest    of the bytes of the image's file
     counts    i64[C+1] labelled pixels (or samples) by class, the ignored ones last; None if the label is unreadable
     raw       i64[256] pixels by raw value, of index masks
-    unknown   {raw value or RGB: pixels} that the data set does not know
+    unknown   {raw value, RGB or name: pixels} that the data set does not know
     colors    {RGB: pixels}, of masks whose colours do not fit the data set; the most frequent ones
     problems  [(kind, "FILE: what is the matter")]; the kinds are those of findings.py
     """
@@ -63,8 +64,11 @@ def inspect(source: Source, index: int, decoders: Decoders) -> Observation:
     if not source.spec.has_masks:
         _inspect_class(encoded.label, encoded.label_name, source.spec, seen)
         return seen
-    inspect_mask = _inspect_colors if source.spec.has_color_masks else _inspect_indices
-    label_hw = inspect_mask(encoded.label, encoded.label_name, source.spec, seen)
+    spec = source.spec
+    inspect_label = (
+        _inspect_polygons if spec.has_polygons else _inspect_colors if spec.has_color_masks else _inspect_indices
+    )
+    label_hw = inspect_label(encoded.label, encoded.label_name, spec, seen)
     if image_hw and label_hw:
         _compare_sizes(image_hw, label_hw, encoded.label_name, seen)
     return seen
@@ -150,6 +154,24 @@ def _inspect_colors(data: bytes, name: str, spec: DatasetSpec, seen: Observation
     return ids.shape
 
 
+def _inspect_polygons(data: bytes, name: str, spec: DatasetSpec, seen: Observation) -> tuple[int, int] | None:
+    """Height and width of the image that a label in JSON is of; None if it cannot be read."""
+    try:
+        size_hw, regions = polygons.read(data, name)
+        areas: collections.Counter[str] = collections.Counter()
+        for region in regions:
+            areas[region.name] += int(region.inside.sum())
+        seen.unknown = {name: area for name, area in areas.items() if name not in spec.values}
+        ids = polygons.decode(data, name, spec.values | dict.fromkeys(seen.unknown, IGNORE))
+    except DataError as e:
+        seen.note("unreadable", e)
+        return None
+    _count(np.bincount(ids.ravel(), minlength=256), name, spec, seen)
+    if seen.unknown:
+        seen.note("name", f"{name}: {_listed(seen.unknown)}")
+    return size_hw
+
+
 def _count(by_id: np.ndarray, name: str, spec: DatasetSpec, seen: Observation) -> None:
     seen.counts = np.append(by_id[: spec.num_classes], by_id[IGNORE])
     if not seen.counts[:-1].any() and not seen.unknown:
@@ -216,7 +238,7 @@ def _pixels(data: bytes) -> np.ndarray:
 
 def _listed(unknown: dict) -> str:
     """ "value 12 on 34 pixels, ...": the four most frequent."""
-    kind = "value" if isinstance(next(iter(unknown)), int) else "colour"
+    kind = {int: "value", str: "class"}.get(type(next(iter(unknown))), "colour")
     most = sorted(unknown, key=unknown.__getitem__, reverse=True)
     rest = f", and {len(most) - 4} more" if len(most) > 4 else ""
     return ", ".join(f"{kind} {value} on {unknown[value]:,} pixel(s)" for value in most[:4]) + rest

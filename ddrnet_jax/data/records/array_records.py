@@ -9,6 +9,7 @@ import numpy as np
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.records import manifest
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
 from ddrnet_jax.data.sets import camvid, imagenet
@@ -142,6 +143,8 @@ def _actual_spec(root: Path, label, spec: DatasetSpec, tfds) -> DatasetSpec:
     if has_masks != spec.has_masks:
         has, needs = ("masks", "class numbers") if has_masks else ("class numbers", "masks")
         raise DataError(f"{root}: its labels are {has}, but those of {spec.name!r} are {needs}")
+    if spec.has_polygons:
+        return dataclasses.replace(spec, values={**{i: i for i in range(spec.num_classes)}, IGNORE: IGNORE})
     if has_masks:
         return camvid.COLOR if spec.name == "camvid" and label.shape[-1] == 3 else spec
     if label.num_classes != spec.num_classes:

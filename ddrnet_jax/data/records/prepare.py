@@ -98,7 +98,7 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
             advance(file.count)
             return None
         samples = _samples(sources[file.split], file, decoders, complaints.append)
-        records = _records(samples, names[file.split][file.first :], features, jpeg_quality)
+        records = _records(samples, names[file.split][file.first :], features, spec, jpeg_quality)
         return _write_file(file.path, records, advance)
 
     with Decoders() as decoders, contextlib.closing(_in_parallel(work, files, num_threads)) as finished:
@@ -143,7 +143,7 @@ def _samples_per_shard(source, jpeg_quality: int, shard_bytes: int) -> int:
     if not len(source):
         raise DataError("a split without samples cannot be prepared; check data.root and the splits")
     probes = sorted({len(source) * i // _PROBES for i in range(_PROBES)})
-    stored = [_stored(source.encoded(i), jpeg_quality) for i in probes]
+    stored = [_stored(source.encoded(i), source.spec, jpeg_quality) for i in probes]
     size = sum(len(image) + (len(label) if isinstance(label, bytes) else 0) for image, label in stored)
     return max(1, shard_bytes * len(probes) // size)
 
@@ -158,10 +158,12 @@ def _samples(source, file: RecordFile, decoders: Decoders, complain: Callable[[s
         yield encoded
 
 
-def _records(samples: Iterator[EncodedSample], names: list[str], features, jpeg_quality: int) -> Iterator[bytes]:
+def _records(
+    samples: Iterator[EncodedSample], names: list[str], features, spec: DatasetSpec, jpeg_quality: int
+) -> Iterator[bytes]:
     """The samples serialised."""
     for encoded, name in zip(samples, names, strict=False):
-        image, label = _stored(encoded, jpeg_quality)
+        image, label = _stored(encoded, spec, jpeg_quality)
         stored = io.BytesIO(label) if isinstance(label, bytes) else label
         yield features.serialize_example({"image": io.BytesIO(image), "label": stored, "name": name})
 
@@ -185,14 +187,17 @@ def _write_file(path: Path, records: Iterator[bytes], advance: Callable[[], None
     return total
 
 
-def _stored(encoded: EncodedSample, jpeg_quality: int) -> tuple[bytes, bytes | int]:
-    """Image and label bytes as they go into a record; MATLAB labels become PNGs of the same values."""
+def _stored(encoded: EncodedSample, spec: DatasetSpec, jpeg_quality: int) -> tuple[bytes, bytes | int]:
+    """Image and label bytes as they go into a record; MATLAB labels become PNGs of their values, JSON of train ids."""
     image, label = encoded.image, encoded.label
     if jpeg_quality and not decode.is_jpeg(image):
         pixels = cv2.cvtColor(decode.decode_image(image, encoded.name), cv2.COLOR_RGB2BGR)
         image = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality))[1].tobytes()
     if isinstance(label, bytes) and label.startswith(matlab.MAGIC):
         label = cv2.imencode(".png", matlab.read_label_map(label, encoded.label_name), _PNG_LEVEL)[1].tobytes()
+    if spec.has_polygons:
+        ids = decode.decode_label(label, encoded.label_name, spec)
+        label = cv2.imencode(".png", ids, _PNG_LEVEL)[1].tobytes()
     return image, label
 
 

@@ -32,7 +32,7 @@ class DatasetSpec:
     classes        names by train id
     colors         RGB (0..255) by train id, for pictures
     values         raw label values -> train id or IGNORE; a value not in it is an error.
-                   Keys are integers (index masks) or RGB triples (colour masks);
+                   Keys are integers (index masks), RGB triples (colour masks), or names (polygons in JSON);
                    empty: a sample has a class number instead of a mask.
     image_folder   relative folder of a split's images; "{split}" is replaced
     class_weights  loss weights by train id, or None where the data set has none
@@ -57,6 +57,10 @@ class DatasetSpec:
         return any(isinstance(value, tuple) for value in self.values)
 
     @property
+    def has_polygons(self) -> bool:
+        return any(isinstance(value, str) for value in self.values)
+
+    @property
     def has_masks(self) -> bool:
         return bool(self.values)
 
@@ -79,6 +83,10 @@ class DatasetSpec:
             ((images[stem], labels.get(stem, label_folder / f"{stem}.png")) for stem in sorted(images)),
             "add the labels or remove the images; stems must be equal",
         )
+
+    def read_label(self, image: str, label: str) -> tuple[bytes, str]:
+        """The bytes of an image's label, and what to call it. Raises DataError if they cannot be read."""
+        return files.read_file(label), label
 
     def of_files(self, root: Path, splits: list[str]) -> "DatasetSpec":
         """The spec that the files below a root follow, where there are several forms of one data set."""

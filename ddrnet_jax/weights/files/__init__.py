@@ -4,6 +4,7 @@ A .pth file is a pickle, a program for a stack machine, beside the raw bytes of 
 is checked against the file before it is used. The parts, each on those before it:
 
 safetensors.py         the ground: byte ranges that lie inside the file, its errors; and .safetensors itself
+containers.py          other kinds of files, each with the way to one that is read
 torch_tensors.py       storages and tensors, checked before they are made
 torch_pickle.py        the restricted pickle machine
 torch_zip.py           the container of torch.save since PyTorch 1.6
@@ -14,6 +15,7 @@ torch_writing.py       writing .pth
 import os
 from typing import Any
 
+from ddrnet_jax.weights.files import containers
 from ddrnet_jax.weights.files.safetensors import (
     WeightsFile,
     WeightsFileError,
@@ -55,10 +57,7 @@ def read_tensors(path: str | os.PathLike) -> Any:
             return safetensors_of(file)[0]
         if head.startswith(b"\x80"):
             return read_legacy(file)
-        raise file.error(
-            f"begins with {head!r}, expected a file of torch.save or safetensors",
-            "if it is a web page or a Git LFS pointer, download the weights themselves",
-        )
+        raise containers.not_weights(file, head)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ddrnet_jax.weights.files.safetensors import WeightsFile, WeightsFileError, shown
+from ddrnet_jax.weights.files import containers
+from ddrnet_jax.weights.files.safetensors import WeightsFile, WeightsFileError
 from ddrnet_jax.weights.files.torch_tensors import CALLS, NAMES, RESAVE, Global, Storage, Tensors
 
 # What a pickle can make grows with its opcodes (some 100 bytes each) and its text (up to 4 bytes a letter).
@@ -127,9 +128,7 @@ class PickleMachine:
         if type(module) is not str or type(name) is not str:
             raise self.malformed()
         if f"{module}.{name}" not in NAMES:
-            raise self.file.error(
-                f"refusing {shown(f'{module}.{name}')}: only tensors are read, nothing is run", RESAVE
-            )
+            raise containers.refused_name(self.file, f"{module}.{name}", is_whole=not self.stack and not self.marks)
         self.push(Global(f"{module}.{name}"))
 
     def instance(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddrnet_jax.weights.files import containers
 from ddrnet_jax.weights.files.safetensors import DAMAGED, WeightsFile, shown
 from ddrnet_jax.weights.files.torch_pickle import MAX_PICKLE_BYTES, PickleMachine
 from ddrnet_jax.weights.files.torch_tensors import RESAVE, Tensors
@@ -20,6 +21,8 @@ def read_zip(file: WeightsFile) -> Any:
     """The content of the zip file `file`."""
     archive = Zip(file)
     pickles = [name for name in archive.members if name.rpartition("/")[2] == "data.pkl"]
+    if other := containers.other_zip(file, archive.members):
+        raise other
     if len(pickles) != 1:
         raise file.error(f"it is a zip file with {len(pickles)} members data.pkl, expected 1", RESAVE)
     root = pickles[0].removesuffix("data.pkl")
