@@ -1,5 +1,6 @@
 """One compilation cache for all tests and the processes they start; four virtual CPU devices."""
 
+import gc
 import logging
 import os
 from pathlib import Path
@@ -42,16 +43,13 @@ def repo() -> Path:
     return REPO
 
 
-_LONGEST = (
-    "test_step.py",
-    "test_files.py",
-    "test_resume.py",
-    "test_parity.py",
-    "test_main.py",
-    "test_classifier.py",
-    "test_notebooks.py",
-    "test_in_and_out.py",
-)
+_LONGEST = ("test_api.py", "test_step.py", "test_notebooks.py", "test_faults.py", "test_in_and_out.py")
+
+
+def pytest_collection_finish():
+    """Tracing makes millions of objects that stay: without this a tenth of the time is looking for garbage."""
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 50)
 
 
 def pytest_collection_modifyitems(items):

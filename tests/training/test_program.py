@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+import tiny
 
 from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError
@@ -15,7 +16,8 @@ IMAGENET = ["data.crop_hw=(64,64)", "batch_size=8"]
 
 
 @pytest.mark.parametrize(("name", "overrides"), [("cityscapes", CITYSCAPES), ("imagenet", IMAGENET)])
-def test_lowered_from_shapes_as_from_arrays(repo, name, overrides):
+def test_lowered_from_shapes_as_from_arrays(repo, name, overrides, monkeypatch):
+    tiny.use(monkeypatch.setattr)
     config = config_files.load(str(repo / "configs" / f"{name}.py"), overrides)
     mesh = devices.data_mesh(jax.devices()[:4])
     _, sgd = program.schedule_and_optimizer(build.experiment(config))
