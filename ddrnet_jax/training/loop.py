@@ -102,9 +102,9 @@ def _train(
                 "teacher": devices.fingerprint(distillation.fixed(teacher)),
             }
         )
-        stack.enter_context(workdir.claimed(folder, e.config))
+        claim = stack.enter_context(workdir.claimed(folder, e.config))
         made_by = provenance.made_by(command)
-        checkpoints = Checkpoints(folder, e.config, keep=e.checkpoint_keep, made_by=made_by)
+        checkpoints = Checkpoints(folder, e.config, keep=e.checkpoint_keep, made_by=made_by, check_claim=claim.check)
         stack.enter_context(contextlib.closing(checkpoints))
         schedule, optimizer = program.schedule_and_optimizer(e)
         graphdef, run_state, first_step, origin = _first_state(e, optimizer, checkpoints, mesh)

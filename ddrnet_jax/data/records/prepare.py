@@ -88,7 +88,7 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
             f"{len(changed)} of {len(files)} files are written again: images or labels of {splits} have other "
             "sizes or times than when they were written (so has a copy that does not keep times)"
         )
-    for stale in output.glob(".*.partial"):
+    for stale in output.glob(f".{name}-*.partial"):
         stale.unlink()
     features = _features(spec)
     complaints: list[str] = []

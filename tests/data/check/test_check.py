@@ -16,6 +16,7 @@ from ddrnet_jax.data.records import prepare
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
+from ddrnet_jax.outputs import OutputError
 
 HEIGHT, WIDTH = 48, 64
 CLASSES = ("background", "road", "car")
@@ -513,7 +514,7 @@ def test_long_lists_are_cut_on_the_screen_and_whole_in_the_file(tmp_path):
     text = (tmp_path / "out/findings.txt").read_text()
     assert all(f"images/train/{i}.png: the file is empty" in text for i in range(30))
     assert cv2.imread(str(tmp_path / "out/samples.png")) is not None
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         check_report.write(report, root / "images/train/31.png")
 
 
