@@ -24,6 +24,7 @@ from orbax.checkpoint import v1 as ocp
 from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runs.metrics_file import SCORES
+from ddrnet_jax.runtime import devices
 
 FOLDER = "checkpoints"  # in a workdir
 REPLACED = ".replaced"  # a step under this name until its replacement is complete
@@ -90,8 +91,9 @@ def described(state: dict, description: dict) -> dict:
 
 
 def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
-    """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours."""
+    """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours, DeviceError without JAX."""
     _ignore_echoes()
+    devices.check()
     try:
         regular_files.require_in(folder)
         metadata = ocp.metadata(plainly_named(folder))

@@ -65,9 +65,10 @@ def train(
     command         that does so, kept with the checkpoints
     make_objective  of the network's graphdef and a platform; None: the loss of the experiment
     SIGTERM and Ctrl-C end it between two steps, the last of which is saved; see training.interruption.
-    Raises ConfigError, DataError or CheckpointError before any long work, TrainingDiverged, CheckpointError (a full
-    disk), Preempted or StoppedByUser during it.
+    Raises DeviceError, ConfigError, DataError or CheckpointError before any long work, TrainingDiverged,
+    CheckpointError (a full disk), WorkdirLost, Preempted or StoppedByUser during it.
     """
+    devices.check()
     with Interruption() as interruption:
         return _train(experiment, Path(folder), interruption, command, make_objective)
 
