@@ -12,6 +12,7 @@ from ddrnet_jax import memory
 from ddrnet_jax.build import Experiment, experiment
 from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.remarks import Remarks
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.outputs import Outputs
@@ -47,17 +48,21 @@ def predict_files(
     results = PredictionFiles(outputs, predictor.spec, side_by_side=side_by_side)
     if is_video:
         return videos.predict_video(predictor.predict, source, results)
-    broken = []
+    broken, remarks = [], Remarks(predictor.spec)
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
-            image = decode.decode_image(files.read_file(path), str(path))
+            data = files.read_file(path)
+            image = decode.decode_image(data, str(path), predictor.spec.value_range)
             mask = predictor.predict(image)
         except Exception as e:
             if not isinstance(e, DataError) and not memory.is_out_of_memory(e):
                 raise
             broken.append(str(e) if isinstance(e, DataError) else f"{path}: does not fit into memory; cut or shrink it")
             continue
+        remarks.add(data, str(path))
         results.write(stem, image, mask)
+    for line in remarks.lines():
+        _log.warning(line)
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
     return len(paths)

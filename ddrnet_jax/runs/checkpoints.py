@@ -120,7 +120,7 @@ def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: di
         partial = step_files.plainly_named(folder.parent) / f"{secrets.token_hex(6)}.partial"
         ocp.save(partial, state, custom_metadata=description)
         os.replace(partial, folder)  # the empty folder
-        step_files.read_metadata(folder)
+        step_files.check_saved(folder, len(jax.tree.leaves(state)), "")
     except OSError as e:
         raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or first_line(e)})") from e
 

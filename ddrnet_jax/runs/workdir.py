@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 import jax
 
-from ddrnet_jax import atomic, regular_files
+from ddrnet_jax import atomic
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError

@@ -11,6 +11,7 @@ from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.data.errors import DataError
 
 FILE = "manifest.json"
+TRAIN_IDS = "train_ids"  # the labels of Cityscapes where they are no label ids
 _FORMAT = 1
 _OF_TFDS = ("features.json", "dataset_info.json")  # beside the manifest
 
