@@ -20,13 +20,14 @@ import numpy as np
 
 from ddrnet_jax import build, config
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import compilation, devices
 from ddrnet_jax.training import program, state
 
 
 def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, saves: int) -> dict:
-    """Seconds of steps alone, of a save's blocking part, and of the steps that its writing accompanies."""
+    """Seconds of steps alone, of a save's blocking part, of its verification, and of the steps beside its writing."""
     settings = config.base()
     settings.model.variant, settings.data.crop_hw, settings.batch_size = variant, crop_hw, batch
     mesh = devices.data_mesh()
@@ -68,12 +69,18 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
             alone += quiet
             extra.append(sum(busy) - len(busy) * statistics.median(quiet))
         checkpoints.close()
+        verified, arrays = [], len(jax.tree.leaves(run_state))
+        for _ in range(5):
+            start = time.perf_counter()
+            step_files.check_saved(Path(folder, step_files.FOLDER, str(saves)), arrays, "val/miou")
+            verified.append(time.perf_counter() - start)
     return {
         "state_bytes": state_bytes,
         "step_s": statistics.median(alone),
         "blocked_s": statistics.median(blocked),
         "slowed_s": statistics.median(extra),
         "written_in_s": statistics.median(written),
+        "verified_s": statistics.median(verified),
         "every_steps": settings.checkpoint.every_steps,
     }
 
@@ -98,6 +105,7 @@ def main() -> None:
     print(f"state {found['state_bytes'] / 1e6:.0f} MB, a step {found['step_s']:.2f} s")
     print(f"a save blocks {found['blocked_s']:.2f} s and is written within {found['written_in_s']:.1f} s, ", end="")
     print(f"in which it slows the steps by {found['slowed_s']:.2f} s in all")
+    print(f"what was written is found and described again in {1e3 * found['verified_s']:.0f} ms (steps wait for it)")
     print(f"every {found['every_steps']} steps: {100 * share:.3f} % of the run's time")
     if arguments.json:
         about = {"variant": arguments.variant, "crop_hw": crop_hw, "batch": arguments.batch, "share": share}

@@ -158,6 +158,10 @@ def experiment(config: ConfigDict) -> Experiment:
 
 def dataset_spec(config: ConfigDict) -> DatasetSpec:
     """The classes, colours and label values of the config's data set. Raises DataError if they disagree."""
+    return dataclasses.replace(_labels_spec(config), value_range=tuple(config.data.value_range))
+
+
+def _labels_spec(config: ConfigDict) -> DatasetSpec:
     d = config.data
     if d.name == "folder":
         return own_folder(config, d.classes)

@@ -22,7 +22,7 @@ def write_image(folder: Path, size_hw: tuple[int, int]) -> Path:
     """The PNG file of image_to_measure."""
     path = folder / f"{size(size_hw)}.png"
     if not path.exists():
-        pictures.write_png(path, image_to_measure(size_hw))
+        path.write_bytes(pictures.png(image_to_measure(size_hw)))
     return path
 
 
@@ -35,6 +35,6 @@ def file_program(masks: Program, path: Path) -> Program:
 
     def start() -> None:
         image = decode.decode_image(read_file(path), str(path))
-        pictures.write_png(output, masks.start(image[None])[0])
+        output.write_bytes(pictures.png(masks.start(image[None])[0]))
 
     return masks._replace(start=start)

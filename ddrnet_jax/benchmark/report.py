@@ -3,11 +3,11 @@
 import json
 from pathlib import Path
 
-from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.benchmark import device, page
 from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
 from ddrnet_jax.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
 from ddrnet_jax.benchmark.timing import ROUNDS
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.runtime import compilation
 from ddrnet_jax.text import percent, size, three_digits, versions, wrapped
 
@@ -86,12 +86,16 @@ def _add_fractions(result: dict) -> None:
         row["fraction_of_copy"] = accessed and accessed / seconds / peaks["copy_bytes_per_s"]
 
 
-def write(result: dict, output: Path) -> None:
-    """OUTPUT/benchmark.json, whole at every moment, OUTPUT/benchmark.txt and OUTPUT/benchmark.html."""
-    atomic.write_text(output / JSON_NAME, json.dumps(result, indent=1) + "\n")
+def write(result: dict, outputs: Outputs) -> None:
+    """OUTPUT/benchmark.json, OUTPUT/benchmark.txt and OUTPUT/benchmark.html, each whole at every moment."""
     lines = table_lines(result)
-    regular_files.write(output / TABLE_NAME, "\n".join(lines) + "\n")
-    regular_files.write(output / PAGE_NAME, page.page(result, lines), "replace")
+    texts = {
+        JSON_NAME: json.dumps(result, indent=1) + "\n",
+        TABLE_NAME: "\n".join(lines) + "\n",
+        PAGE_NAME: page.page(result, lines),
+    }
+    for name, text in texts.items():
+        outputs.write(name, text.encode("utf-8", "replace"))
 
 
 def case_name(case: Case) -> str:

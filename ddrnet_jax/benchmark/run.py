@@ -23,6 +23,7 @@ from ddrnet_jax.benchmark.published import num_classes
 from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import VARIANTS, DDRNet
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runs.checkpoints import CheckpointError
 from ddrnet_jax.text import size
@@ -81,14 +82,15 @@ def benchmark(
 ) -> dict:
     """Measure, and write OUTPUT/benchmark.json, benchmark.txt and benchmark.html.
 
-    output       a folder that is there
     checkpoint   whose network is measured, instead of the variants with random weights; whole images of
                  sizes_hw, whatever its eval.size_hw and eval.tile_hw
     seconds      of forwards of each engine in each case
     Returns what benchmark.json holds. Files are written after every case: what is stopped leaves the cases before,
-    or before the first what was there. Raises CheckpointError or EngineError before anything is measured. What does
-    not fit in memory is a row.
+    or before the first what was there. Raises OutputError, CheckpointError or EngineError before anything is measured.
+    What does not fit in memory is a row.
     """
+    outputs = Outputs(output)
+    outputs.require([report.JSON_NAME, report.TABLE_NAME, report.PAGE_NAME])
     single = cases.single_image_protocols(protocols, batch_sizes)
     to_run = engines(other_engines)
     models, data_set = _trained(checkpoint) if checkpoint else (_random_models(variants), None)
@@ -107,10 +109,10 @@ def benchmark(
             image_file = write_image(Path(folder), case.size_hw)
             measured = measure(case, networks, image_file, seconds)
             report.add(result, case, measured, to_run, about | {"png_bytes": image_file.stat().st_size})
-            report.write(result, output)
+            report.write(result, outputs)
     result["peaks"] = device.best_of(result["peaks"], device.practical_peaks(used))
     report.finish(result, time.perf_counter() - begin)
-    report.write(result, output)
+    report.write(result, outputs)
     return result
 
 

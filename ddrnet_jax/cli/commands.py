@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ddrnet_jax.cli import flags
 from ddrnet_jax.cli.flags import UsageError
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.runtime import processes
 
 
@@ -93,10 +94,6 @@ def _benchmark(arguments, overrides) -> None:
         raise UsageError("--mode benchmark takes no --config: it measures --checkpoint, or random weights")
     options = _benchmark_options(arguments)
     output = Path(arguments.output or Path("runs") / "benchmark")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UsageError(f"--output {output}: cannot be written ({e.strerror})") from e
     result = run.benchmark(output, checkpoint=arguments.checkpoint, **options)
     print("\n".join(report.table_lines(result)))
     print(f"\nin {output}: {', '.join(result['files'])}")
@@ -130,6 +127,8 @@ def _check_data(arguments, overrides) -> int:
 
     _say_how_unnamed_classes_lie(_config(arguments, overrides))
     e = _experiment(arguments, overrides)
+    output = arguments.output or Path("runs") / "check_data" / _run_name(arguments)
+    Outputs(output).require(check_report.FILES)
     report = check.check(
         (
             check.Split("training", e.train_split, e.train_source),
@@ -142,7 +141,6 @@ def _check_data(arguments, overrides) -> int:
         eval_size_hw=e.view["size_hw"],
         num_threads=e.num_threads,
     )
-    output = arguments.output or Path("runs") / "check_data" / _run_name(arguments)
     print("\n".join(check_report.write(report, output)))
     return int(report.has_errors)
 
@@ -207,6 +205,8 @@ def _plan(arguments, overrides) -> None:
     from ddrnet_jax.training import program
 
     experiment, topology = _experiment(arguments, overrides), _needed(arguments, "topology")
+    if arguments.output:
+        Outputs(Path(arguments.output).parent).require([Path(arguments.output).name])
     planned = plan.plan(experiment, topology, program.lower_train_step)
     if arguments.output:
         plan.write(planned, arguments.output)

@@ -58,6 +58,7 @@ def base() -> ConfigDict:
     config.data.scenes_train = 2000  # drawn scenes to train on
     config.data.scenes_eval = 100  # drawn scenes to evaluate on
     config.data.jpeg_quality = 0  # prepare_data: PNG images become JPEGs of it, 1..100; 0 = stored as they are
+    config.data.value_range = ()  # raw (low, high) that become 0 and 255, of images of 16 bits or float; () = 16 bits
     config.data.classes = ()  # folder: names of the classes by train id; imagenet: of its folders, () = all 1000
     config.data.colors = ()  # folder: RGB of each class in colour masks; () = masks hold indices
     config.data.label_values = ()  # folder: raw index of each class; () = 0, 1, 2, ...
@@ -207,6 +208,12 @@ def validate(config: ConfigDict) -> None:
     if config.task == "classification":
         _check_classification(config)
     _require(config, "data.val_share", lambda v: 0 <= v < 1, "at least 0 and below 1")
+    _require(
+        config,
+        "data.value_range",
+        lambda v: not v or (len(v) == 2 and all(map(_is_number, v)) and v[0] < v[1]),
+        "(low, high), low < high, or ()",
+    )
     _require(config, "data.jpeg_quality", lambda v: 0 <= v <= 100, "between 0 and 100")
 
 
@@ -305,7 +312,7 @@ def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_size_of_8(value) -> bool:

@@ -2,13 +2,15 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
 from ddrnet_jax import memory
-from ddrnet_jax.data import gifs, headers, matlab, polygons
+from ddrnet_jax.data import exif, gifs, headers, matlab, polygons
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sets.specs import DatasetSpec
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error names the damaged file
@@ -18,17 +20,37 @@ _LARGE_PIXELS = 2**25  # a smaller picture fits beside any network
 _BYTES_A_PIXEL = 16  # of the decoder, its result and a copy or two
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, value_range: Sequence[float] = ()) -> np.ndarray:
     """u8[H,W,3] RGB of an encoded image, turned as its EXIF orientation says (viewers show it so).
 
+    value_range  (low, high) raw values that become 0 and 255, of images of more than 8 bits; (): all 16 bits
     Raises DataError naming the file if it is damaged.
     """
     _check_complete(data, name)
     _check_fits(data, name)
-    image = _imdecode(data, cv2.IMREAD_COLOR_RGB)
+    image = _imdecode(data, cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_ANYDEPTH if value_range else 0))
     if image is None:
         raise DataError(f"{name}: not a readable image; replace the file, or remove it with its label")
-    return image
+    if image.dtype == np.uint8:
+        return image
+    low, high = value_range
+    stretched = (image.astype(np.float32) - low) * (255 / (high - low))
+    return np.rint(np.clip(np.nan_to_num(stretched), 0, 255)).astype(np.uint8)
+
+
+def deep_range(data: bytes) -> tuple[int, int] | None:
+    """(lowest, highest) raw value of an image of 16 bits; None of any other."""
+    if data[:8] == _PNG:
+        is_deep = data[24:25] == b"\x10"
+    else:
+        is_deep = data[:4] in (b"II*\0", b"MM\0*") or data[:2] in (b"P5", b"P6")
+    pixels = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR) if is_deep else None
+    return (int(pixels.min()), int(pixels.max())) if pixels is not None and pixels.dtype == np.uint16 else None
+
+
+def grey_levels(low: int, high: int) -> int:
+    """How many of 256 grey levels are left of 16-bit values low..high where no data.value_range is set."""
+    return (high >> 8) - (low >> 8) + 1
 
 
 def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
@@ -47,6 +69,8 @@ def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
     mask = _imdecode(data if spec.has_color_masks else _palette_as_grey(data), cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise DataError(f"{name}: not a readable label; replace the file, or remove it with its image")
+    if data[: len(_PNG)] == _PNG:  # which is the only kind that the decoder has not turned
+        mask = exif.turned(mask, exif.orientation(data))
     return _colors_to_ids(mask, name, spec) if spec.has_color_masks else _values_to_ids(mask, data, name, spec)
 
 
@@ -101,14 +125,17 @@ def _colors_to_ids(mask: np.ndarray, name: str, spec: DatasetSpec) -> np.ndarray
     known = {r << 16 | g << 8 | b: train_id for (r, g, b), train_id in spec.values.items()}
     sorted_codes = np.array(sorted(known))
     position = np.searchsorted(sorted_codes, codes).clip(max=len(sorted_codes) - 1)
-    is_unknown = sorted_codes[position] != codes
+    is_erased = mask[..., 3] == 0 if mask.shape[2] == 4 else np.zeros(codes.shape, bool)
+    is_unknown = (sorted_codes[position] != codes) & ~is_erased
     if is_unknown.any():
         code = int(codes[is_unknown][0])
         raise DataError(
             f"{name}: colour {(code >> 16, code >> 8 & 255, code & 255)} on {is_unknown.mean():.1%} of the label "
             "is in neither data.colors nor data.ignore_values"
         )
-    return np.array([known[code] for code in sorted_codes], np.uint8)[position]
+    ids = np.array([known[code] for code in sorted_codes], np.uint8)[position]
+    ids[is_erased] = IGNORE  # what lies under a transparent pixel is what an editor left there
+    return ids
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray | None:

@@ -1,13 +1,10 @@
 """Train ids as pictures for people: colours, overlays, legend, contact sheet."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from ddrnet_jax import regular_files
-from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.text import printable
 
@@ -80,11 +77,7 @@ def put_text(canvas: np.ndarray, text: str, place_xy: tuple[int, int], *, scale:
     cv2.putText(canvas, printable(text), place_xy, _FONT, scale, _INK, 1, cv2.LINE_AA)
 
 
-def write_png(path: Path, picture: np.ndarray) -> None:
-    """Write u8[H,W] or u8[H,W,3] RGB. Raises DataError if the file cannot be written."""
+def png(picture: np.ndarray) -> bytes:
+    """u8[H,W] or u8[H,W,3] RGB -> the bytes of a PNG file"""
     pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    data = cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1]
-    try:
-        regular_files.write(path, data.data)
-    except OSError as e:
-        raise DataError(f"{path}: cannot be written ({e.strerror})") from e
+    return cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1].tobytes()

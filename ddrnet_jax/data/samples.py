@@ -59,7 +59,7 @@ class Source(Protocol):
 
 def decode_sample(encoded: EncodedSample, spec: DatasetSpec) -> Sample:
     """The decoded sample; raises DataError naming the file if it is damaged or image and label disagree."""
-    image = decode.decode_image(encoded.image, encoded.name)
+    image = decode.decode_image(encoded.image, encoded.name, spec.value_range)
     if not spec.has_masks:
         if not 0 <= encoded.label < spec.num_classes:
             raise DataError(

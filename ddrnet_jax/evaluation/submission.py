@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ddrnet_jax import atomic, regular_files
+from ddrnet_jax import regular_files
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import pipeline
@@ -29,6 +29,7 @@ from ddrnet_jax.data.sources import Images
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.evaluate import check_same_classes, other_network
 from ddrnet_jax.evaluation.views import View, prediction_program
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runtime import devices
 
@@ -47,13 +48,14 @@ class SubmissionError(UserError):
 def submit(experiment: Experiment, checkpoint: str | Path, output: str | Path) -> int:
     """Write the zip of a checkpoint's predictions of the test split, seen as in evaluation; how many it holds.
 
-    OUTPUT appears when all of it was written, read again and found right; what was there before is replaced.
-    Raises ConfigError, DataError, CheckpointError or SubmissionError with one line.
+    OUTPUT appears when all of it was written, read again and found right; one of ours that was there is replaced.
+    Raises ConfigError, DataError, CheckpointError, OutputError or SubmissionError with one line.
     """
     spec, output = experiment.spec, Path(output)
     source, size_hw = _test_images(experiment), _size_hw(spec)
     if output.suffix != ".zip" or output.is_dir():
         raise SubmissionError(f"--output {output}: expected the name of a file that ends in .zip")
+    Outputs(output.parent).require([output.name])
     loaded = checkpoints.load_weights(checkpoint)
     check_same_classes(experiment, checkpoint, loaded.experiment)
     for line in other_network(experiment, loaded.experiment):
@@ -79,17 +81,13 @@ def write(
 ) -> None:
     """Write (name, u8[H,W]) as 8-bit PNGs into a zip, check it as `validate` does, and only then give it its name.
 
-    Raises SubmissionError; then OUTPUT is as it was before.
+    Raises SubmissionError or OutputError; then OUTPUT is as it was before.
     """
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(output) as partial:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs get no smaller
-                for name, mask in masks:
-                    archive.writestr(name, cv2.imencode(".png", mask)[1].tobytes())
-            validate(partial, sizes_hw, values)
-    except OSError as e:
-        raise SubmissionError(f"--output {output}: cannot be written ({e.strerror or e})") from e
+    with Outputs(output.parent).replacing(output.name) as partial:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:  # PNGs get no smaller
+            for name, mask in masks:
+                archive.writestr(name, cv2.imencode(".png", mask)[1].tobytes())
+        validate(partial, sizes_hw, values)
 
 
 def validate(path: Path, sizes_hw: Mapping[str, tuple[int, int]], values: set[int]) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from ddrnet_jax import regular_files
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.evaluation.views import mask_program
 from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.folding import fold
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.plan import accelerators
 from ddrnet_jax.plan.collectives import collective_totals
 from ddrnet_jax.runs import provenance
@@ -90,10 +90,9 @@ def assembled(experiment: Experiment, target: accelerators.Topology, programs: d
 
 
 def write(planned: dict, path: str | Path) -> None:
-    """The plan as a JSON file."""
+    """The plan as a JSON file. Raises OutputError if it cannot be written, or something of the user's is there."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    regular_files.write(path, json.dumps(planned, indent=1) + "\n")
+    Outputs(path.parent).write(path.name, f"{json.dumps(planned, indent=1)}\n".encode())
 
 
 def _what_is_planned(experiment: Experiment) -> dict:

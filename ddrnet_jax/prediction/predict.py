@@ -12,10 +12,12 @@ from ddrnet_jax import memory
 from ddrnet_jax.build import Experiment, experiment
 from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.remarks import Remarks
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.evaluation.evaluate import check_same_classes
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.prediction import segmenter, videos
-from ddrnet_jax.prediction.files import PredictionFiles
+from ddrnet_jax.prediction.files import SAMPLES, PredictionFiles, names_of
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs.checkpoints import CheckpointError
 
@@ -40,21 +42,27 @@ def predict_files(
     paths = {} if is_video else input_files(source)
     if is_video:
         videos.check(source)
+    outputs = Outputs(output, inputs=paths.values() or [source])
+    outputs.require(videos.names_of(source) if is_video else names_of(paths))
     predictor = _loaded(checkpoint, engine)
-    results = PredictionFiles(output, predictor.spec, side_by_side=side_by_side)
+    results = PredictionFiles(outputs, predictor.spec, side_by_side=side_by_side)
     if is_video:
         return videos.predict_video(predictor.predict, source, results)
-    broken = []
+    broken, remarks = [], Remarks(predictor.spec)
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
-            image = decode.decode_image(files.read_file(path), str(path))
+            data = files.read_file(path)
+            image = decode.decode_image(data, str(path), predictor.spec.value_range)
             mask = predictor.predict(image)
         except Exception as e:
             if not isinstance(e, DataError) and not memory.is_out_of_memory(e):
                 raise
             broken.append(str(e) if isinstance(e, DataError) else f"{path}: does not fit into memory; cut or shrink it")
             continue
+        remarks.add(data, str(path))
         results.write(stem, image, mask)
+    for line in remarks.lines():
+        _log.warning(line)
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
     return len(paths)
@@ -77,14 +85,18 @@ def predict_held_out(
     check_same_classes(wanted or trained, checkpoint, trained)
     source = (wanted or trained).eval_source()
     _check_unique_stems(source)
-    results = PredictionFiles(output, trained.spec, side_by_side=side_by_side)
+    outputs = Outputs(
+        output, inputs=[part for pair in getattr(source, "pairs", ()) for part in pair if isinstance(part, str)]
+    )
+    outputs.require([*names_of(Path(name).stem for name in source.names()), SAMPLES])
+    results = PredictionFiles(outputs, trained.spec, side_by_side=side_by_side)
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
         mask = predictor.predict(sample["image"])
         results.write(Path(sample["name"]).stem, sample["image"], mask)
         if len(rows) < _SHEET_ROWS:
             rows.append((sample["image"], sample["label"], mask))
-    pictures.write_png(Path(output) / "samples.png", pictures.contact_sheet(rows, trained.spec))
+    outputs.write(SAMPLES, pictures.png(pictures.contact_sheet(rows, trained.spec)))
     return len(source)
 
 

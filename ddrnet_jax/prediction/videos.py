@@ -1,5 +1,6 @@
 """A video to its masks and overlays, frame by frame: memory for one frame, whatever its length."""
 
+import contextlib
 import logging
 import math
 import os
@@ -12,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.prediction.files import PredictionFiles
+from ddrnet_jax.prediction.files import LEGEND, PredictionFiles, mask_name, overlay_name
 
 _log = logging.getLogger(__name__)
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg"))
@@ -38,26 +39,29 @@ def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, fil
     Raises DataError if the file cannot be read, breaks off, or its results cannot be written; what came before is kept.
     """
     video, frames = _open(path)
-    overlays, masks = files.overlays / f"{path.stem}.mp4", files.masks / f"{path.stem}.mkv"
-    for output in (overlays, masks):
-        if output.resolve() == path.resolve():
-            raise DataError(f"--output: {output} is the video to read; choose another folder")
     count = 0
-    writers = _Writers(overlays, masks, video.frames_per_s)
-    try:
-        for frame in tqdm(frames, total=video.frames or None, unit="frame", disable=None, ncols=80):
-            mask = predictor(frame)
-            writers.write(files.picture(frame, mask), mask)
-            count += 1
-    finally:  # a video without its end cannot be played
-        writers.close()
-    _check_written(overlays, count)
-    _check_written(masks, count)
+    with contextlib.ExitStack() as stack:
+        targets = [stack.enter_context(files.outputs.replacing(name, keeps_part=True)) for name in names_of(path)[1:]]
+        writers = _Writers(*targets, video.frames_per_s, path)
+        try:
+            for frame in tqdm(frames, total=video.frames or None, unit="frame", disable=None, ncols=80):
+                mask = predictor(frame)
+                writers.write(files.picture(frame, mask), mask)
+                count += 1
+        finally:  # a video without its end cannot be played
+            writers.close()
+        for target in targets:
+            _check_written(target, count, path)
     if not count:
         raise DataError(f"{path}: no frame can be read")
     if count < (1 - _LOST_SHARE) * video.frames:
         raise DataError(f"{path}: breaks off after frame {count} of {video.frames}; the frames before it are written")
     return count
+
+
+def names_of(path: Path) -> list[str]:
+    """The files of a video below OUTPUT: the legend, the overlays, the masks."""
+    return [LEGEND, overlay_name(path.stem, ".mp4"), mask_name(path.stem, ".mkv")]
 
 
 def _open(path: Path) -> tuple[Video, Iterator[np.ndarray]]:
@@ -110,7 +114,9 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
 class _Writers:
     """Both results of a video, made once the size of the first frame is known."""
 
-    def __init__(self, overlays: Path, masks: Path, frames_per_s: float):
+    def __init__(self, overlays: Path, masks: Path, frames_per_s: float, source: Path):
+        """source is the video's own file, for messages"""
+        self._source = source
         self._targets = {overlays: ("mp4v", True), masks: ("FFV1", False)}
         self._frames_per_s = frames_per_s
         self._writers: dict[Path, cv2.VideoWriter] = {}
@@ -125,7 +131,7 @@ class _Writers:
                 self._writers[path] = self._opened(path, codec, frame.shape[1::-1], has_color)
             if frame.shape != self._sizes[path]:
                 raise DataError(
-                    f"{path}: the frames change their size from {self._sizes[path]} to {frame.shape}; "
+                    f"{self._source}: the frames change their size from {self._sizes[path]} to {frame.shape}; "
                     "the frames before it are written"
                 )
             self._writers[path].write(frame)
@@ -135,7 +141,7 @@ class _Writers:
         writer = cv2.VideoWriter(_utf_8(path), code, self._frames_per_s, size_wh, has_color)
         if not writer.isOpened():
             what = f"{codec}, {size_wh[0]}x{size_wh[1]}, {self._frames_per_s:g} frames a second"
-            raise DataError(f"{path}: cannot be written as a video ({what})")
+            raise DataError(f"{self._source}: its results cannot be written as a video ({what})")
         return writer
 
     def close(self) -> None:
@@ -152,7 +158,7 @@ def _even(picture: np.ndarray, fill: int | None = None) -> np.ndarray:
     return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, edge[0], value=edge[1])
 
 
-def _check_written(path: Path, count: int) -> None:
+def _check_written(path: Path, count: int, source: Path) -> None:
     """OpenCV's writer does not say that a disk is full."""
     if not count:
         return
@@ -160,4 +166,4 @@ def _check_written(path: Path, count: int) -> None:
     written = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     capture.release()
     if written < count:
-        raise DataError(f"{path}: only {written} of {count} frames could be written; is the disk full?")
+        raise DataError(f"{source}: only {written} of its {count} frames could be written; is the disk full?")

@@ -24,7 +24,7 @@ def make(
     output   a file that ends in .html, or a folder; None: report.html in the workdir
     compare  the same of a second run, side by side
     experiment  see run.read
-    Raises ReportError before anything is evaluated, and what run.read raises.
+    Raises ReportError or OutputError before anything is evaluated, and what run.read raises.
     """
     output = output or run.workdir_of(shown)
     if output is None:

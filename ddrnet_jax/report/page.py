@@ -1,17 +1,17 @@
 """The page: one file that needs no network, no script and nothing beside it."""
 
-import contextlib
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from ddrnet_jax import atomic, regular_files
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.report import details, sections
 from ddrnet_jax.report.markup import Markup, document, element, name_of
 from ddrnet_jax.report.run import ReportError, Run
 from ddrnet_jax.report.style import CSS
+from ddrnet_jax.runs.workdir import REPORT
 
-NAME = "report.html"
+NAME = REPORT
 _LINKS = {
     "classes": "Classes",
     "curves": "Curves",
@@ -86,33 +86,22 @@ def _not_comparable(first: Run, second: Run) -> list[str]:
 def prepare(path: str | Path) -> Path:
     """Make the folder of a page and check that the page can be written there; its path, see write.
 
-    Raises ReportError if it cannot be written.
+    Raises ReportError or OutputError if it cannot be written, or something of the user's is there.
     """
     path = Path(path)
     path = path if path.suffix.lower() in (".html", ".htm") and not path.is_dir() else path / NAME
     if path.is_dir():
         raise ReportError(f"{path}: cannot be written (it is a folder)")
-    with _explained(path), atomic.beside(path) as trial:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        regular_files.write(trial, b"")
+    Outputs(path.parent).require([path.name])
     return path
 
 
 def write(runs: Sequence[Run], path: str | Path) -> Path:
     """Write the report to `path`, a file that ends in .html, or else a folder that gets a report.html; its path.
 
-    Raises ReportError if it cannot be written. What was there before is replaced only by a whole page.
+    Raises what `prepare` does. What was there before is replaced only by a whole page.
     """
     path = prepare(path)
     text = page(runs, datetime.datetime.now(datetime.UTC))
-    with _explained(path), atomic.replacing(path) as partial:
-        regular_files.write(partial, text, "replace")  # a file's name may hold what is no text
+    Outputs(path.parent).write(path.name, text.encode("utf-8", "replace"))  # a file's name may hold what is no text
     return path
-
-
-@contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise ReportError(f"{path}: cannot be written ({e.strerror or e})") from e

@@ -3,6 +3,8 @@
 A checkpoint is one directory: of a run's step (runs/save.py), or of weights alone.
 """
 
+import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -115,7 +117,10 @@ def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: di
         (folder / ".writable").unlink()
         state = {"params": params, "batch_stats": batch_stats}
         description = step_files.described(state, {"config": config})
-        ocp.save(folder, state, overwrite=True, custom_metadata=description)  # over the empty folder
+        partial = step_files.plainly_named(folder.parent) / f"{secrets.token_hex(6)}.partial"
+        ocp.save(partial, state, custom_metadata=description)
+        os.replace(partial, folder)  # the empty folder
+        step_files.check_saved(folder, len(jax.tree.leaves(state)), "")
     except OSError as e:
         raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or first_line(e)})") from e
 

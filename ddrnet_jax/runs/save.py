@@ -7,7 +7,7 @@ metadata, so that the directory alone is enough to rebuild the model (runs/check
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +15,18 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from ddrnet_jax.config import ConfigError
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.metrics_file import SCORES
 from ddrnet_jax.runs.step_files import CheckpointError, first_line
+from ddrnet_jax.runs.workdir import WorkdirLost
 from ddrnet_jax.runtime import devices
+
+
+class OtherRun(UserError):
+    """A step among a run's own is of another run: going on would make a mixture of both."""
 
 
 class Resumed(NamedTuple):
@@ -32,19 +40,29 @@ class Resumed(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: the best by its evaluations (mIoU, of a classifier top-1) and the latest few."""
 
-    def __init__(self, workdir: str | Path, config: dict, *, keep: int = 2, made_by: dict | None = None):
+    def __init__(
+        self,
+        workdir: str | Path,
+        config: dict,
+        *,
+        keep: int = 2,
+        made_by: dict | None = None,
+        check_claim: Callable[[], None] = lambda: None,
+    ):
         """
-        config   JSON values, kept with every step
-        keep     latest steps beside the best
-        made_by  JSON values, kept with every step, see provenance.made_by
+        config       JSON values, kept with every step
+        keep         latest steps beside the best
+        made_by      JSON values, kept with every step, see provenance.made_by
+        check_claim  raises WorkdirLost if the workdir is no longer the run's; called at every save
         """
+        self._check_claim = check_claim
         self._description = {"config": config, "made_by": made_by or {}}
         self._metric = SCORES[config["task"]]
         self._keep = keep
         self._root = Path(workdir).absolute() / step_files.FOLDER
         self._checkpointer: ocp.training.Checkpointer | None = None  # reads every step's files when it is made
-        self._saving: tuple[int, ocp.AsyncResponse[None]] | None = None
-        self._has_failed = False
+        self._saving: tuple[int, ocp.AsyncResponse[None], int] | None = None
+        self._has_failed, self._is_claimed = False, True
 
     def latest_step(self) -> int | None:
         """The newest complete step, None before the first."""
@@ -56,7 +74,8 @@ class Checkpoints:
 
         None before the first step. Damaged steps are passed over with a warning and set aside as <step>.damaged;
         call it before the first save.
-        Raises CheckpointError if there are steps and none can be read; all of them then stay as they are.
+        Raises CheckpointError if there are steps and none can be read, OtherRun if one is another run's; all of them
+        then stay as they are.
         """
         is_first = jax.process_index() == 0
         if is_first:
@@ -67,7 +86,7 @@ class Checkpoints:
             state: dict = {}
             problem = None
             try:
-                step_files.check_description(folder, self._metric)  # Orbax reads the score at the next save
+                self._check_description(folder)
                 state = step_files.read(folder, like)
                 step_files.check_number(folder, state)
             except CheckpointError as e:
@@ -97,8 +116,10 @@ class Checkpoints:
         """Start saving; returns once the state is copied. A step that exists is replaced only to give it its score.
 
         score  of this step's evaluation, by which the best is kept; None if it had none
-        Raises CheckpointError, now or from a later call, if the disk is full or cannot be written.
+        Raises CheckpointError, now or from a later call, if the disk is full or cannot be written, WorkdirLost if the
+        workdir is no longer the run's.
         """
+        self._require_claim()
         self._wait()
         with self._explained(step):
             exists = step == self.latest_step()
@@ -109,13 +130,15 @@ class Checkpoints:
         description = step_files.described(state, self._description | (metrics or {}))
         with self._explained(step), self._moved_away(step) if exists else contextlib.nullcontext():
             saving = self._orbax().save_async(step, state, force=True, metrics=metrics, custom_metadata=description)
+            self._saving = step, saving, len(jax.tree.leaves(state))
             if exists:
-                saving.result()
-            else:
-                self._saving = step, saving
+                self._wait()
 
     def check(self) -> bool:
-        """True if a save is still being written. Raises CheckpointError if it has failed; costs next to nothing."""
+        """True if a save is still being written. Raises CheckpointError if it has failed.
+
+        Costs next to nothing until it is written, and then some ms once, in which it is found and described again.
+        """
         self._wait(timeout_s=0)
         return self._saving is not None
 
@@ -129,13 +152,13 @@ class Checkpoints:
             if checkpointer is not None:
                 with contextlib.suppress(Exception) if self._has_failed else contextlib.nullcontext():
                     checkpointer.close()  # says a second time why a save failed
-            if self._has_failed and jax.process_index() == 0:
+            if self._has_failed and self._is_claimed and jax.process_index() == 0:
                 step_files.remove_unfinished(self._root)  # a full disk has use for the space
 
     def _wait(self, timeout_s: float | None = None) -> None:
         if self._saving is None:
             return
-        step, saving = self._saving
+        step, saving, arrays = self._saving
         with self._explained(step):
             try:
                 saving.result(timeout_s)
@@ -143,7 +166,16 @@ class Checkpoints:
                 if timeout_s is None:
                     raise
                 return
-        self._saving = None
+            self._saving = None
+            if jax.process_index() == 0:  # Orbax may say that it has saved what nobody finds again
+                step_files.check_saved(self._root / str(step), arrays, self._metric)
+
+    def _require_claim(self) -> None:
+        try:
+            self._check_claim()
+        except WorkdirLost:
+            self._saving, self._has_failed, self._is_claimed = None, True, False
+            raise
 
     def _orbax(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
@@ -152,7 +184,7 @@ class Checkpoints:
                 get_metric_fn=step_files.score, reverse=False, n=1, keep_checkpoints_without_metrics=False
             )
             self._checkpointer = ocp.training.Checkpointer(
-                self._root,
+                step_files.plainly_named(self._root),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
             )
         return self._checkpointer
@@ -174,10 +206,23 @@ class Checkpoints:
         for folder in step_files.steps(self._root):
             if int(folder.name) < step:
                 try:
-                    step_files.check_description(folder, self._metric)
+                    self._check_description(folder)
                 except CheckpointError as e:
                     problems[folder] = e
         return problems
+
+    def _check_description(self, folder: Path) -> None:
+        """Raises CheckpointError unless Orbax can rank a step by its score, OtherRun if it is of another config."""
+        description = step_files.check_description(folder, self._metric)
+        try:
+            before = config_files.to_json(config_files.from_json(description["config"]))
+        except ConfigError as e:
+            raise OtherRun(f"{folder}: its config cannot be used ({e}); choose another --workdir") from e
+        if changed := config_files.changed_keys(before, self._description["config"]):
+            raise OtherRun(
+                f"{folder}: is of a run with another config; choose another --workdir, or put this run's checkpoints "
+                f"back: {'; '.join(changed)}"
+            )
 
     @contextlib.contextmanager
     def _moved_away(self, step: int) -> Iterator[None]:
@@ -196,11 +241,16 @@ class Checkpoints:
     def _explained(self, step: int) -> Iterator[None]:
         try:
             yield
-        except Exception as e:  # Orbax raises many kinds for a disk that is full or gone
+        except Exception as e:  # Orbax raises many kinds
             self._saving, self._has_failed = None, True
+            self._require_claim()
+            if isinstance(e, CheckpointError):
+                raise CheckpointError(f"{e}, though it was just saved; run the same command again") from e
+            is_full = step_files.is_full_disk(e)
             raise CheckpointError(
-                f"{self._root / str(step)}: the checkpoint cannot be saved ({first_line(e)}; {_free(self._root)}); "
-                "the checkpoints before it are intact: make room, then run the same command again"
+                f"{self._root / str(step)}: the checkpoint cannot be saved ({first_line(e)}"
+                f"{f'; {_free(self._root)}' if is_full else ''}); the checkpoints before it are intact: "
+                f"{'make room, then ' if is_full else ''}run the same command again"
             ) from e
 
 

@@ -4,28 +4,36 @@ Orbax notices missing and truncated files, but most flipped bits decode to other
 file always did, benchmarks/fault_injection.py); so a step carries checksums of what was saved, and reading compares.
 """
 
+import atexit
 import errno
+import functools
 import itertools
 import json
 import os
+import re
 import shutil
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
 import jax
 import numpy as np
+import tensorstore as ts
 from orbax.checkpoint import v1 as ocp
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runs.metrics_file import SCORES
+from ddrnet_jax.runtime import devices
 
 FOLDER = "checkpoints"  # in a workdir
 REPLACED = ".replaced"  # a step under this name until its replacement is complete
 _CHECKSUMS = "checksums"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = ".damaged"
+_ODD = re.compile(r"[\[\]*?\\\udc80-\udcff]")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CheckpointError(UserError):
@@ -61,17 +69,35 @@ def beside(folder: Path) -> str:
     return f"; beside it are {', '.join(others)}: choose one, as --checkpoint {folder.with_name(others[0])}"
 
 
+@functools.cache
+def plainly_named(folder: Path) -> Path:
+    """The folder by a name that Orbax takes as it is: below it names are patterns, backslashes separators, all UTF-8.
+
+    Raises CheckpointError if this process can make no other name for it.
+    """
+    if not _ODD.search(str(folder)):
+        return folder
+    try:
+        place = Path(tempfile.mkdtemp(prefix="ddrnet_jax-"))
+        atexit.register(shutil.rmtree, place, ignore_errors=True)
+        (place / "folder").symlink_to(folder.absolute(), target_is_directory=True)
+    except OSError as e:
+        raise CheckpointError(f"{folder}: checkpoints cannot be in a folder of such a name ({e}); rename it") from e
+    return place / "folder"
+
+
 def described(state: dict, description: dict) -> dict:
     """The description (JSON values) to save with a state, the checksums of both added."""
     return description | {_CHECKSUMS: {part: _checksum(tree) for part, tree in state.items()} | _about(description)}
 
 
 def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
-    """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours."""
+    """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours, DeviceError without JAX."""
     _ignore_echoes()
+    devices.check()
     try:
         regular_files.require_in(folder)
-        metadata = ocp.metadata(folder)
+        metadata = ocp.metadata(plainly_named(folder))
     except Exception as e:  # Orbax raises many kinds for damaged files
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
     description = metadata.custom_metadata or {}
@@ -81,11 +107,35 @@ def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
     return metadata
 
 
-def check_description(folder: Path, metric: str) -> None:
-    """Raises CheckpointError unless a run can rank this step by its score; its arrays are not read."""
+def check_description(folder: Path, metric: str) -> dict:
+    """The description of a step that a run can rank by its score; its arrays are not read. Raises CheckpointError."""
     if not is_step(folder):
         raise CheckpointError(f"{folder}: the checkpoint cannot be read (it is not complete)")
-    score = read_metadata(folder).custom_metadata.get(metric)
+    description = read_metadata(folder).custom_metadata
+    _check_score(folder, description, metric)
+    return description
+
+
+def check_saved(folder: Path, arrays: int, metric: str) -> None:
+    """Raises CheckpointError unless a step is found, described, ranked, and its lists name as many arrays.
+
+    Reads these lists alone, in some ms: Orbax itself takes seconds to describe the arrays of a large network.
+    """
+    place = {"driver": "file", "path": f"{plainly_named(folder)}/state/"}
+    try:
+        description = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        keys = ts.KvStore.open({"driver": "ocdbt", "base": place}).result().list().result()
+    except Exception as e:  # TensorStore raises many kinds
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
+    _compare(folder, description, _about(description))
+    _check_score(folder, description, metric)
+    found = len({key.partition(b"/")[0] for key in keys})
+    if found != arrays:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (it has {found} of {arrays} arrays)")
+
+
+def _check_score(folder: Path, description: dict, metric: str) -> None:
+    score = description.get(metric)
     try:  # Orbax's own copy of the score, by which it keeps the best
         ranked = json.loads(regular_files.read_text(folder / "metrics" / "metrics"))[metric]
     except FileNotFoundError:
@@ -118,7 +168,7 @@ def read(folder: Path, like: dict) -> dict:
     context.multiprocessing_options.active_processes = {jax.process_index()}
     try:
         with context:
-            state = ocp.load(folder, templates)
+            state = ocp.load(plainly_named(folder), templates)
     except Exception as e:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
     _compare(folder, description, {part: _checksum(tree) for part, tree in state.items()})
@@ -143,10 +193,20 @@ def remove_unfinished(root: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """True if an error, or one that it came from, is known to be a lack of room."""
+    texts = tuple(os.strerror(number) for number in _FULL)
+    while error is not None:
+        if getattr(error, "errno", None) in _FULL or any(text in str(error) for text in texts):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def first_line(error: BaseException) -> str:
     """The message of another package's error, short enough for one line."""
     text = str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+    for number in (*_FULL, errno.EROFS, errno.EIO):
         if os.strerror(number) in text:  # TensorStore puts long paths before it
             return os.strerror(number)
     return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,8 @@
-"""The folder a run lives in: made, tried, and kept for one config."""
+"""The folder a run lives in: made, tried, kept for one config, and known again as long as the run lasts."""
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,62 +10,159 @@ from pathlib import Path
 import filelock
 import jax
 
-from ddrnet_jax import atomic, regular_files
+from ddrnet_jax import atomic
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.errors import UserError
+from ddrnet_jax.runs.metrics_file import METRICS_FILE, read_lines
 from ddrnet_jax.runs.step_files import FOLDER
 from ddrnet_jax.runtime import devices
 
+CONFIG, REPORT, _LOCK = "config.json", "report.html", ".lock"
+_KEYS = {"seed", "batch_size", "total_steps", "model", "data"}  # of every config of ours since the first
+
+
+class WorkdirLost(UserError):
+    """The workdir is no longer this run's; the message says why and what to do."""
+
+
+class Claim:
+    """A run's hold on its workdir: the folder, and in the first process the lock, are those that it began with."""
+
+    def __init__(self, workdir: Path, stack: contextlib.ExitStack, *, is_first: bool):
+        """stack is what lets go of it"""
+        self._workdir, self._stack = workdir, stack
+        folder = os.open(workdir, os.O_RDONLY)  # as long as it is open, no other folder gets its inode
+        stack.callback(os.close, folder)
+        self._folder = _identity(workdir)
+        self._lock = self._locked() if is_first else None
+
+    def check(self) -> None:
+        """Raises WorkdirLost if the folder is another one by now, or another run is in it."""
+        if _identity(self._workdir) != self._folder:
+            raise WorkdirLost(
+                f"--workdir {self._workdir}: is no longer the folder that this run began in (removed, moved or "
+                "unmounted), and nothing is written to what is there now; put it back and run the same command again"
+            )
+        if self._lock is None:
+            return
+        if _identity(self._workdir / _LOCK) is None:  # somebody removed it, and nobody has taken the place
+            with contextlib.suppress(filelock.Timeout):
+                self._lock = self._locked()
+        if _identity(self._workdir / _LOCK) != self._lock:
+            raise WorkdirLost(
+                f"--workdir {self._workdir}: another run has begun there, since {_LOCK} was removed; this one ends. "
+                f"Leave {_LOCK} in place, and run the same command again once the other has ended"
+            )
+
+    def _locked(self) -> tuple[int, int] | None:
+        lock = filelock.FileLock(self._workdir / _LOCK)
+        lock.acquire(timeout=0)
+        self._stack.callback(lock.release)
+        return _identity(self._workdir / _LOCK)
+
 
 @contextlib.contextmanager
-def claimed(workdir: Path, config: dict) -> Iterator[None]:
+def claimed(workdir: Path, config: dict) -> Iterator[Claim]:
     """The workdir, made, of this config (JSON values), and no other run's as long as the context lasts.
 
     Of several processes the first claims it, and the others look whether they see the same folder.
-    Raises ConfigError if it cannot be written, belongs to another config, or another run is in it.
+    Raises ConfigError, before anything is written, if it cannot be written, has files of our names that are no run's,
+    belongs to another config, or another run is in it.
     """
-    if jax.process_index():
-        _check_shared(workdir)
-        yield
-        return
-    with _locked(workdir):
+    with contextlib.ExitStack() as stack:
+        if jax.process_index():
+            _check_shared(workdir)
+            yield Claim(workdir, stack, is_first=False)
+            return
+        _check_ours(workdir)
+        claim = _made(workdir, stack)
         _claim(workdir, config)
         _check_shared(workdir)
-        yield
+        yield claim
 
 
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
+def _made(workdir: Path, stack: contextlib.ExitStack) -> Claim:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(workdir / ".lock")
-        lock.acquire(timeout=0)
+        return Claim(workdir, stack, is_first=True)
     except filelock.Timeout as e:
         raise ConfigError(f"--workdir {workdir}: another run is writing there; wait for it or choose another") from e
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """(device, inode) of what has this name, None if there is nothing."""
     try:
-        yield
-    finally:
-        lock.release()
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _check_ours(workdir: Path) -> None:
+    """Raises ConfigError if files of our names are there that no run of ours has written."""
+    if (workdir / "_CHECKPOINT_METADATA").exists():
+        raise ConfigError(f"--workdir {workdir}: is a checkpoint itself; choose another folder")
+    path = workdir / CONFIG
+    if os.path.lexists(path):
+        _read_config(path)
+        return
+    if _has_steps(workdir):
+        raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
+    for name in (METRICS_FILE, REPORT, FOLDER, _LOCK):
+        if _holds_something(workdir / name):
+            raise ConfigError(
+                f"{workdir / name}: is of no run of ours and is not written over; choose another --workdir"
+            )
+
+
+def _holds_something(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.iterdir())
+    return os.path.lexists(path) and not (path.is_file() and path.stat().st_size == 0)
+
+
+def _has_steps(workdir: Path) -> bool:
+    return any((workdir / FOLDER).glob("[0-9]*"))
+
+
+def _read_config(path: Path) -> dict:
+    """The JSON values of a config. Raises ConfigError if it is none of ours."""
+    try:
+        values = json.loads(path.read_text()) if path.is_file() else None
+    except OSError as e:
+        raise ConfigError(f"{path}: cannot be read ({e.strerror})") from e
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"{path}: not a config in JSON; restore it, or choose another --workdir") from e
+    if not (isinstance(values, dict) and values.keys() >= _KEYS):
+        raise ConfigError(f"{path}: not a config of ours and not written over; restore it, or choose another --workdir")
+    return values
 
 
 def _claim(workdir: Path, config: dict) -> None:
     """Write config.json; once the workdir has checkpoints, only a config of the same run may use it."""
-    path = workdir / "config.json"
-    if (workdir / "_CHECKPOINT_METADATA").exists():
-        raise ConfigError(f"--workdir {workdir}: is a checkpoint itself; choose another folder")
+    path = workdir / CONFIG
+    lines = read_lines(workdir)
+    if _has_steps(workdir) or lines:
+        _check_same_run(path, config)
+    if lines and not _has_steps(workdir) and _has_saved(workdir, lines):
+        raise ConfigError(
+            f"{workdir / FOLDER}: the checkpoints are gone, though {METRICS_FILE} goes on to step {lines[-1]['step']}; "
+            "put them back, or choose another --workdir"
+        )
     try:
         (workdir / FOLDER).mkdir(exist_ok=True)
-        if any((workdir / FOLDER).glob("[0-9]*")):
-            if not path.exists():
-                raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
-            _check_same_run(path, config)
         atomic.write_text(path, json.dumps(config, indent=2) + "\n")
     except OSError as e:
         raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise ConfigError(f"{path}: not a config in JSON; restore it, or choose another --workdir") from e
+
+
+def _has_saved(workdir: Path, lines: list[dict]) -> bool:
+    """True if the run had a checkpoint: it was done, or evaluated twice, and the first save comes before the second."""
+    evaluated = {line["step"] for line in lines if any(name.startswith("val/") for name in line)}
+    return not (workdir / FOLDER).is_dir() or (workdir / REPORT).exists() or len(evaluated) > 1
 
 
 def _check_shared(workdir: Path) -> None:
@@ -87,13 +185,16 @@ def _check_shared(workdir: Path) -> None:
 
 
 def _check_same_run(path: Path, given: dict) -> None:
-    try:
-        before = config_files.to_json(config_files.from_json(json.loads(regular_files.read_text(path))))
-    except ConfigError as e:
-        raise ConfigError(f"{path}: {e}; restore it, or choose another --workdir") from e
-    changed = config_files.changed_keys(before, given)
+    changed = _changed_keys(path, _read_config(path), given)
     if changed:
         raise ConfigError(
             f"{path}: this workdir was made with another config; choose another --workdir or restore: "
             + "; ".join(changed)
         )
+
+
+def _changed_keys(place: Path, before: dict, given: dict) -> list[str]:
+    try:
+        return config_files.changed_keys(config_files.to_json(config_files.from_json(before)), given)
+    except ConfigError as e:
+        raise ConfigError(f"{place}: {e}; restore it, or choose another --workdir") from e

@@ -8,9 +8,32 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime import processes
 
 Tree = Any  # nested dicts of arrays
+
+
+class DeviceError(UserError):
+    """JAX cannot compute here as the environment asks it to; the message names the variable."""
+
+
+def check() -> None:
+    """Raises DeviceError if JAX has no device of the platform it was told to use, or computes in 64 bits.
+
+    Else the first to meet it would be whoever reads a checkpoint, and damaged files would be blamed.
+    """
+    wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
+    try:
+        jax.devices()
+    except Exception as e:  # RuntimeError and bare AssertionError, by the platform
+        reason = (str(e).splitlines() or ["JAX does not find it"])[0][:200]
+        raise DeviceError(
+            f"JAX_PLATFORMS={wanted or ''}: no such device can be used here ({reason}); unset JAX_PLATFORMS, set it to "
+            "cpu, or install the JAX and driver of that device"
+        ) from e
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise DeviceError("JAX_ENABLE_X64: is set, but weights and checkpoints are of 32 bits; unset it")
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:

@@ -65,9 +65,10 @@ def train(
     command         that does so, kept with the checkpoints
     make_objective  of the network's graphdef and a platform; None: the loss of the experiment
     SIGTERM and Ctrl-C end it between two steps, the last of which is saved; see training.interruption.
-    Raises ConfigError, DataError or CheckpointError before any long work, TrainingDiverged, CheckpointError (a full
-    disk), Preempted or StoppedByUser during it.
+    Raises DeviceError, ConfigError, DataError or CheckpointError before any long work, TrainingDiverged,
+    CheckpointError (a full disk), WorkdirLost, Preempted or StoppedByUser during it.
     """
+    devices.check()
     with Interruption() as interruption:
         return _train(experiment, Path(folder), interruption, command, make_objective)
 
@@ -102,9 +103,9 @@ def _train(
                 "teacher": devices.fingerprint(distillation.fixed(teacher)),
             }
         )
-        stack.enter_context(workdir.claimed(folder, e.config))
+        claim = stack.enter_context(workdir.claimed(folder, e.config))
         made_by = provenance.made_by(command)
-        checkpoints = Checkpoints(folder, e.config, keep=e.checkpoint_keep, made_by=made_by)
+        checkpoints = Checkpoints(folder, e.config, keep=e.checkpoint_keep, made_by=made_by, check_claim=claim.check)
         stack.enter_context(contextlib.closing(checkpoints))
         schedule, optimizer = program.schedule_and_optimizer(e)
         graphdef, run_state, first_step, origin = _first_state(e, optimizer, checkpoints, mesh)

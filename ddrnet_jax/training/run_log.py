@@ -17,6 +17,7 @@ from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.evaluation import panels
 from ddrnet_jax.evaluation.gallery import Seen
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
+from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, drop_later_lines
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class RunLog:
             scalars = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
             self._tensorboard.write_scalars(step, scalars)
         except OSError as e:
-            problem = f"{e.strerror}; the checkpoints are intact: make room, then run the same command again"
+            advice = f"{'make room, then ' if step_files.is_full_disk(e) else ''}run the same command again"
+            problem = f"{e.strerror}; the checkpoints are intact: {advice}"
             raise OSError(e.errno, problem, str(self._path.parent)) from e
 
     def _write_pictures(self, step: int, spec: DatasetSpec, samples: Sequence[Seen]) -> None:

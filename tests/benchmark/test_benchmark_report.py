@@ -9,6 +9,7 @@ from report.html_page import Page
 from ddrnet_jax.benchmark import cases, device, page, report, run, timing
 from ddrnet_jax.benchmark.published import CITYSCAPES_HW, PUBLISHED
 from ddrnet_jax.config import DATA_SETS
+from ddrnet_jax.outputs import Outputs
 
 PEAKS = {"matmul_size": 2048, "matmul_flops_per_s": {"float32": 100e9}, "copy_bytes_per_s": 20e9}
 ENGINES = [run.Engine("jax float32", None), run.Engine("onnxruntime", None, note="onnxruntime: in a test")]
@@ -125,7 +126,7 @@ def test_our_programs_are_listed_with_what_they_cost(result):
 
 
 def test_json_is_complete_and_reads_back(result, tmp_path):
-    report.write(result, tmp_path)
+    report.write(result, Outputs(tmp_path))
     kept = json.loads((tmp_path / "benchmark.json").read_text())
     assert kept == json.loads(json.dumps(result))
     assert (tmp_path / "benchmark.txt").read_text().splitlines() == report.table_lines(result)
@@ -216,7 +217,7 @@ def test_faster_is_further_right_and_better_is_higher():
 
 
 def test_the_page_is_the_table_as_well_and_loads_nothing(result, tmp_path):
-    report.write(result, tmp_path)
+    report.write(result, Outputs(tmp_path))
     source = (tmp_path / "benchmark.html").read_text()
     parsed = Page(source)
     for line in report.table_lines(result):

@@ -164,7 +164,7 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
 
     # The same workdir under another config is refused, and a finished run runs again without training.
     assert_one_error(run(capsys, *flags, "--workdir", "run", "--config.seed=7"), "seed: 0 -> 7", "another --workdir")
-    (workdir / ".report.html.partial").mkdir()
+    (workdir / "report.html").write_text("a page of the user's")
     code, out, err = run(capsys, *flags, "--workdir", "run")
     assert code == 0, err
     assert "compiling the training step" not in err
@@ -377,6 +377,7 @@ def test_one_run_at_a_time_and_its_config_stays(config_file, pristine, tmp_path,
     (workdir / "checkpoints/4").mkdir(parents=True)
     flags = ("--config", config_file, f"--config.data.root={pristine}", "--workdir", workdir)
     assert_one_error(run(capsys, *flags), f"{workdir}/config.json: gone, but there are checkpoints")
+    (workdir / "checkpoints/4").rmdir()
     with filelock.FileLock(workdir / ".lock"):
         assert_one_error(run(capsys, *flags), f"--workdir {workdir}: another run is writing there")
     (tmp_path / "imported").mkdir()

@@ -39,6 +39,29 @@ def test_index_mask_is_mapped_through_the_table():
     np.testing.assert_array_equal(ids, np.where(mask == 11, IGNORE, mask))
 
 
+def test_erased_pixels_of_colour_masks_count_nowhere():
+    spec = folder_spec(["a", "b"], colors=[(0, 0, 0), (0, 0, 255)])
+    mask = np.zeros((2, 3, 4), np.uint8)
+    mask[..., 3] = 255
+    mask[0, 0] = (255, 0, 0, 0)  # class b lies underneath
+    mask[0, 1] = (1, 2, 3, 0)  # no class does
+    mask[1, 1] = (255, 0, 0, 255)
+    ids = decode.decode_label(png(mask), "a.png", spec)
+    np.testing.assert_array_equal(ids, [[IGNORE, IGNORE, 0], [0, 1, 0]])
+
+
+def test_deep_images_take_the_range_that_they_are_given():
+    raw = np.linspace(22000, 23000, 101).astype(np.uint16).reshape(1, -1)
+    seen = decode.decode_image(png(raw), "a.png", (22100, 22900))
+    expected = np.rint(np.clip((raw.astype(float) - 22100) * 255 / 800, 0, 255))
+    np.testing.assert_array_equal(seen, np.repeat(expected[..., None], 3, 2).astype(np.uint8))
+    assert decode.deep_range(png(raw)) == (22000, 23000)
+    assert len(np.unique(decode.decode_image(png(raw), "a.png"))) == decode.grey_levels(22000, 23000) == 5
+    small = RNG.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode.decode_image(png(small), "a.png", (22100, 22900)), small[..., ::-1])
+    assert decode.deep_range(png(small)) is None
+
+
 def test_palette_mask_gives_indices_not_colours():
     spec = folder_spec(["a", "b", "c"])
     rows = [[0, 1, 2, 255], [2, 1, 0, 0]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import zipfile
 
 import cv2
@@ -25,6 +26,7 @@ from ddrnet_jax.evaluation import metrics, submission
 from ddrnet_jax.evaluation.submission import SubmissionError
 from ddrnet_jax.evaluation.views import View, averaged_logits
 from ddrnet_jax.models import variables
+from ddrnet_jax.outputs import RECORD, OutputError, Outputs
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runtime import compilation
 
@@ -96,7 +98,7 @@ def test_the_zip_holds_what_evaluation_predicts_as_label_ids(root, small_split, 
     out, err = capsys.readouterr()
     assert code == 0, err
     assert out.startswith(f"5 predictions are in {output}")
-    assert [p.name for p in output.parent.iterdir()] == ["mine.zip"]
+    assert sorted(os.listdir(output.parent)) == [RECORD, "mine.zip"]
 
     model, _ = checkpoints.load_checkpoint(checkpoint)
     graphdef, *weights = variables.split(model)
@@ -156,12 +158,18 @@ def test_a_truncated_image_leaves_no_zip(root, small_split, checkpoint, tmp_path
     path = root / "leftImg8bit/test/berlin" / NAMES[0]
     path.write_bytes(path.read_bytes()[:-20])
     output = tmp_path / "out/x.zip"
-    output.parent.mkdir()
-    output.write_text("the one before")
+    Outputs(output.parent).write("x.zip", b"the one before")
     with pytest.raises(DataError, match=f"{NAMES[0]}: truncated PNG"):
         submit(make_config(root), checkpoint, output)
     assert output.read_text() == "the one before"
-    assert [p.name for p in output.parent.iterdir()] == ["x.zip"]
+    assert sorted(os.listdir(output.parent)) == [RECORD, "x.zip"]
+
+
+def test_a_zip_of_the_users_is_refused_before_the_checkpoint_is_read(root, small_split, tmp_path):
+    (tmp_path / "x.zip").write_text("leftImg8bit")
+    with pytest.raises(OutputError, match=r"x\.zip: is not of this program"):
+        submit(make_config(root), tmp_path / "no checkpoint", tmp_path / "x.zip")
+    assert (tmp_path / "x.zip").read_text() == "leftImg8bit"
 
 
 def test_the_checkpoint_is_of_cityscapes(root, small_split, tmp_path):
@@ -199,7 +207,7 @@ def test_a_zip_that_the_server_would_not_take_is_not_written(spoil, message, tmp
     with pytest.raises(SubmissionError, match=message) as caught:
         write(tmp_path / "x.zip", given.items())
     assert "\n" not in str(caught.value)
-    assert [p.name for p in tmp_path.iterdir()] == ["sound.zip"]
+    assert sorted(os.listdir(tmp_path)) == [RECORD, "sound.zip"]
 
 
 def test_a_zip_with_a_prediction_twice_or_damaged_is_refused(tmp_path):
@@ -216,7 +224,7 @@ def test_a_zip_with_a_prediction_twice_or_damaged_is_refused(tmp_path):
     with pytest.raises(SubmissionError, match="the zip cannot be read again .*CRC"):
         submission.validate(tmp_path / "x.zip", dict.fromkeys(NAMES, SIZE_HW), set(LABEL_IDS))
     (tmp_path / "file").write_text("")
-    with pytest.raises(SubmissionError, match="--output .*file/x.zip: cannot be written"):
+    with pytest.raises(OutputError, match="--output .*file/x.zip: cannot be written"):
         write(tmp_path / "file/x.zip", given)
 
 

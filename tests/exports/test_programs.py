@@ -139,7 +139,7 @@ def test_onnx_predicts_through_onnxruntime(onnxruntime, checkpoint, images, mask
     assert card["agreement"]["relative_logit_difference"] < 1e-5
     (tmp_path / "in").mkdir()
     for i, image in enumerate(images):
-        pictures.write_png(tmp_path / "in" / f"{i}.png", image)
+        (tmp_path / "in" / f"{i}.png").write_bytes(pictures.png(image))
     flags = ("--mode", "predict", "--checkpoint", path, "--input", tmp_path / "in", "--output", tmp_path / "out")
     code, _, err = run(capsys, *flags, "--engine", "onnxruntime")
     assert code == 0, err
@@ -167,7 +167,7 @@ def test_an_onnx_file_that_computes_something_else_is_not_written(onnxruntime, m
 
 def test_what_is_no_exported_file_is_named(onnxruntime, checkpoint, tmp_path, capsys):
     (tmp_path / "other.onnx").write_bytes(b"not a model")
-    pictures.write_png(tmp_path / "a.png", np.zeros((64, 64, 3), np.uint8))
+    (tmp_path / "a.png").write_bytes(pictures.png(np.zeros((64, 64, 3), np.uint8)))
     for path in (tmp_path / "other.onnx", tmp_path / "none.onnx", checkpoint):
         flags = ("--mode", "predict", "--checkpoint", path, "--input", tmp_path / "a.png", "--output", tmp_path / "o")
         code, _, err = run(capsys, *flags, "--engine", "onnxruntime")

@@ -11,6 +11,7 @@ from ddrnet_jax.config import base
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.sets.folder import folder_spec
+from ddrnet_jax.outputs import OutputError, Outputs
 from ddrnet_jax.prediction import predict, videos
 from ddrnet_jax.prediction.files import PredictionFiles
 from ddrnet_jax.prediction.segmenter import Segmenter
@@ -47,7 +48,7 @@ def read_video(path, channels=3):
 
 def test_every_frame_has_its_exact_mask_and_its_overlay(tmp_path):
     source = write_video(tmp_path / "drive.mp4")
-    files = PredictionFiles(tmp_path / "out", SPEC)
+    files = PredictionFiles(Outputs(tmp_path / "out"), SPEC)
     assert videos.predict_video(by_brightness, source, files) == 12
     rate, masks = read_video(tmp_path / "out" / "masks" / "drive.mkv", channels=1)
     assert rate == RATE
@@ -73,7 +74,7 @@ def test_odd_sizes_are_made_even(size_hw, tmp_path):
 
 @pytest.mark.parametrize("rate", [239.7631, 240.123, 65.536789, 29.97002997, 59.94005994, 14.9873])
 def test_every_frame_rate_can_be_written(rate, tmp_path):
-    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", videos._writable_rate(rate))
+    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", videos._writable_rate(rate), tmp_path)
     for _ in range(3):
         writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
     writers.close()
@@ -84,7 +85,7 @@ def test_every_frame_rate_can_be_written(rate, tmp_path):
 
 
 def test_frames_of_another_size_are_refused(tmp_path):
-    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", RATE)
+    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", RATE, tmp_path)
     writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
     with pytest.raises(DataError, match="the frames change their size"):
         writers.write(np.zeros((16, 32, 3), np.uint8), np.zeros((16, 32), np.uint8))
@@ -93,7 +94,7 @@ def test_frames_of_another_size_are_refused(tmp_path):
 
 def test_side_by_side_shows_image_overlay_and_legend(tmp_path):
     image, mask = np.full((96, 128, 3), 200, np.uint8), np.zeros((96, 128), np.uint8)
-    files = PredictionFiles(tmp_path, SPEC, side_by_side=True)
+    files = PredictionFiles(Outputs(tmp_path), SPEC, side_by_side=True)
     picture = files.picture(image, mask)
     assert picture.shape[1] > 2 * 128
     assert picture.shape[0] > 96
@@ -106,14 +107,14 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
     for count in (4, 60):
         source = write_video(tmp_path / f"{count}.mp4", count, (240, 320))
         tracemalloc.start()
-        videos.predict_video(by_brightness, source, PredictionFiles(tmp_path / "out", SPEC))
+        videos.predict_video(by_brightness, source, PredictionFiles(Outputs(tmp_path / "out"), SPEC))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_a_file_that_is_no_video_or_breaks_off_is_named(tmp_path):
-    files = PredictionFiles(tmp_path / "out", SPEC)
+    files = PredictionFiles(Outputs(tmp_path / "out"), SPEC)
     broken = tmp_path / "text.mp4"
     broken.write_text("no video")
     with pytest.raises(DataError, match=r"text\.mp4: cannot be read as a video"):
@@ -137,15 +138,16 @@ def test_frames_that_are_not_written_are_noticed(tmp_path, monkeypatch):
                 super().write(picture, mask)
 
     monkeypatch.setattr(videos, "_Writers", Full)
-    with pytest.raises(DataError, match="only 1 of 12 frames could be written; is the disk full"):
-        videos.predict_video(by_brightness, source, PredictionFiles(tmp_path / "out", SPEC))
+    with pytest.raises(DataError, match="only 1 of its 12 frames could be written; is the disk full"):
+        videos.predict_video(by_brightness, source, PredictionFiles(Outputs(tmp_path / "out"), SPEC))
 
 
 def test_the_source_is_never_written_over(tmp_path):
-    files = PredictionFiles(tmp_path, SPEC)
+    files = PredictionFiles(Outputs(tmp_path), SPEC)
+    (tmp_path / "overlays").mkdir()
     source = write_video(tmp_path / "overlays" / "drive.mp4")
     before = source.read_bytes()
-    with pytest.raises(DataError, match="is the video to read; choose another folder"):
+    with pytest.raises(OutputError, match=r"drive\.mp4: is not of this program"):
         videos.predict_video(by_brightness, source, files)
     assert source.read_bytes() == before
 
@@ -158,6 +160,6 @@ def test_predict_takes_a_video_and_warns_of_those_in_a_folder(tmp_path, monkeypa
     )
     source = write_video(tmp_path / "drive.MP4")
     assert predict.predict_files("run", source, tmp_path / "out") == 12
-    pictures.write_png(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "a.png").write_bytes(pictures.png(np.zeros((8, 8, 3), np.uint8)))
     assert predict.predict_files("run", tmp_path, tmp_path / "out") == 1
     assert "warning: 1 video(s) here are left out, first drive.MP4; give each as --input" in said

@@ -13,8 +13,9 @@ from report.html_page import Page
 
 from ddrnet_jax.evaluation import panels
 from ddrnet_jax.evaluation.gallery import Gallery, short_name
+from ddrnet_jax.outputs import OutputError
 from ddrnet_jax.report import page
-from ddrnet_jax.report.run import Evaluation, ReportError
+from ddrnet_jax.report.run import Evaluation
 
 WRITTEN = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
 SECTIONS = ("summary", "classes", "curves", "confusions", "images", "config", "made")
@@ -297,5 +298,5 @@ def test_write_takes_a_file_or_a_folder_and_replaces_whole_pages(run, tmp_path):
     unprintable = dataclasses.replace(run, name="/runs/\udcff")  # a file's name that is not UTF-8
     Page(page.write([unprintable], tmp_path / "page.html").read_text())
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReportError, match=r"file.*cannot be written"):
+    with pytest.raises(OutputError, match=r"file.*cannot be written"):
         page.write([run], tmp_path / "file" / "x.html")

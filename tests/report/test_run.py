@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from ddrnet_jax.outputs import OutputError
 from ddrnet_jax.report import make, page, run
 from ddrnet_jax.report.run import ReportError
 from ddrnet_jax.runs import metrics_file
@@ -74,8 +75,11 @@ def test_user_errors_come_before_the_evaluation(workdir, tmp_path, monkeypatch):
     with pytest.raises(ReportError, match=r"gone.*expected a workdir"):
         make.make(workdir, compare=tmp_path / "gone")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ReportError, match=r"x\.html: cannot be written"):
+    with pytest.raises(OutputError, match=r"x\.html: cannot be written"):
         make.make(workdir, tmp_path / "file" / "x.html")
+    (tmp_path / "own.html").write_text("a page of the user's")
+    with pytest.raises(OutputError, match=r"own\.html: is not of this program"):
+        make.make(workdir, tmp_path / "own.html")
     (tmp_path / "folder" / page.NAME).mkdir(parents=True)
     with pytest.raises(ReportError, match=r"report\.html: cannot be written \(it is a folder\)"):
         make.make(workdir, tmp_path / "folder")

@@ -13,15 +13,17 @@ from damage import arrays_file, flip_bit
 
 from ddrnet_jax import config as config_lib
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.runs import checkpoints
-from ddrnet_jax.runs.save import Checkpoints
+from ddrnet_jax.runs import checkpoints, step_files
+from ddrnet_jax.runs.save import Checkpoints, OtherRun
 from ddrnet_jax.runs.step_files import CheckpointError
+from ddrnet_jax.runs.workdir import WorkdirLost
 
 
-def tiny_checkpoints(workdir):
+def tiny_checkpoints(workdir, **options):
     config = config_lib.base()
     config.checkpoint.keep = 3
-    return Checkpoints(workdir, config_files.to_json(config), keep=config.checkpoint.keep)
+    (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    return Checkpoints(workdir, config_files.to_json(config), keep=config.checkpoint.keep, **options)
 
 
 def tiny_state(step):
@@ -110,6 +112,78 @@ def test_no_flipped_bit_changes_a_number(run):
         path.write_bytes(data)
     assert "_METADATA" in passed_over
     assert_is_step(resume(run), 3)
+
+
+@pytest.mark.parametrize("name", ["exp[1]", "[!a]*?", "a\\b", "caf\udce9"])
+def test_a_folder_of_any_name_is_saved_into_read_and_ranked(tmp_path, name):
+    workdir = tmp_path / name / "run"
+    manager = tiny_checkpoints(workdir)
+    for step in (1, 2):
+        manager.save(step, tiny_state(step), step / 10)
+    manager.close()
+    assert_is_step(resume(workdir), 2)
+    assert checkpoints.find_step(workdir) == workdir / "checkpoints" / "2"
+    copied = shutil.copytree(workdir / "checkpoints" / "1", tmp_path / f"copied-{name}")
+    assert step_files.read_metadata(copied).custom_metadata["val/miou"] == 0.1
+
+
+def test_a_save_that_nobody_finds_again_is_said(run, monkeypatch):
+    manager = tiny_checkpoints(run)
+    manager.save(4, tiny_state(4))
+    root = manager._root
+    wait, manager._wait = manager._wait, lambda: (time.sleep(0.5), shutil.rmtree(root / "4" / "state"), wait())
+    with pytest.raises(CheckpointError, match=r"4: the checkpoint cannot be read .*, though it was just saved"):
+        manager.close()
+
+
+def test_checkpoints_of_another_run_are_refused_and_stay(run):
+    config = config_lib.base()
+    config.seed, config.total_steps, config.log_every_steps = 1, 7, 3
+    other = Checkpoints(run, config_files.to_json(config))
+    for newest in (3, 2):  # damaged or not, one older step is enough
+        with pytest.raises(
+            OtherRun, match=rf"{newest}: is of a run with another config.*: seed: 0 -> 1; total_steps:"
+        ) as e:
+            other.resume(like=tiny_state(0))
+        assert "\n" not in str(e.value)
+        assert "log_every_steps" not in str(e.value)
+        shutil.rmtree(run / "checkpoints" / str(newest))
+    (run / "checkpoints" / "3").mkdir()
+    with pytest.raises(OtherRun, match="1: is of a run"):
+        other.resume(like=tiny_state(0))
+    assert steps_in(run) == ["1", "3"]
+
+
+def test_nothing_is_saved_into_a_workdir_that_is_lost(run):
+    lost = []
+
+    def check_claim():
+        if lost:
+            raise WorkdirLost("gone")
+
+    manager = tiny_checkpoints(run, check_claim=check_claim)
+    manager.save(4, tiny_state(4))
+    manager.check()
+    lost.append(True)
+    with pytest.raises(WorkdirLost):
+        manager.save(5, tiny_state(5))
+    (run / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()  # by now somebody else's
+    manager.close()
+    assert "6.orbax-checkpoint-tmp" in steps_in(run)
+    assert "5" not in steps_in(run)
+
+
+def test_what_is_not_known_to_be_the_disk_is_not_called_the_disk(run, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("Deadline of 600 s exceeded")
+
+    manager = tiny_checkpoints(run)
+    monkeypatch.setattr(manager._orbax(), "save_async", fail)
+    with pytest.raises(CheckpointError, match=r"4: the checkpoint cannot be saved \(Deadline of 600 s exceeded\)") as e:
+        manager.save(4, tiny_state(4))
+    assert "GB free" not in str(e.value)
+    assert "room" not in str(e.value)
+    assert "run the same command again" in str(e.value)
 
 
 def test_a_removed_step_is_saved_again(run):

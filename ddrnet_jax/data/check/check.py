@@ -19,10 +19,13 @@ from ddrnet_jax.data.check.findings import SEVERITIES, SHARED, Finding, Tally
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.check.samples import Observation, inspect
 from ddrnet_jax.data.errors import DataError, MissingLabels
+from ddrnet_jax.data.records.array_records import ArrayRecords
+from ddrnet_jax.data.remarks import Remarks, misnamed
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.data.sets import layouts
 from ddrnet_jax.data.sets.folder import Folder
 from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.data.sources import FolderPairs
 
 QUICK_SAMPLES = 16  # of both splits together
 QUICK_SECONDS = 2.0
@@ -72,6 +75,7 @@ def quick(
     """
     start, labelled, ignored = time.perf_counter(), 0, 0
     sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+    remarks = Remarks(train_source.spec)
     spec = train_source.spec
     if train_source.spec.classes != eval_source.spec.classes:
         odd = sorted(set(train_source.spec.classes) ^ set(eval_source.spec.classes))
@@ -80,6 +84,7 @@ def quick(
         if index and time.perf_counter() - start > QUICK_SECONDS:
             break
         sample = _read(source, index)
+        _look_at_files(source, index, remarks)
         if source is train_source and spec.has_masks:
             sizes[sample["image"].shape[1::-1]] += 1
             is_ignored = int((sample["label"] >= spec.num_classes).sum())
@@ -87,9 +92,21 @@ def quick(
     lines = lines_about_shared(train_source, eval_source)
     if spec.has_masks:  # without masks there are millions of images, and labels that are no files
         more = _lines_about_files("training", train_source) + _lines_about_files("evaluation", eval_source)
+        more += remarks.lines()
         more += _lines_about_samples(sizes, labelled, ignored, crop_hw, scale_range)
         lines += [f"{line}; --mode check_data tells more" for line in more]
     return [f"warning: {line}" for line in lines]
+
+
+def _look_at_files(source: Source, index: int, remarks: Remarks) -> None:
+    """Remark on what the files of a sample do silently. Raises DataError if a label is not what its name says."""
+    if not (isinstance(source, FolderPairs | ArrayRecords) and source.spec.has_masks):
+        return
+    encoded = source.encoded(index)
+    remarks.add(encoded.image, encoded.name, encoded.label)
+    reason = "" if source.spec.has_color_masks else misnamed(encoded.label, encoded.label_name, source.spec)
+    if reason:
+        raise DataError(f"{encoded.label_name}: {reason} (--mode check_data lists all such files)")
 
 
 def lines_about_shared(train_source: Source, eval_source: Source) -> list[str]:

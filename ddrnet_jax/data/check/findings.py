@@ -39,6 +39,14 @@ _KINDS = {
         "label(s) with blended colours",
         "export them again without smoothing, resizing or JPEG: a pixel must have exactly the colour of its class",
     ),
+    "misnamed": ("error", "label(s) hold other values than their names say", "rename them as it says there"),
+    "oriented": (
+        "warning",
+        "image(s) with an EXIF orientation that their label does not have",
+        "they are turned as viewers show them: if the labels were drawn on the pixels as stored, remove the tag "
+        "(exiftool -Orientation= FILE), else all is well; the picture of samples shows it",
+    ),
+    "narrow": ("warning", "16-bit image(s) that use little of their range: most of what they show is lost", ""),
     "damaged inside": (
         "warning",
         "JPEG(s) that a decoder complains about",
@@ -47,6 +55,7 @@ _KINDS = {
     "unlabelled": ("warning", "label(s) with no labelled pixel", "remove them, or look at what is ignored"),
     "blank": ("warning", "image(s) of one single colour", "look at them: was the export interrupted?"),
     "grey": ("note", "grey image(s)", "nothing: they are read with three equal channels"),
+    "erased": ("note", "colour label(s) with transparent pixels", "nothing if they are no class: they count nowhere"),
     "alpha": ("note", "image(s) with an alpha channel", "nothing: it is left out"),
     "deep": ("note", "image(s) of 16 bits", "nothing if they fill the range: they are read as 8 bits"),
 }
@@ -82,6 +91,7 @@ class Tally:
     sizes    {(W, H): images}
     names    {digest of an image's file: its name}
     sound    indices of the samples without error
+    deep_range  (lowest, highest) raw value of the images of 16 bits
     unfit    indices of those whose labels have colours that do not fit the data set
     """
 
@@ -97,6 +107,7 @@ class Tally:
     problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     names: dict[int, str] = dataclasses.field(default_factory=dict)
     sound: list[int] = dataclasses.field(default_factory=list)
+    deep_range: tuple[int, int] | None = None
     unfit: list[int] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
@@ -117,6 +128,9 @@ class Tally:
         if seen.size_wh:
             self.sizes[seen.size_wh] += 1
             self.names[seen.digest] = seen.name
+        if seen.deep_range:
+            known = self.deep_range or seen.deep_range
+            self.deep_range = min(known[0], seen.deep_range[0]), max(known[1], seen.deep_range[1])
         self.unknown.update(seen.unknown)
         self.colors.update(seen.colors)
 
@@ -139,6 +153,10 @@ def of_samples(tallies: Sequence[Tally], spec: DatasetSpec) -> list[Finding]:
 
 
 def _advice(kind: str, tallies: Sequence[Tally], spec: DatasetSpec) -> tuple[str, tuple[str, ...]]:
+    if kind == "narrow":
+        ranges = [tally.deep_range for tally in tallies if tally.deep_range]
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        return "let the values that there are become 0 to 255", (f"config.data.value_range = {(low, high)}",)
     if kind == "greys":
         return "save them with one channel", ()
     if spec.name != "folder":

@@ -8,15 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ddrnet_jax import regular_files
 from ddrnet_jax.data import pictures
 from ddrnet_jax.data.check.check import Report
 from ddrnet_jax.data.check.findings import Finding, Tally
-from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.samples import Sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.text import WIDTH, cut, percent, wrapped
 
+FILES = ("findings.txt", "samples.png")
 _NAME_LINES = 24  # of all findings together, on one screen
 _NAMES = 5  # of one finding
 _MOST_CLASSES = 24  # that are listed in full
@@ -29,17 +29,14 @@ _wrapped = functools.partial(wrapped, hanging=4)
 def write(report: Report, output: str | Path) -> list[str]:
     """Write OUTPUT/findings.txt, with every name, and OUTPUT/samples.png; returns one screen of lines.
 
-    Raises DataError if the files cannot be written.
+    Raises OutputError if the files cannot be written, or something of the user's is there.
     """
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        regular_files.write(output / "findings.txt", "\n".join(lines(report, whole=True)) + "\n")
-    except OSError as e:
-        raise DataError(f"--output {output}: cannot be written ({e.strerror or e})") from e
+    outputs, output = Outputs(output), Path(output)
+    text = "\n".join(lines(report, whole=True)) + "\n"
+    outputs.write(FILES[0], text.encode(errors="surrogateescape"))
     screen = lines(report)
     if report.samples:
-        pictures.write_png(output / "samples.png", sheet(report))
+        outputs.write(FILES[1], pictures.png(sheet(report)))
         screen += _wrapped(f"{len(report.samples)} samples with their labels: {output / 'samples.png'}")
     if any(line.endswith(_ALL_NAMES) for line in screen):
         screen += _wrapped(f"every name: {output / 'findings.txt'}")

@@ -8,11 +8,11 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ddrnet_jax.data import decode, matlab, polygons
+from ddrnet_jax.data import decode, matlab, polygons, remarks
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
-from ddrnet_jax.data.samples import Source
+from ddrnet_jax.data.samples import EncodedSample, Source
 from ddrnet_jax.data.sets.specs import Color, DatasetSpec
 
 _MOST_COLORS = 64  # of a mask that are told apart; more are no classes but blended edges
@@ -28,6 +28,7 @@ class Observation:
     name      of the image; "" if it could not be read
     size_wh   of the image in pixels, or None
     digest    of the bytes of the image's file
+    deep_range  (lowest, highest) raw value of an image of 16 bits
     counts    i64[C+1] labelled pixels (or samples) by class, the ignored ones last; None if the label is unreadable
     raw       i64[256] pixels by raw value, of index masks
     unknown   {raw value, RGB or name: pixels} that the data set does not know
@@ -38,6 +39,7 @@ class Observation:
     name: str = ""
     size_wh: tuple[int, int] | None = None
     digest: int = 0
+    deep_range: tuple[int, int] | None = None
     counts: np.ndarray | None = None
     raw: np.ndarray | None = None
     unknown: dict = dataclasses.field(default_factory=dict)
@@ -60,7 +62,7 @@ def inspect(source: Source, index: int, decoders: Decoders) -> Observation:
         return seen
     seen.name = encoded.name
     seen.digest = int.from_bytes(hashlib.blake2b(encoded.image, digest_size=8).digest(), "big")
-    image_hw = _inspect_image(encoded.image, encoded.name, seen, decoders)
+    image_hw = _inspect_image(encoded.image, encoded.name, source.spec, seen, decoders)
     if not source.spec.has_masks:
         _inspect_class(encoded.label, encoded.label_name, source.spec, seen)
         return seen
@@ -71,12 +73,15 @@ def inspect(source: Source, index: int, decoders: Decoders) -> Observation:
     label_hw = inspect_label(encoded.label, encoded.label_name, spec, seen)
     if image_hw and label_hw:
         _compare_sizes(image_hw, label_hw, encoded.label_name, seen)
+        _compare_orientations(encoded, source.spec, seen)
     return seen
 
 
-def _inspect_image(data: bytes, name: str, seen: Observation, decoders: Decoders) -> tuple[int, int] | None:
+def _inspect_image(
+    data: bytes, name: str, spec: DatasetSpec, seen: Observation, decoders: Decoders
+) -> tuple[int, int] | None:
     try:
-        image = decode.decode_image(data, name)
+        image = decode.decode_image(data, name, spec.value_range)
     except DataError as e:
         seen.note("unreadable", e)
         return None
@@ -88,8 +93,10 @@ def _inspect_image(data: bytes, name: str, seen: Observation, decoders: Decoders
         seen.note("grey", f"{name}: grey")
     if channels in (2, 4):
         seen.note("alpha", f"{name}: {channels} channels")
-    if bits > 8:
-        seen.note("deep", f"{name}: {bits} bits")
+    if bits > 8 and not spec.value_range:
+        seen.deep_range = decode.deep_range(data)
+        what = remarks.of_image(data, spec).get("narrow")
+        seen.note("narrow" if what else "deep", f"{name}: {what or f'{bits} bits'}")
     if (image[::8, ::8] == image[0, 0]).all() and (image == image[0, 0]).all():
         seen.note("blank", f"{name}: RGB {tuple(map(int, image[0, 0]))} everywhere")
     return image.shape[:2]
@@ -134,6 +141,8 @@ def _inspect_indices(data: bytes, name: str, spec: DatasetSpec, seen: Observatio
     except DataError as e:
         return _inspect_unfit(data, name, e, spec, seen)
     seen.raw = np.bincount(raw.ravel(), minlength=256)
+    if reason := spec.misnamed(frozenset(np.flatnonzero(seen.raw).tolist())):
+        seen.note("misnamed", f"{name}: {reason}")
     seen.unknown = {int(v): int(seen.raw[v]) for v in np.flatnonzero(seen.raw) if int(v) not in spec.values}
     by_id = np.zeros(256, np.int64)
     for value, train_id in spec.values.items():
@@ -151,6 +160,9 @@ def _inspect_colors(data: bytes, name: str, spec: DatasetSpec, seen: Observation
     except DataError as e:
         return _inspect_unfit(data, name, e, spec, seen)
     _count(np.bincount(ids.ravel(), minlength=256), name, spec, seen)
+    pixels = _pixels(data)
+    if pixels.ndim == 3 and pixels.shape[2] == 4 and (pixels[..., 3] == 0).any():
+        seen.note("erased", f"{name}: {(pixels[..., 3] == 0).mean():.1%} of it")
     return ids.shape
 
 
@@ -221,6 +233,13 @@ def _compare_sizes(image_hw, label_hw, name: str, seen: Observation) -> None:
         turned = tuple(image_hw) == tuple(label_hw)[::-1]
         sizes = f"label {label_hw[1]}x{label_hw[0]}, image {image_hw[1]}x{image_hw[0]} (WxH)"
         seen.note("turned" if turned else "size", f"{name}: {sizes}")
+
+
+def _compare_orientations(encoded: EncodedSample, spec: DatasetSpec, seen: Observation) -> None:
+    """Where sizes are equal they do not say whether the label was drawn on the image as stored or as shown."""
+    what = remarks.of_image(encoded.image, spec, encoded.label).get("oriented")
+    if what and not any(kind in ("turned", "size") for kind, _ in seen.problems):
+        seen.note("oriented", f"{encoded.name}: {what}")
 
 
 def _colors_of(rgb: np.ndarray) -> tuple[dict[Color, int], int]:

@@ -13,6 +13,7 @@ from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.records import manifest
 from ddrnet_jax.data.samples import EncodedSample, Sample, decode_sample
 from ddrnet_jax.data.sets import camvid, imagenet
+from ddrnet_jax.data.sets.cityscapes import Cityscapes
 from ddrnet_jax.data.sets.specs import DatasetSpec
 
 # What the features are called: by prepare_data, and by TFDS in cityscapes and imagenet2012.
@@ -40,8 +41,11 @@ class ArrayRecords:
         builder = _builder(self.root, tfds)
         info = builder.info
         self._image, self._label, self._name = _feature_names(self.root, info.features)
-        self._check_shards(info, split, spec)
-        self.spec = _actual_spec(self.root, info.features[self._label], spec, tfds)
+        prepared = self._check_shards(info, split, spec)
+        if isinstance(spec, Cityscapes) and prepared and prepared.values.get("labels") == manifest.TRAIN_IDS:
+            spec = spec.of_train_ids()
+        actual = _actual_spec(self.root, info.features[self._label], spec, tfds)
+        self.spec = dataclasses.replace(actual, value_range=spec.value_range)
         encoded = {self._image: tfds.decode.SkipDecoding()}
         if self.spec.has_masks:
             encoded[self._label] = tfds.decode.SkipDecoding()
@@ -82,7 +86,8 @@ class ArrayRecords:
     def _name_of(self, record: dict, index: int) -> str:
         return record[self._name].decode(errors="replace") if self._name else f"record {index}"
 
-    def _check_shards(self, info, split: str, spec: DatasetSpec) -> None:
+    def _check_shards(self, info, split: str, spec: DatasetSpec) -> manifest.Manifest | None:
+        """The manifest, if prepare_data wrote the records."""
         prepared = manifest.Manifest.read(self.root)
         if prepared and prepared.values["name"] != spec.name:
             raise DataError(f"{self.root}: holds {prepared.values['name']!r}, but data.name is {spec.name!r}")
@@ -102,6 +107,7 @@ class ArrayRecords:
         for path in self._files:
             if not path.is_file():
                 raise DataError(f"{path}: no such file, expected a shard of split {split!r}; copy it again")
+        return prepared
 
 
 def _builder(root: Path, tfds):

@@ -11,7 +11,9 @@ from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.data.errors import DataError
 
 FILE = "manifest.json"
+TRAIN_IDS = "train_ids"  # the labels of Cityscapes where they are no label ids
 _FORMAT = 1
+_OF_TFDS = ("features.json", "dataset_info.json")  # beside the manifest
 
 
 class RecordFile(NamedTuple):
@@ -44,7 +46,9 @@ class Manifest:
             if values["format"] == _FORMAT:
                 return cls(folder, values)
         except (OSError, ValueError, KeyError, TypeError) as e:
-            raise DataError(f"{path}: damaged; remove it and run prepare_data again") from e
+            raise DataError(
+                f"{path}: damaged, or not of prepare_data; put back a copy, or choose another folder"
+            ) from e
         raise DataError(f"{path}: format {values['format']}, expected {_FORMAT}; prepare the data again elsewhere")
 
     @classmethod
@@ -52,6 +56,7 @@ class Manifest:
         """The manifest of what `about` describes. Raises DataError if the folder holds something else."""
         manifest = cls.read(folder)
         if manifest is None:
+            _check_free(folder)
             return cls(folder, {"format": _FORMAT, **about, "splits": {}})
         for key, value in about.items():
             if manifest.values.get(key) != value:
@@ -141,6 +146,13 @@ class Manifest:
     def _has_size(self, file: RecordFile) -> bool:
         entry = self._entry(file)
         return entry is not None and file.path.is_file() and file.path.stat().st_size == entry["bytes"]
+
+
+def _check_free(folder: Path) -> None:
+    """Raises DataError if a folder that is not ours has a data set in it: its files would be written over."""
+    for path in sorted(folder.iterdir()):
+        if path.name in _OF_TFDS or ".array_record" in path.name:
+            raise DataError(f"{path}: is not of prepare_data and is not written over; choose another --output")
 
 
 def sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ from ddrnet_jax import atomic
 from ddrnet_jax.data import decode, matlab
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.records.manifest import Manifest, RecordFile
+from ddrnet_jax.data.records.manifest import TRAIN_IDS, Manifest, RecordFile
 from ddrnet_jax.data.samples import EncodedSample, decode_sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
@@ -88,7 +88,7 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
             f"{len(changed)} of {len(files)} files are written again: images or labels of {splits} have other "
             "sizes or times than when they were written (so has a copy that does not keep times)"
         )
-    for stale in output.glob(".*.partial"):
+    for stale in output.glob(f".{name}-*.partial"):
         stale.unlink()
     features = _features(spec)
     complaints: list[str] = []
@@ -191,7 +191,7 @@ def _stored(encoded: EncodedSample, spec: DatasetSpec, jpeg_quality: int) -> tup
     """Image and label bytes as they go into a record; MATLAB labels become PNGs of their values, JSON of train ids."""
     image, label = encoded.image, encoded.label
     if jpeg_quality and not decode.is_jpeg(image):
-        pixels = cv2.cvtColor(decode.decode_image(image, encoded.name), cv2.COLOR_RGB2BGR)
+        pixels = cv2.cvtColor(decode.decode_image(image, encoded.name, spec.value_range), cv2.COLOR_RGB2BGR)
         image = cv2.imencode(".jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, jpeg_quality))[1].tobytes()
     if isinstance(label, bytes) and label.startswith(matlab.MAGIC):
         label = cv2.imencode(".png", matlab.read_label_map(label, encoded.label_name), _PNG_LEVEL)[1].tobytes()
@@ -204,6 +204,8 @@ def _stored(encoded: EncodedSample, spec: DatasetSpec, jpeg_quality: int) -> tup
 def _label_kind(spec: DatasetSpec) -> str:
     if not spec.has_masks:
         return "classes"
+    if getattr(spec, "label_kind", "") == "labelTrainIds":
+        return TRAIN_IDS
     return "colors" if spec.has_color_masks else "indices"
 
 

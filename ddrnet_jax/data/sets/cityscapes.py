@@ -1,5 +1,6 @@
 """Cityscapes: 19 of its 34 labels, fine or coarse annotations, a test split for its server."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -54,21 +55,53 @@ _CLASS_WEIGHTS = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
 class Cityscapes(DatasetSpec):
-    """Images and labels by city, in the two trees of the release."""
+    """Images and labels by city, in the two trees of the release.
+
+    label_kind  as the files' names end; shared copies often have labelTrainIds alone
+    """
+
+    label_kind: str = "labelIds"
 
     def find_pairs(self, root: Path, split: str) -> list[Pair]:
         """Pairs of a split: train_extra, and a name that ends in _coarse, have the coarse annotations."""
-        is_coarse = split == "train_extra" or split.endswith("_coarse")
-        annotation = "gtCoarse" if is_coarse else "gtFine"
-        folder = split.removesuffix("_coarse")
+        annotation, folder = _annotation(split)
 
         def label_of(image: Path) -> Path:
-            name = f"{image.name.removesuffix(_ENDING)}_{annotation}_labelIds.png"
+            name = f"{image.name.removesuffix(_ENDING)}_{annotation}_{self.label_kind}.png"
             return root / annotation / folder / image.parent.name / name
 
         pairs = ((image, label_of(image)) for image in images(root, folder))
         return files.require_labels(pairs, f"unzip the {annotation} archive of the release into {root}")
+
+    def of_files(self, root: Path, splits: list[str]) -> DatasetSpec:
+        """Of train ids, where their files alone are there."""
+        for split in splits:
+            annotation, folder = _annotation(split)
+            for city in sorted((root / annotation / folder).glob("*/")):
+                names = os.listdir(city)
+                if any(name.endswith("_labelIds.png") for name in names):
+                    return self
+                if any(name.endswith("_labelTrainIds.png") for name in names):
+                    return self.of_train_ids()
+        return self
+
+    def of_train_ids(self) -> "Cityscapes":
+        """The spec of labels that hold train ids."""
+        return dataclasses.replace(self, label_kind="labelTrainIds", values=_TRAIN_IDS)
+
+    def misnamed(self, values: frozenset[int]) -> str:
+        """Train ids under the name of label ids: 255, none above 18, and some that label ids give to nothing seen."""
+        if self.label_kind == "labelIds" and 255 in values and max(values - {255}, default=0) < 19 and min(values) < 7:
+            return "holds train ids, not label ids; rename all such files from _labelIds to _labelTrainIds"
+        return ""
+
+
+def _annotation(split: str) -> tuple[str, str]:
+    """(the tree of a split's labels, its folder there)"""
+    is_coarse = split == "train_extra" or split.endswith("_coarse")
+    return "gtCoarse" if is_coarse else "gtFine", split.removesuffix("_coarse")
 
 
 def images(root: str | Path, split: str) -> list[Path]:
@@ -85,6 +118,8 @@ def images(root: str | Path, split: str) -> list[Path]:
 
 
 _TRAINED = [label for label in _LABELS if label[2] is not None]
+
+_TRAIN_IDS = {**{train_id: train_id for train_id in range(len(_TRAINED))}, IGNORE: IGNORE}
 
 SPEC = Cityscapes(
     name="cityscapes",

@@ -1,5 +1,6 @@
 """The files of splits: (root, split) -> the image and the label of every sample, in order."""
 
+import dataclasses
 from pathlib import Path
 
 from ddrnet_jax.data.errors import DataError, MissingLabels
@@ -29,7 +30,8 @@ def find_pairs(root: str | Path, split: str, spec: DatasetSpec) -> tuple[list[Pa
 
 def spec_of_files(root: str | Path, split: str, spec: DatasetSpec) -> DatasetSpec:
     """The spec that the label files of a split follow: CamVid has two forms."""
-    return spec.of_files(Path(root), split_parts(split))
+    found = spec.of_files(Path(root), split_parts(split))
+    return found if found is spec else dataclasses.replace(found, value_range=spec.value_range)
 
 
 def split_parts(split: str) -> list[str]:

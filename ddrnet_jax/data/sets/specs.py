@@ -35,6 +35,7 @@ class DatasetSpec:
                    Keys are integers (index masks), RGB triples (colour masks), or names (polygons in JSON);
                    empty: a sample has a class number instead of a mask.
     image_folder   relative folder of a split's images; "{split}" is replaced
+    value_range    raw (low, high) that become 0 and 255, of images of more than 8 bits; (): all 16 bits
     class_weights  loss weights by train id, or None where the data set has none
     hidden_test    the split that a test server evaluates, or None
     """
@@ -45,6 +46,7 @@ class DatasetSpec:
     values: dict
     image_folder: str = ""
     label_folder: str = ""
+    value_range: tuple[float, ...] = ()
     class_weights: tuple[float, ...] | None = None
     hidden_test: HiddenTest | None = None
 
@@ -87,6 +89,10 @@ class DatasetSpec:
     def read_label(self, image: str, label: str) -> tuple[bytes, str]:
         """The bytes of an image's label, and what to call it. Raises DataError if they cannot be read."""
         return files.read_file(label), label
+
+    def misnamed(self, values: frozenset[int]) -> str:
+        """What a label with these raw values must be, if not what its name says; "" where nothing is wrong."""
+        return ""
 
     def of_files(self, root: Path, splits: list[str]) -> "DatasetSpec":
         """The spec that the files below a root follow, where there are several forms of one data set."""

@@ -1,7 +1,9 @@
 """check_data: every kind of damage planted and found by name, nothing found where nothing is wrong, exit codes."""
 
+import dataclasses
 import shutil
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ from ddrnet_jax.data.records import prepare
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
+from ddrnet_jax.outputs import OutputError
 
 HEIGHT, WIDTH = 48, 64
 CLASSES = ("background", "road", "car")
@@ -224,6 +227,14 @@ def mostly_ignored(data):
     return "warning", "training: 98% of the labels' pixels are ignored", []
 
 
+def turned_otherwise_than_its_label(data):
+    path = data / "images/train/2.png"
+    data, exif = path.read_bytes(), b"eXIfMM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, 3, 0, 0)
+    chunk = struct.pack(">I", len(exif) - 4) + exif + struct.pack(">I", zlib.crc32(exif))
+    path.write_bytes(data[:33] + chunk + data[33:])
+    return "warning", "1 image(s) with an EXIF orientation that their label does not have", ["images/train/2.png"]
+
+
 def grey_image(data):
     write_png(data / "images/train/2.png", np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint8))
     return "note", "1 grey image(s)", ["images/train/2.png"]
@@ -255,6 +266,7 @@ KINDS = (
     *(two_images_of_a_stem, no_evaluation_folder, nothing_labelled),
     *(jpeg_with_a_hole, jpeg_overwritten_with_zeros, jpeg_cut_and_ended),
     *(label_without_image, images_of_other_kinds, unlabelled, blank_image, the_same_image_twice, mostly_ignored),
+    turned_otherwise_than_its_label,
     *(grey_image, grey_jpeg, image_with_alpha, deep_image),
 )
 
@@ -276,6 +288,34 @@ def test_several_kinds_at_once_are_all_found(data):
     for _, message, _ in planted:
         assert any(message in f.message for f in report.findings)
     assert report.tallies[0].counts.sum() == 4 * HEIGHT * WIDTH + 8 * HEIGHT  # a label counts whatever its image
+
+
+def test_the_range_of_narrow_images_is_there_to_paste_and_mends_them(data):
+    pixels = np.random.default_rng(2).integers(22100, 22950, (HEIGHT, WIDTH), dtype=np.uint16)
+    (data / "images/train/2.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    (finding,) = (f for f in look(data).findings if f.severity == "warning")
+    assert "1 16-bit image(s) that use little of their range" in finding.message
+    assert f"values {pixels.min()}..{pixels.max()}, 4 of 256 grey levels" in finding.names[0]
+    low, high = int(pixels.min()), int(pixels.max())
+    assert finding.paste == (f"config.data.value_range = ({low}, {high})",)
+    spec = dataclasses.replace(folder_spec(CLASSES), value_range=(low, high))
+    image = FolderPairs(data, "train", spec)[2]["image"]
+    assert (image.min(), image.max()) == (0, 255)
+    plain = FolderPairs(data, "train", folder_spec(CLASSES))
+    (line,) = check.quick(plain, plain, crop_hw=(HEIGHT, WIDTH), scale_range=(1, 1))[1:]
+    assert "16-bit image(s) use little of their range" in line
+
+
+def test_what_is_erased_in_colour_masks_is_noted(tmp_path):
+    colors = ((0, 0, 0), (9, 9, 9), (0, 0, 255))
+    data = write_folder(tmp_path / "data", colors)
+    path = data / "labels/train/1.png"
+    pixels = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2BGRA)
+    pixels[:, : WIDTH // 2, 3] = 0
+    cv2.imwrite(str(path), pixels)
+    report = look(data, colors=colors)
+    assert_found(report, "note", "1 colour label(s) with transparent pixels", names=["labels/train/1.png: 50.0% of it"])
+    assert report.tallies[0].counts[-1] == HEIGHT * (WIDTH // 2)
 
 
 def test_clean_data_gives_no_finding(data):
@@ -513,7 +553,7 @@ def test_long_lists_are_cut_on_the_screen_and_whole_in_the_file(tmp_path):
     text = (tmp_path / "out/findings.txt").read_text()
     assert all(f"images/train/{i}.png: the file is empty" in text for i in range(30))
     assert cv2.imread(str(tmp_path / "out/samples.png")) is not None
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         check_report.write(report, root / "images/train/31.png")
 
 

@@ -106,6 +106,16 @@ def write_times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.glob("[a-z]*.array_record*")}
 
 
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "mine-train.array_record-00000-of-00001"])
+def test_another_data_set_is_not_written_over(draw, tmp_path, name):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / name).write_text("of another data set")
+    sources = build.sources_to_prepare(draw.configure(draw("camvid_original")))
+    with pytest.raises(DataError, match=f"{name}: is not of prepare_data and is not written over; choose another"):
+        prepare(sources, tmp_path / "other", name="camvid")
+    assert sorted(p.name for p in (tmp_path / "other").iterdir()) == [".prepare.lock", name]
+
+
 def test_a_second_run_writes_only_what_is_missing_or_damaged(draw, tmp_path):
     drawn = draw("camvid_original")
     sources, records = build.sources_to_prepare(draw.configure(drawn)), tmp_path / "records"
@@ -120,7 +130,7 @@ def test_a_second_run_writes_only_what_is_missing_or_damaged(draw, tmp_path):
     data = bytearray((records / flipped).read_bytes())
     data[len(data) // 2] ^= 1
     (records / flipped).write_bytes(data)
-    (records / ".x.partial").write_text("what a killed run leaves")
+    (records / ".camvid-x.partial").write_text("what a killed run leaves")
     prepare(sources, records, name="camvid")
     after = write_times(records)
     assert {name for name in before if after[name] != before[name]} == {gone, cut, flipped}

@@ -11,8 +11,10 @@ from scipy import io as scipy_io
 
 from ddrnet_jax import build
 from ddrnet_jax.data import decode
+from ddrnet_jax.data.check import check
 from ddrnet_jax.data.errors import DataError, MissingLabels
 from ddrnet_jax.data.pipeline import Shard, samples_in_order, train_batches
+from ddrnet_jax.data.records import prepare
 from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
 from ddrnet_jax.data.sets.coco_stuff_10k import SPEC as COCO_STUFF_10K
 from ddrnet_jax.data.sets.coco_stuff_164k import SPEC as COCO_STUFF_164K
@@ -44,6 +46,34 @@ def test_splits_are_joined_with_a_plus(draw, check_samples, name):
     for wrong in ("train+", "train+train", ""):
         with pytest.raises(DataError, match="names joined by"):
             build.experiment(draw.configure(drawn, train_split=wrong)).train_source()
+
+
+def with_train_ids(root, ending):
+    """The labels of Cityscapes as train ids, in files of this ending."""
+    for path in root.rglob("*_labelIds.png"):
+        ids = decode.decode_label(path.read_bytes(), path.name, CITYSCAPES)
+        cv2.imwrite(str(path).replace("_labelIds.png", ending), ids)
+        if ending != "_labelIds.png":
+            path.unlink()
+
+
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_cityscapes_of_train_ids_alone_reads_as_it_was_drawn(draw, check_samples, tmp_path, is_prepared):
+    drawn = draw("cityscapes")
+    with_train_ids(drawn.root, "_labelTrainIds.png")
+    config = draw.configure(drawn)
+    if is_prepared:
+        prepare.prepare(build.sources_to_prepare(config), tmp_path / "records", name="cityscapes")
+        config.data.root, config.data.storage = str(tmp_path / "records"), "array_record"
+    check_samples(build.experiment(config).train_source(), drawn.expected["train"])
+
+
+def test_train_ids_under_the_name_of_label_ids_are_refused(draw):
+    drawn = draw("cityscapes")
+    with_train_ids(drawn.root, "_labelIds.png")
+    e = build.experiment(draw.configure(drawn))
+    with pytest.raises(DataError, match="_labelIds.png: holds train ids, not label ids; rename all such files"):
+        check.quick(e.train_source(), e.eval_source(), crop_hw=(16, 16), scale_range=(1, 1))
 
 
 def test_several_processes_read_each_sample_once(draw):
