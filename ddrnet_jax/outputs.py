@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 
 RECORD = ".ddrnet_jax"  # in a folder of results: a JSON line for each file that was written, with its SHA-256
@@ -60,7 +61,7 @@ class Outputs:
     def write(self, name: str, data: bytes) -> None:
         """Write a file of these bytes, whole. Raises OutputError."""
         with self.replacing(name) as partial:
-            partial.write_bytes(data)
+            regular_files.write(partial, data)
 
     def _place(self, partial: Path, name: str) -> None:
         if self._is_there(name):
@@ -84,7 +85,7 @@ class Outputs:
 
     def _note(self, name: str, sha256: str) -> None:
         if (name, sha256) not in self._known:
-            with (self.folder / RECORD).open("a", encoding="utf-8") as record:
+            with regular_files.opened(self.folder / RECORD, "a") as record:
                 record.write(json.dumps({"file": name, "sha256": sha256}) + "\n")
             self._known.add((name, sha256))
 
@@ -113,7 +114,7 @@ def _noted(record: Path) -> Iterator[tuple[str, str]]:
     """(name, SHA-256) of every line of a record; none of what is no record of ours."""
     if not record.is_file():
         return
-    for line in record.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in regular_files.read_text(record, "replace").splitlines():
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             noted = json.loads(line)
             yield str(noted["file"]), str(noted["sha256"])
@@ -130,5 +131,5 @@ def _identities(paths: Iterable[str | Path]) -> frozenset[tuple[int, int]]:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with regular_files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

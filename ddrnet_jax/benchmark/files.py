@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.benchmark.timing import Program
 from ddrnet_jax.data import decode, pictures
 from ddrnet_jax.data.files import read_file
@@ -22,7 +23,7 @@ def write_image(folder: Path, size_hw: tuple[int, int]) -> Path:
     """The PNG file of image_to_measure."""
     path = folder / f"{size(size_hw)}.png"
     if not path.exists():
-        path.write_bytes(pictures.png(image_to_measure(size_hw)))
+        regular_files.write(path, pictures.png(image_to_measure(size_hw)))
     return path
 
 
@@ -35,6 +36,6 @@ def file_program(masks: Program, path: Path) -> Program:
 
     def start() -> None:
         image = decode.decode_image(read_file(path), str(path))
-        output.write_bytes(pictures.png(masks.start(image[None])[0]))
+        regular_files.write(output, pictures.png(masks.start(image[None])[0]))
 
     return masks._replace(start=start)

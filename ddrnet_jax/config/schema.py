@@ -1,6 +1,7 @@
 """Every configuration key with its unit, and the checks on their values."""
 
 import difflib
+import math
 
 from ml_collections import ConfigDict, FieldReference
 

@@ -123,7 +123,7 @@ def check_saved(folder: Path, arrays: int, metric: str) -> None:
     """
     place = {"driver": "file", "path": f"{plainly_named(folder)}/state/"}
     try:
-        description = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        description = json.loads(regular_files.read_text(folder / "_CHECKPOINT_METADATA"))["custom_metadata"]
         keys = ts.KvStore.open({"driver": "ocdbt", "base": place}).result().list().result()
     except Exception as e:  # TensorStore raises many kinds
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e

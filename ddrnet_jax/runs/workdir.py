@@ -10,7 +10,7 @@ from pathlib import Path
 import filelock
 import jax
 
-from ddrnet_jax import atomic
+from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
@@ -131,7 +131,7 @@ def _has_steps(workdir: Path) -> bool:
 def _read_config(path: Path) -> dict:
     """The JSON values of a config. Raises ConfigError if it is none of ours."""
     try:
-        values = json.loads(path.read_text()) if path.is_file() else None
+        values = json.loads(regular_files.read_text(path)) if path.is_file() else None
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror})") from e
     except (ValueError, RecursionError) as e:
