@@ -6,10 +6,10 @@ A FIFO, a socket or a terminal under the name of a file would keep its reader, o
 import errno
 import os
 import stat
-from typing import IO
+from typing import Any
 
 
-def opened(path: str | os.PathLike, mode: str = "rb", errors: str | None = None) -> IO:
+def opened(path: str | os.PathLike, mode: str = "rb", errors: str | None = None) -> Any:
     """The file, open; text is UTF-8, a byte order mark before it no part of it.
 
     Raises OSError if it cannot be opened, or is no regular file.
@@ -39,7 +39,7 @@ def write(path: str | os.PathLike, content: bytes | memoryview | str, errors: st
 
 def require_in(folder: str | os.PathLike) -> None:
     """Raises OSError if something below a folder is neither a folder nor a regular file: its readers are not ours."""
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(os.fspath(folder)):
         for path in (os.path.join(parent, name) for name in names):
             require(path)
 

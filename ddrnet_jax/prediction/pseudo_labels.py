@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.build import Experiment, experiment
 from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
@@ -75,7 +76,7 @@ def pseudo_label(
         best, mask = (np.asarray(found)[0] for found in program(tuple(weights), image[None], confidence))
         counts += [np.bincount(each.ravel(), minlength=IGNORE + 1)[: counts.shape[1]] for each in (best, mask)]
         _copy(path, images / path.name)
-        pictures.write_png(labels / f"{stem}.png", mask)
+        regular_files.write(labels / f"{stem}.png", pictures.png(mask))
     kept = Kept(trained.classes, *counts)
     _write_card(Path(output), checkpoint, confidence, view, kept)
     if broken:

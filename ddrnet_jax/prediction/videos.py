@@ -41,8 +41,10 @@ def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, fil
     video, frames = _open(path)
     count = 0
     with contextlib.ExitStack() as stack:
-        targets = [stack.enter_context(files.outputs.replacing(name, keeps_part=True)) for name in names_of(path)[1:]]
-        writers = _Writers(*targets, video.frames_per_s, path)
+        overlays, masks = (
+            stack.enter_context(files.outputs.replacing(name, keeps_part=True)) for name in names_of(path)[1:]
+        )
+        writers = _Writers(overlays, masks, video.frames_per_s, path)
         try:
             for frame in tqdm(frames, total=video.frames or None, unit="frame", disable=None, ncols=80):
                 mask = predictor(frame)
@@ -50,7 +52,7 @@ def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, fil
                 count += 1
         finally:  # a video without its end cannot be played
             writers.close()
-        for target in targets:
+        for target in (overlays, masks):
             _check_written(target, count, path)
     if not count:
         raise DataError(f"{path}: no frame can be read")
