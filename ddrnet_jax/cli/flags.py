@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Collection
+from typing import NoReturn
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
@@ -108,9 +109,14 @@ FLAGS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; --help lists what there is")
+
+
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the KEY=VALUE texts of --config.KEY=VALUE in their order."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m ddrnet_jax.main",
         usage="%(prog)s --config FILE [--mode MODE] [flags]",
         description=_DESCRIPTION,
