@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from ddrnet_jax import memory
-from ddrnet_jax.data import exif, gifs, headers, matlab, polygons
+from ddrnet_jax.data import exif, gifs, headers, matlab, polygons, unreadable
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sets.specs import DatasetSpec
@@ -30,7 +30,7 @@ def decode_image(data: bytes, name: str, value_range: Sequence[float] = ()) -> n
     _check_fits(data, name)
     image = _imdecode(data, cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_ANYDEPTH if value_range else 0))
     if image is None:
-        raise DataError(f"{name}: not a readable image; replace the file, or remove it with its label")
+        raise unreadable.error(data, name)
     if image.dtype == np.uint8:
         return image
     low, high = value_range
@@ -68,7 +68,7 @@ def decode_label(data: bytes, name: str, spec: DatasetSpec) -> np.ndarray:
         raise DataError(f"{name}: labels must be lossless (PNG); JPEG changes the values")
     mask = _imdecode(data if spec.has_color_masks else _palette_as_grey(data), cv2.IMREAD_UNCHANGED)
     if mask is None:
-        raise DataError(f"{name}: not a readable label; replace the file, or remove it with its image")
+        raise unreadable.error(data, name, "label")
     if data[: len(_PNG)] == _PNG:  # which is the only kind that the decoder has not turned
         mask = exif.turned(mask, exif.orientation(data))
     return _colors_to_ids(mask, name, spec) if spec.has_color_masks else _values_to_ids(mask, data, name, spec)

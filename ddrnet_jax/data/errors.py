@@ -10,6 +10,10 @@ class DataError(UserError):
     """Something is wrong with the user's data; the message names the file and what to do."""
 
 
+class UnreadKind(DataError):
+    """A file is not damaged, but of a kind that is not read; the message says what to make of it."""
+
+
 class MissingLabels(DataError):
     """Some images have no label.
 

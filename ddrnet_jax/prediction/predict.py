@@ -38,7 +38,7 @@ def predict_files(
     Raises DataError if there is nothing to read; images that cannot be read are named at the end.
     """
     source = Path(source)
-    is_video = source.is_file() and source.suffix.lower() in videos.SUFFIXES
+    is_video = source.is_file() and _is_video(source)
     paths = {} if is_video else input_files(source)
     if is_video:
         videos.check(source)
@@ -120,6 +120,14 @@ def _each(source: Source) -> Iterator[Sample]:
     return (source[i] for i in range(len(source)))
 
 
+def _is_video(source: Path) -> bool:
+    """By its content; a name that is a video's or an image's is believed."""
+    suffix = source.suffix.lower()
+    if suffix in videos.SUFFIXES:
+        return True
+    return (suffix == ".gif" or suffix not in files.IMAGE_SUFFIXES) and videos.is_video(source)
+
+
 def input_files(source: Path) -> dict[str, Path]:
     """{stem: path} of an image, or of the images of a folder; what else is there is warned of. Raises DataError."""
     if source.is_dir():
@@ -127,10 +135,9 @@ def input_files(source: Path) -> dict[str, Path]:
         return files.files_by_stem(source, "images to predict")
     if not source.is_file():
         raise DataError(f"--input {source}: no such file or folder")
-    if source.suffix.lower() not in files.IMAGE_SUFFIXES:
+    if source.suffix.lower() not in files.IMAGE_SUFFIXES and not videos.is_picture(source):
         raise DataError(
-            f"--input {source}: not an image or video; expected one of "
-            f"{', '.join(sorted(files.IMAGE_SUFFIXES | videos.SUFFIXES))}"
+            f"--input {source}: not an image or video that OpenCV reads; save images as PNG or JPEG, videos as MP4"
         )
     return {source.stem: source}
 

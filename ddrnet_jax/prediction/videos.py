@@ -1,5 +1,7 @@
 """A video to its masks and overlays, frame by frame: memory for one frame, whatever its length."""
 
+import array
+import codecs
 import contextlib
 import logging
 import math
@@ -12,11 +14,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.prediction.files import LEGEND, PredictionFiles, mask_name, overlay_name
 
 _log = logging.getLogger(__name__)
-SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg"))
+# By which videos are known in a folder; of a file that is given the decoder decides.
+SUFFIXES = frozenset(
+    (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv")
+    + (".3gp", ".3g2", ".ogv", ".vob", ".mxf", ".f4v", ".dv", ".y4m")
+)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is wrong with a file is said here, once
 _FRAMES_PER_S = 25.0  # where a file does not say
 _MOST_FRAMES_PER_S = 1000  # what OpenCV gives where a file has no rate
@@ -73,7 +80,7 @@ def _open(path: Path) -> tuple[Video, Iterator[np.ndarray]]:
     if not (math.isfinite(rate) and 0 < rate < _MOST_FRAMES_PER_S):
         _log.warning(f"{path} does not say its frame rate; {_FRAMES_PER_S:g} a second are written")
         rate, count = _FRAMES_PER_S, 0  # the count is an estimate by the rate
-    return Video(count, _writable_rate(rate)), _frames(capture)
+    return Video(count, _writable_rate(rate)), _frames(capture, path, rate)
 
 
 def _writable_rate(frames_per_s: float) -> float:
@@ -101,13 +108,54 @@ def _utf_8(path: Path) -> str:
         raise DataError(f"{path}: its name is not UTF-8, and OpenCV opens no such video; rename it") from e
 
 
-def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """u8[H,W,3] RGB, one after another."""
+def is_video(path: Path) -> bool:
+    """True if OpenCV reads a file as a video, and not as a picture; a text that it would draw is none."""
+    if _is_text(path):
+        return False
+    capture = cv2.VideoCapture(_utf_8(path))
+    is_film, frames = capture.isOpened(), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    capture.release()
+    return is_film and (frames > 1 or not is_picture(path))
+
+
+def is_picture(path: Path) -> bool:
+    """True if OpenCV knows the first bytes of a file as a picture's."""
+    return cv2.haveImageReader(_utf_8(path))
+
+
+def _is_text(path: Path) -> bool:
+    with regular_files.opened(path) as file:
+        head = file.read(1024)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
+
+
+def _warn_of_uneven(times_ms: np.ndarray, path: Path, frames_per_s: float) -> None:
+    """OpenCV's writers know one rate; where the frames of a file have another, their times differ from it."""
+    intervals = np.diff(times_ms)
+    if not len(intervals) or (intervals <= 0).any():  # a stream without times
+        return
+    late_ms = np.abs(times_ms - times_ms[0] - np.arange(len(times_ms)) * 1000 / frames_per_s).max()
+    if late_ms > 1000 / frames_per_s:
+        _log.warning(
+            f"{path}: its frames are {intervals.min():.0f} to {intervals.max():.0f} ms apart; all of them are written, "
+            f"at {frames_per_s:.3g} a second: some are shown up to {late_ms / 1000:.2g} s early or late"
+        )
+
+
+def _frames(capture: cv2.VideoCapture, path: Path, frames_per_s: float) -> Iterator[np.ndarray]:
+    """u8[H,W,3] RGB, one after another; warns at the end if their times are uneven."""
+    times_ms = array.array("d")
     try:
         while True:
             is_read, frame = capture.read()
             if not is_read:
+                _warn_of_uneven(np.array(times_ms), path, frames_per_s)
                 return
+            times_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     finally:
         capture.release()

@@ -190,6 +190,7 @@ def _check_same_run(path: Path, given: dict) -> None:
         raise ConfigError(
             f"{path}: this workdir was made with another config; choose another --workdir or restore: "
             + "; ".join(changed)
+            + _road_on(path.parent, changed)
         )
 
 
@@ -198,3 +199,15 @@ def _changed_keys(place: Path, before: dict, given: dict) -> list[str]:
         return config_files.changed_keys(config_files.to_json(config_files.from_json(before)), given)
     except ConfigError as e:
         raise ConfigError(f"{place}: {e}; restore it, or choose another --workdir") from e
+
+
+def _road_on(workdir: Path, changed: list[str]) -> str:
+    """What to do instead, where a run is to be of another length."""
+    if not any(key.startswith("total_steps:") for key in changed):
+        return ""
+    return f". The learning rate falls over total_steps, so a run keeps its length; {train_longer(workdir)}"
+
+
+def train_longer(workdir: Path) -> str:
+    """How to go on from where a run has ended."""
+    return f"to train longer, start from its weights: --config.init_from={workdir} and another --workdir"

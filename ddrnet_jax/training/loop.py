@@ -109,6 +109,8 @@ def _train(
         stack.enter_context(contextlib.closing(checkpoints))
         schedule, optimizer = program.schedule_and_optimizer(e)
         graphdef, run_state, first_step, origin = _first_state(e, optimizer, checkpoints, mesh)
+        if first_step == e.total_steps:
+            origin.append(f"the run is complete; {workdir.train_longer(folder)}")
         steps = {"total_steps": e.total_steps, "eval_every_steps": e.eval_every_steps}
         if teacher is not None:
             distillation.check_the_same(folder, teacher, is_resumed=first_step > 0)

@@ -169,6 +169,10 @@ def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_fil
     assert code == 0, err
     assert "compiling the training step" not in err
     assert "report.html is not written" in err
+    road = "to train longer, start from its weights: --config.init_from=run and another --workdir"
+    assert f"the run is complete; {road}" in err
+    longer = run(capsys, *flags, "--workdir", "run", "--config.total_steps=40")
+    assert_one_error(longer, "total_steps: ", "-> 40", f"so a run keeps its length; {road}")
 
     # Weights of three classes do not fit four.
     four = "--config.data.classes=('a', 'b', 'c', 'd')"

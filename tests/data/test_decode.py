@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddrnet_jax.data import decode
-from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.errors import DataError, UnreadKind
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sets.camvid import SPEC as CAMVID
 from ddrnet_jax.data.sets.folder import folder_spec
@@ -191,3 +191,43 @@ def test_jpeg_labels_and_other_sizes_are_refused():
         decode.decode_label(jpeg, "l.jpg", CAMVID)
     with pytest.raises(DataError, match=r"l.png: the label is 9x8 \(WxH\), its image 8x8"):
         decode.check_pair(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9), np.uint8), "l.png")
+
+
+def giant_png(width, height):
+    """The header of a picture that nobody decodes."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def tiff(dtype):
+    return cv2.imencode(".tif", np.linspace(0, 8, 96).reshape(8, 12).astype(dtype))[1].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "what", "remedy"),
+    [
+        (tiff(np.float32), "holds values of float32 (0..8), 8 and 16 bits are read", "stretch the values"),
+        (tiff(np.int32), "holds values of int32 (0..8), 8 and 16 bits are read", "stretch the values"),
+        (
+            giant_png(40000, 30000),
+            "has more pixels than OpenCV reads, 2^30",
+            "cut it into parts, or start with OPENCV_IO",
+        ),
+        (
+            b"\0\0\0\x18ftypheic" + bytes(99),
+            "not a readable image but HEIC, as telephones take pictures",
+            "save it as PNG",
+        ),
+        (b"<svg></svg>", "not a readable image but SVG", "save it as PNG"),
+    ],
+)
+def test_what_is_not_damaged_is_not_called_so(data, what, remedy):
+    with pytest.raises(UnreadKind) as caught:
+        decode.decode_image(data, "a.tif")
+    assert str(caught.value).startswith(f"a.tif: {what}; {remedy}")
+    assert "label" not in str(caught.value)
+
+
+def test_a_tiff_that_is_cut_short_may_be_damaged():
+    with pytest.raises(DataError, match="a.tif: a TIFF that is damaged, or of a kind .*; open it in another program"):
+        decode.decode_image(tiff(np.uint8)[:30], "a.tif")

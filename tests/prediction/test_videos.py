@@ -1,5 +1,6 @@
 """Videos in and out: every frame, its exact train ids, the rate, and what is said where a file is not whole."""
 
+import struct
 import tracemalloc
 
 import cv2
@@ -163,3 +164,55 @@ def test_predict_takes_a_video_and_warns_of_those_in_a_folder(tmp_path, monkeypa
     (tmp_path / "a.png").write_bytes(pictures.png(np.zeros((8, 8, 3), np.uint8)))
     assert predict.predict_files("run", tmp_path, tmp_path / "out") == 1
     assert "warning: 1 video(s) here are left out, first drive.MP4; give each as --input" in said
+
+
+def with_times(data, ticks):
+    """The bytes of an MP4 whose frames last as long as said: another table stts, and the boxes around it larger."""
+    table = b"".join(struct.pack(">II", 1, count) for count in ticks)
+    at = data.index(b"stts") - 4
+    old = int.from_bytes(data[at : at + 4], "big")
+    new = struct.pack(">I4sII", 16 + len(table), b"stts", 0, len(ticks)) + table
+    out = bytearray(data[:at] + new + data[at + old :])
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        place = data.index(name) - 4
+        out[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") + len(new) - old).to_bytes(4, "big")
+    return bytes(out)
+
+
+def test_frames_at_uneven_times_are_warned_of(tmp_path, caplog):
+    even = write_video(tmp_path / "even.mp4").read_bytes()
+    (tick,) = struct.unpack_from(">I", even, even.index(b"stts") + 16)
+    (tmp_path / "phone.mp4").write_bytes(with_times(even, [tick // 2] * 6 + [3 * tick // 2] * 6))
+    files = PredictionFiles(Outputs(tmp_path / "out"), SPEC)
+    assert videos.predict_video(by_brightness, tmp_path / "even.mp4", files) == 12
+    assert caplog.text == ""
+    assert videos.predict_video(by_brightness, tmp_path / "phone.mp4", files) == 12
+    assert "phone.mp4: its frames are 40 to 120 ms apart; all of them are written, at 12.5 a second" in caplog.text
+    assert "some are shown up to 0.24 s early or late" in caplog.text
+
+
+def test_the_decoder_decides_what_a_file_is(tmp_path, monkeypatch):
+    config = base()
+    config.data.name, config.data.classes = "folder", SPEC.classes
+    segmenter = Segmenter(by_brightness, build.dataset_spec(config))
+    monkeypatch.setattr(predict.segmenter, "load", lambda checkpoint: segmenter)
+
+    def predicted(name, data):
+        (tmp_path / name).write_bytes(data)
+        return predict.predict_files("run", tmp_path / name, tmp_path / "out")
+
+    film = write_video(tmp_path / "a.avi", codec="MJPG").read_bytes()
+    for name in ("stream.ts", "clip.wmv", "flash.flv", "phone.3gp", "download", "clip.mp4.part"):
+        assert predicted(name, film) == 12
+    picture = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    for name in ("camera.jfif", "download2", "still.JPE"):
+        assert predicted(name, picture) == 1
+    frames = cv2.Animation()
+    frames.frames, frames.durations = [np.full((8, 8, 3), 9 * i, np.uint8) for i in range(5)], np.full(5, 100)
+    assert cv2.imwriteanimation(str(tmp_path / "moving.gif"), frames)
+    assert predicted("moving2.gif", (tmp_path / "moving.gif").read_bytes()) == 5
+    assert predicted("still.gif", cv2.imencode(".gif", np.zeros((8, 8, 3), np.uint8))[1].tobytes()) == 1
+    others = {"notes.txt": b"no film\n" * 999, "notes.md": "déjà vu\n".encode() * 999, "noise": bytes(range(256))}
+    for name, data in others.items():
+        with pytest.raises(DataError, match=f"--input .*{name}: not an image or video that OpenCV reads; save images"):
+            predicted(name, data)

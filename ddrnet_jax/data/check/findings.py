@@ -20,6 +20,7 @@ _MOST_VALUES = 6  # of what is unknown, in a message
 _KINDS = {
     "unreadable": ("error", "file(s) damaged or not readable", "replace them, or remove image and label"),
     "lossy": ("error", "label(s) in JPEG, which changes the values", "export them again as PNG"),
+    "unread kind": ("error", "file(s) of a kind that is not read, though not damaged", "do what it says there"),
     "deep label": ("error", "label(s) of other than 8 bits", "save them as 8-bit PNG"),
     "size": ("error", "label(s) of another size than the image", "export both at one size; never resize colour masks"),
     "turned": (

@@ -10,7 +10,7 @@ import numpy as np
 
 from ddrnet_jax.data import decode, matlab, polygons, remarks
 from ddrnet_jax.data.check.jpegs import Decoders
-from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.errors import DataError, UnreadKind
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.samples import EncodedSample, Source
 from ddrnet_jax.data.sets.specs import Color, DatasetSpec
@@ -83,7 +83,7 @@ def _inspect_image(
     try:
         image = decode.decode_image(data, name, spec.value_range)
     except DataError as e:
-        seen.note("unreadable", e)
+        _note_unreadable(e, seen)
         return None
     seen.size_wh = (image.shape[1], image.shape[0])
     if decode.is_jpeg(data) and (complaint := decoders.complaint(data)):
@@ -100,6 +100,13 @@ def _inspect_image(
     if (image[::8, ::8] == image[0, 0]).all() and (image == image[0, 0]).all():
         seen.note("blank", f"{name}: RGB {tuple(map(int, image[0, 0]))} everywhere")
     return image.shape[:2]
+
+
+def _note_unreadable(error: DataError, seen: Observation) -> None:
+    if isinstance(error, UnreadKind):
+        seen.note("unread kind", str(error))
+    else:
+        seen.note("unreadable", error)
 
 
 def _stored_form(data: bytes) -> tuple[int, int]:
@@ -196,8 +203,11 @@ def _inspect_unfit(data: bytes, name: str, error: DataError, spec: DatasetSpec, 
         if data.startswith(matlab.MAGIC):
             raise error
         rgb = decode.decode_image(data, name)
+    except UnreadKind as e:
+        _note_unreadable(e, seen)
+        return None
     except DataError:
-        seen.note("unreadable", error)
+        _note_unreadable(error, seen)
         return None
     pixels = _pixels(data)
     if decode.is_jpeg(data):

@@ -140,6 +140,18 @@ def a_page_instead_of_an_image(data):
     return "error", "1 file(s) damaged", ["images/val/0.png: not a readable image"]
 
 
+def float_image(data):
+    (data / "images/val/0.png").unlink()
+    (data / "images/val/0.tif").write_bytes(cv2.imencode(".tif", np.eye(HEIGHT, WIDTH, dtype=np.float32))[1].tobytes())
+    return "error", "1 file(s) of a kind that is not read", ["images/val/0.tif: holds values of float32 (0..1)"]
+
+
+def float_label(data):
+    (data / "labels/val/0.png").unlink()
+    (data / "labels/val/0.tif").write_bytes(cv2.imencode(".tif", np.eye(HEIGHT, WIDTH, dtype=np.float32))[1].tobytes())
+    return "error", "1 file(s) of a kind that is not read", ["labels/val/0.tif: holds values of float32 (0..1)"]
+
+
 def a_link_to_nowhere(data):
     (data / "labels/train/3.png").unlink()
     (data / "labels/train/3.png").symlink_to(data / "moved.png")
@@ -262,6 +274,7 @@ def deep_image(data):
 
 KINDS = (
     *(empty_image, truncated_png, truncated_jpeg, flipped_bit, a_page_instead_of_an_image, a_link_to_nowhere),
+    *(float_image, float_label),
     *(label_of_another_size, turned_label, jpeg_label, deep_label, three_equal_channels, blended_colors),
     *(two_images_of_a_stem, no_evaluation_folder, nothing_labelled),
     *(jpeg_with_a_hole, jpeg_overwritten_with_zeros, jpeg_cut_and_ended),
