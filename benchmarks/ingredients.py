@@ -3,9 +3,10 @@
 python benchmarks/ingredients.py --data DIR [--results FILE] [--workdir DIR] [--steps N] [--table]
 
 DIR as in configs/camvid_small.py, which is the baseline: shortened to --steps with its schedule, three seeds for the
-noise. Each ingredient changes only the keys in INGREDIENTS. A run takes about ten minutes on 2 CPU cores; every
-finished one is added to FILE at once, and a run that was stopped goes on from its last checkpoint, so the whole may
-take as many sittings as it needs. --table prints what FILE holds and runs nothing.
+noise. Each ingredient changes only the keys in INGREDIENTS, or those of PARTS of configs/camvid_strong.py: added alone
+to camvid_small, and left out alone from camvid_strong. A run takes about ten minutes on 2 CPU cores; every finished one
+is added to FILE at once, and a run that was stopped goes on from its last checkpoint, so the whole may take as many
+sittings as it needs. --table prints what FILE holds and runs nothing.
 """
 
 import argparse
@@ -14,12 +15,15 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
+from ddrnet_jax.config import files as config_files
+
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs" / "camvid_small.py"
-BASELINE = "baseline"
-BASELINE_SEEDS = 3
+SMALL, STRONG_CONFIG = (ROOT / "configs" / f"camvid_{name}.py" for name in ("small", "strong"))
+BASELINE, STRONG = "baseline", "strong"
+BASELINE_SEEDS = 3  # of each of the two
 
 # {ingredient: (what it is, the keys it changes)}
 INGREDIENTS = {
@@ -33,23 +37,56 @@ INGREDIENTS = {
         {"optimizer.learning_rate": 0.2, "optimizer.trunk_lr_factor": 0.1},
     ),
     "dice_edge": ("Dice + edge cross entropy", {"loss.name": "dice_edge"}),
+    "colour": ("photometric distortion", {"data.colour": (0.125, 0.5, 0.5, 0.1)}),
+    "max_class_share": ("crops of one class drawn again", {"data.max_class_share": 0.75}),
+    "rare_class_share": ("half of the crops around a class", {"data.rare_class_share": 0.5}),
+}
+# {what camvid_strong has and camvid_small has not: its keys}
+PARTS = {
+    "adamw": [f"optimizer.{key}" for key in ("name", "learning_rate", "weight_decay", "decay_norms_and_biases")],
+    "cosine_and_warmup": ["optimizer.schedule", "optimizer.warmup_steps"],
+    "counted_weights": ["loss.class_weights"],
+    "less_scaling": ["data.scale_range"],
 }
 
 
-def planned(seeds: int) -> list[tuple[str, int]]:
-    """(ingredient, seed) in the order of running: everything once, then what tells noise from gain."""
-    first = [(name, 0) for name in INGREDIENTS]
-    noise = [(BASELINE, seed) for seed in range(1, BASELINE_SEEDS)]
-    more = [(name, seed) for seed in range(1, seeds) for name in INGREDIENTS if (name, seed) not in noise]
+def with_parts(steps: int) -> dict[str, tuple[str, Path, dict]]:
+    """{run: (what it is, its config, the keys it changes)} of all ingredients and parts, at this number of steps.
+
+    Raises ValueError if the two configs differ in a key that is in no part.
+    """
+    small, strong = (config_files.load(str(path)) for path in (SMALL, STRONG_CONFIG))
+    flat_small, flat_strong = (config_files.flatten(config.to_dict()) for config in (small, strong))
+    flat_strong["optimizer.warmup_steps"] = strong.optimizer.warmup_steps * steps // strong.total_steps
+    different = {key for key in flat_small if flat_small[key] != flat_strong[key]}
+    if different != {key for keys in PARTS.values() for key in keys}:
+        raise ValueError(f"PARTS does not hold what camvid_strong changes: {sorted(different)}")
+    runs = {name: (what, SMALL, changes) for name, (what, changes) in INGREDIENTS.items()}
+    runs |= {
+        name: (f"{name} of camvid_strong", SMALL, {key: flat_strong[key] for key in keys})
+        for name, keys in PARTS.items()
+    }
+    warmup = {"optimizer.warmup_steps": flat_strong["optimizer.warmup_steps"]}
+    runs[STRONG] = ("configs/camvid_strong.py", STRONG_CONFIG, warmup)
+    for name, keys in PARTS.items():
+        without = warmup | {key: flat_small[key] for key in keys}
+        runs[f"without_{name}"] = (f"camvid_strong without {name}", STRONG_CONFIG, without)
+    return runs
+
+
+def planned(names: Iterable[str], seeds: int) -> list[tuple[str, int]]:
+    """(run, seed) in the order of running: everything once, then what tells noise from gain."""
+    first = [(name, 0) for name in names]
+    noise = [(name, seed) for seed in range(1, BASELINE_SEEDS) for name in (BASELINE, STRONG)]
+    more = [(name, seed) for seed in range(1, seeds) for name in names if (name, seed) not in noise]
     return first + noise + more
 
 
-def run(name: str, seed: int, steps: int, data: Path, workdir: Path) -> dict:
+def run(name: str, config: Path, changes: dict, *, seed: int, steps: int, data: Path, workdir: Path) -> dict:
     """Train, or go on with, one run in a process of its own; its result as plain JSON values."""
-    changes = INGREDIENTS[name][1]
     overrides = {"seed": seed, "total_steps": steps, "checkpoint.every_steps": 75, "data.root": data, **changes}
     folder = workdir / f"{name}_{steps}_{seed}"
-    command = [sys.executable, "-m", "ddrnet_jax.main", "--config", CONFIG, "--workdir", folder]
+    command = [sys.executable, "-m", "ddrnet_jax.main", "--config", config, "--workdir", folder]
     command += [f"--config.{key}={value}" for key, value in overrides.items()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     subprocess.run(command, check=True, env=environment)
@@ -84,24 +121,25 @@ def add(results: Path, result: dict) -> None:
 
 
 def table(runs: list[dict], steps: int) -> str:
-    """mIoU in percent by ingredient, and the gain over the baseline; "within noise": below two deviations."""
+    """mIoU in percent of every run, and the gain over the baseline or over camvid_strong, whichever it changes."""
+    everything = with_parts(steps)
     done = [r for r in runs if r["steps"] == steps]
-    of = {name: [100 * r["miou"] for r in done if r["ingredient"] == name] for name in INGREDIENTS}
-    noise = statistics.stdev(of[BASELINE]) if len(of[BASELINE]) > 1 else None
-    lines = [f"{'ingredient':<20} {'runs':>4} {'mIoU':>6} {'gain':>6}  {steps} steps"]
-    for name, values in of.items():
-        if not values:
-            continue
-        mean = statistics.mean(values)
-        text = f"{name:<20} {len(values):>4} {mean:>6.2f}"
-        if name == BASELINE:
-            verdict = "" if noise is None else f"+- {noise:.2f} (standard deviation)"
-            lines.append(f"{text} {'':>6}  {verdict}".rstrip())
-        elif of[BASELINE]:
-            gain = mean - statistics.mean(of[BASELINE])
-            verdict = INGREDIENTS[name][0] if noise is None or abs(gain) >= 2 * noise else "within noise"
-            lines.append(f"{text} {gain:>+6.2f}  {verdict}")
+    of = {name: [100 * r["miou"] for r in done if r["ingredient"] == name] for name in everything}
+    lines = [f"{'ingredient':<26} {'runs':>4} {'mIoU':>6} {'gain':>6}  {steps} steps"]
+    for name, (what, config, _) in everything.items():
+        if of[name]:
+            lines.append(_row(name, what, of[name], of[BASELINE if config == SMALL else STRONG]))
     return "\n".join(lines)
+
+
+def _row(name: str, what: str, values: list[float], reference: list[float]) -> str:
+    """One line; "within noise": a gain below two standard deviations of the reference."""
+    noise = statistics.stdev(reference) if len(reference) > 1 else None
+    text = f"{name:<26} {len(values):>4} {statistics.mean(values):>6.2f}"
+    if values is reference or not reference:
+        return f"{text} {'':>6}  {'' if noise is None else f'+- {noise:.2f} (standard deviation)'}".rstrip()
+    gain = statistics.mean(values) - statistics.mean(reference)
+    return f"{text} {gain:>+6.2f}  {what if noise is None or abs(gain) >= 2 * noise else 'within noise'}"
 
 
 def main() -> None:
@@ -111,14 +149,18 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "ingredients.json")
     parser.add_argument("--workdir", type=Path, default=Path("runs/ingredients"))
     parser.add_argument("--steps", type=int, default=450)
-    parser.add_argument("--seeds", type=int, default=1, help=f"of each ingredient; the baseline has {BASELINE_SEEDS}")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help=f"of each; the baseline and camvid_strong have {BASELINE_SEEDS}"
+    )
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     arguments = parser.parse_args()
     done = {(r["ingredient"], r["seed"], r["steps"]) for r in read(arguments.results)}
-    for name, seed in [] if arguments.table else planned(arguments.seeds):
+    runs, places = with_parts(arguments.steps), {"data": arguments.data.resolve(), "workdir": arguments.workdir}
+    for name, seed in [] if arguments.table else planned(runs, arguments.seeds):
         if (name, seed, arguments.steps) not in done:
             print(f"{name}, seed {seed}, {arguments.steps} steps", flush=True)
-            result = run(name, seed, arguments.steps, arguments.data.resolve(), arguments.workdir)
+            _, config, changes = runs[name]
+            result = run(name, config, changes, seed=seed, steps=arguments.steps, **places)
             add(arguments.results, result)
     print(table(read(arguments.results), arguments.steps))
 

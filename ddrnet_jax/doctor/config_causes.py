@@ -7,7 +7,7 @@ from ddrnet_jax.build import Experiment
 from ddrnet_jax.data.check.findings import Finding, padding_share
 
 _FEW_EPOCHS = 15
-_SLOW_TRUNK = 0.01  # learning rate from random weights; every recipe here that starts from them has more
+_SLOW_TRUNK = {"sgd": 0.01, "adamw": 5e-4}  # learning rate from random weights; recipes that start from them have more
 _SMALL_BATCH = 4  # images that batch norm and OHEM see at once; the paper's recipe has 12
 _SMALL_CROP = 1 / 4  # of the evaluated image's area
 _LARGE_CROP_HW = (1024, 1024)
@@ -65,14 +65,15 @@ def _initial_weights(experiment: Experiment) -> Finding | None:
 
 def _trunk_rate(experiment: Experiment) -> Finding | None:
     factor, peak = experiment.optimizer["trunk_lr_factor"], experiment.schedule["peak"]
-    if experiment.init_from or factor >= 1 or factor * peak >= _SLOW_TRUNK:
+    slow = _SLOW_TRUNK[experiment.optimizer["name"]]
+    if experiment.init_from or factor >= 1 or factor * peak >= slow:
         return None
     return Finding(
         "warning",
         f"the trunk learns at {factor * peak:g} (optimizer.trunk_lr_factor={factor:g}) from random weights "
         "(init_from is '')",
         "that is a rate for a trunk that was pretrained: give init_from, or let it learn faster",
-        paste=(f"config.optimizer.trunk_lr_factor = {min(1.0, float(f'{_SLOW_TRUNK / peak:.2g}'))}",),
+        paste=(f"config.optimizer.trunk_lr_factor = {min(1.0, float(f'{slow / peak:.2g}'))}",),
     )
 
 

@@ -91,6 +91,29 @@ def assert_one_error(result, *parts):
         assert str(part) in lines[-1], err
 
 
+def test_a_networks_own_labels_train_the_next_one(config_file, data, tmp_path, capsys):
+    flags = ("--config", config_file, f"--config.data.root={data}", "--config.total_steps=1")
+    code, out, err = run(capsys, *flags, "--workdir", tmp_path / "first")
+    assert code == 0, err
+    made, frames = tmp_path / "made", data / "images" / "val"
+    label = ("--mode", "pseudo_label", "--checkpoint", tmp_path / "first", "--input", frames, "--output", made)
+    code, out, err = run(capsys, *flags, *label, "--confidence", "0.3", "--config.eval.flip=true")
+    assert code == 0, err
+    assert [line.split()[0] for line in out.splitlines()[:4]] == [*CLASSES, "all"]
+    assert len(list((made / "labels" / "pseudo").iterdir())) == 4
+    assert_one_error(run(capsys, *flags, *label), "has files already, none is overwritten; choose a new folder")
+    settings = (
+        "optimizer.name=adamw",
+        "loss.class_weights=auto",
+        "data.rare_class_share=0.5",
+        f"data.pseudo_root={made}",
+    )
+    more = [f"--config.{setting}" for setting in settings]
+    code, out, err = run(capsys, *flags, *more, "--workdir", tmp_path / "second")
+    assert code == 0, err
+    assert (tmp_path / "second" / "class_pixels.json").exists()
+
+
 def test_own_config_from_another_folder_trains_evaluates_and_predicts(config_file, data, tmp_path, capsys, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

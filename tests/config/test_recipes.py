@@ -56,6 +56,11 @@ def test_what_the_recipes_are_made_of(repo):
     assert modern.model.variant == "39"
     assert modern.optimizer.learning_rate * modern.optimizer.trunk_lr_factor == pytest.approx(0.0075)
     assert (modern.loss.name, modern.loss.edge_weight, modern.loss.edge_size) == ("dice_edge", 0.5, 5)
+    assert (modern.data.colour, paper.data.colour) == ((0.125, 0.5, 0.5, 0.0), ())
+    assert load("folder.py").data.colour == (0.125, 0.5, 0.5, 0.1)
+    distilled = load("cityscapes_distilled.py:23")
+    assert (distilled.distill.weight, distilled.distill.temperature, distilled.model.aux_head) == (6, 3, False)
+    assert load("camvid_strong.py").total_steps == load("camvid_small.py").total_steps
     assert load("camvid.py").total_steps == 968 * 30
     assert load("camvid.py:23_cityscapes").init_head == "fresh"
     assert load("coco_stuff.py:164k_39").data.name == "coco_stuff_164k"

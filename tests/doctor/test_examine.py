@@ -178,6 +178,15 @@ def test_a_usual_config_has_no_finding():
     [
         ({"init_from": ""}, "starts from random weights"),
         ({"init_from": "", "optimizer.trunk_lr_factor": 0.1}, "trunk learns at 0.001 (optimizer.trunk_lr_factor=0.1)"),
+        (
+            {
+                "init_from": "",
+                "optimizer.name": "adamw",
+                "optimizer.learning_rate": 0.002,
+                "optimizer.trunk_lr_factor": 0.1,
+            },
+            "trunk learns at 0.0002",
+        ),
         ({"total_steps": 500}, "see each of 1,000 training images 6.0 times"),
         ({"batch_size": 6, "optimizer.accumulate_steps": 3}, "see 2 images at a time"),
         ({"ema_decay": 0.99999}, "reaches back 100,000 steps"),
@@ -198,6 +207,8 @@ RECIPES = {
     "camvid": ((960, 720), 367, []),
     "coco_stuff": ((640, 480), 9000, []),
     "camvid_small": ((480, 360), 367, ["random weights"]),
+    "camvid_strong": ((480, 360), 367, ["random weights"]),
+    "cityscapes_distilled": ((2048, 1024), 2975, []),
     "demo": ((256, 128), 1000, []),
 }
 
@@ -206,7 +217,7 @@ RECIPES = {
 def test_our_own_recipes_are_left_in_peace(name, repo):
     size, images, expected = RECIPES[name]
     config = config_files.load(str(repo / "configs" / f"{name}.py"), [])
-    if name not in ("camvid_small", "demo"):
+    if "random weights" not in expected and name != "demo":
         config.init_from = "imagenet.pth"
     sizes = collections.Counter({size: 8})
     ours = build.experiment(config)
