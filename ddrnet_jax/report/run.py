@@ -136,7 +136,7 @@ def find(path: str | Path) -> Found:
     workdir, notes = _workdir(path), []
     try:
         step_folder = checkpoints.find_step(path)
-        description = step_files.read_metadata(step_folder).custom_metadata
+        description = step_files.read_description(step_folder)
     except CheckpointError as e:
         step_folder, description = None, {}
         notes.append(f"No weights to evaluate: {e}")

@@ -154,7 +154,7 @@ def find_step(path: str | Path) -> Path:
     ranked = {}
     for number, step in steps.items():
         try:
-            ranked[step] = (step_files.score(step_files.read_metadata(step).custom_metadata), number)
+            ranked[step] = (step_files.score(step_files.read_description(step)), number)
         except CheckpointError as e:
             if step.exists():  # a run that goes on may have removed it meanwhile
                 raise CheckpointError(f"{e}, and it may be the best{step_files.beside(step)}") from e

@@ -100,11 +100,26 @@ def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
         metadata = ocp.metadata(plainly_named(folder))
     except Exception as e:  # Orbax raises many kinds for damaged files
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
-    description = metadata.custom_metadata or {}
-    if not metadata.metadata or "config" not in description:
+    if not metadata.metadata:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read (it holds no arrays)")
+    _check_description(folder, metadata.custom_metadata)
+    return metadata
+
+
+def read_description(folder: Path) -> dict:
+    """The description saved with a step; Orbax takes a while to describe its arrays too. Raises CheckpointError."""
+    try:
+        description = json.loads(regular_files.read_text(folder / "_CHECKPOINT_METADATA"))["custom_metadata"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
+    _check_description(folder, description)
+    return description
+
+
+def _check_description(folder: Path, description: object) -> None:
+    if not isinstance(description, dict) or "config" not in description:
         raise CheckpointError(f"{folder}: the checkpoint cannot be read (its description is damaged or not ours)")
     _compare(folder, description, _about(description))
-    return metadata
 
 
 def check_description(folder: Path, metric: str) -> dict:
@@ -122,12 +137,11 @@ def check_saved(folder: Path, arrays: int, metric: str) -> None:
     Reads these lists alone, in some ms: Orbax itself takes seconds to describe the arrays of a large network.
     """
     place = {"driver": "file", "path": f"{plainly_named(folder)}/state/"}
+    description = read_description(folder)
     try:
-        description = json.loads(regular_files.read_text(folder / "_CHECKPOINT_METADATA"))["custom_metadata"]
         keys = ts.KvStore.open({"driver": "ocdbt", "base": place}).result().list().result()
     except Exception as e:  # TensorStore raises many kinds
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
-    _compare(folder, description, _about(description))
     _check_score(folder, description, metric)
     found = len({key.partition(b"/")[0] for key in keys})
     if found != arrays:
@@ -161,7 +175,7 @@ def read(folder: Path, like: dict) -> dict:
     if not is_step(folder):
         raise CheckpointError(f"{folder}: the checkpoint cannot be read (it is not complete)")
     templates = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), like)
-    description = read_metadata(folder).custom_metadata
+    description = read_description(folder)
     context = ocp.Context()
     context.pytree_options.loading.partial_load = True
     context.multiprocessing_options.primary_host = jax.process_index()
