@@ -18,7 +18,7 @@ from flax import nnx
 
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.runtime import compilation, devices, processes
+from ddrnet_jax.runtime import compilation, devices, joining, processes
 
 
 def samples_of(batch):
@@ -57,7 +57,8 @@ def command_line(job):
 
     loop.devices = _Replaced(devices, put_batch=recorded_put_batch)  # not the evaluator's, which uses the same module
     metrics.scores = recorded_scores
-    for name in ("JOIN_TIMEOUT_S", "_SILENCE_S", "_BEAT_S", "_MEET_TIMEOUT_S"):
+    joining.JOIN_TIMEOUT_S = job.get("JOIN_TIMEOUT_S", joining.JOIN_TIMEOUT_S)
+    for name in ("_SILENCE_S", "_BEAT_S", "_MEET_TIMEOUT_S"):
         setattr(processes, name, job.get(name, getattr(processes, name)))
     compile_step = loop._compile
 
@@ -142,7 +143,7 @@ def main():
     if job["do"] == "command_line":
         return command_line(job)
     compilation.enable_cache()
-    with processes.joined(processes.parse(job["distributed"])):
+    with processes.joined(joining.parse(job["distributed"])):
         {"steps": steps, "confusion": confusion}[job["do"]](job)
     return 0
 

@@ -7,7 +7,7 @@ from ddrnet_jax import memory
 from ddrnet_jax.cli import commands, flags, log, streams
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.errors import UserError
-from ddrnet_jax.runtime import processes
+from ddrnet_jax.runtime import joining, processes
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
 from ddrnet_jax.text import cut, printable
 from ddrnet_jax.training.interruption import Preempted, StoppedByUser
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {printable(str(e))}", file=sys.stderr)
         return 1
     try:
-        setting = processes.parse(arguments.distributed)
+        setting = joining.parse(arguments.distributed)
         log.configure(verbose=arguments.verbose)
         if setting == "off":  # else all processes are told of a wrong config
             commands.read_config(arguments, overrides)  # before jax is loaded

@@ -6,25 +6,19 @@ minutes or for ever. So every process watches JAX's coordination service for the
 
 import contextlib
 import itertools
-import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NoReturn, cast
 
-from ddrnet_jax.errors import UserError
+from ddrnet_jax.runtime.joining import Place, end, join
 
 AGAIN_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again to go on
 
-# Hosts of a pod start minutes apart, and JAX aborts without a word to Python where it waits itself.
-JOIN_TIMEOUT_S = 300.0
 # A process that was stopped, or a host that went without a message, is silent for this long.
 _SILENCE_S = 100.0
-# JAX's own heartbeats: at their end it aborts with a stack of C++, so ours come first.
-_HEARTBEAT_TIMEOUT_S = 3600
 # A long last save of one process: the others wait for it before they leave.
 _LEAVE_TIMEOUT_S = 3600
 # Compiles of the slowest process: from nothing, beside those of the others.
@@ -35,37 +29,8 @@ _GRACE_S = 5.0
 _FAILED = "ddrnet_jax/failed"
 _SEEN = "ddrnet_jax/seen"
 _BEAT = "ddrnet_jax/beat"
-_FORMS = "off, auto, or host:port,processes,index like 10.0.0.1:1234,2,0"
 # How collective operations say that another process is gone, by backend.
 _LOST = ("gloo", "nccl", "connection closed by peer", "connection reset by peer", "coordination service", "heartbeat")
-
-
-class ProcessesError(UserError):
-    """The processes of a run do not find each other; the message says what was given and what to do."""
-
-
-class Place(NamedTuple):
-    """This process's place among those of the run."""
-
-    address: str  # host:port of process 0, which coordinates
-    count: int  # type: ignore[assignment]  # hides tuple's method
-    index: int  # type: ignore[assignment]  # hides tuple's method
-
-
-def parse(text: str | None) -> Place | str:
-    """The value of --distributed: "off", "auto" or a Place. Raises ProcessesError."""
-    if text in (None, "off", "auto"):
-        return text or "off"
-    try:
-        address, count, index = text.split(",")
-        host, port = address.rsplit(":", 1)
-        place = Place(address, int(count), int(index))
-        is_valid = host.strip() == host != "" and 0 < int(port) < 2**16 and 0 <= place.index < place.count
-    except ValueError:
-        is_valid = False
-    if not is_valid:
-        raise ProcessesError(f"--distributed {text}: expected {_FORMS} (indices count from 0)")
-    return place
 
 
 @contextlib.contextmanager
@@ -80,7 +45,7 @@ def joined(setting: Place | str, *, leaving_in_order: tuple[type[BaseException],
     if setting == "off":
         yield
         return
-    _join(setting)
+    join(setting)
     _member = _Member()
     try:
         with ending_if_lost():
@@ -263,7 +228,7 @@ class _Member:
         telling = threading.Thread(target=self._tell, daemon=True)
         telling.start()
         telling.join(2 * _GRACE_S)  # a coordinator that was stopped does not answer
-        _exit(code)
+        end(code)
 
     def _tell(self) -> None:
         with contextlib.suppress(Exception):  # the service itself may be what failed
@@ -298,79 +263,3 @@ class _Heard:
 
 
 _member: _Member | None = None
-
-
-def _exit(code: int) -> NoReturn:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code)
-
-
-def _join(setting: Place | str) -> None:
-    import jax
-
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    place: dict[str, Any] = {}
-    flag = "--distributed auto"
-    if isinstance(setting, Place):
-        place = {"coordinator_address": setting.address, "num_processes": setting.count, "process_id": setting.index}
-        flag = f"--distributed {setting.address},{setting.count},{setting.index}"
-        _check_address(setting, flag)
-    waiting = f"{flag}: not all processes of the run have joined"
-    with _time_limit(f"{waiting} within {JOIN_TIMEOUT_S:.0f} s; start each of them, with the same address and count"):
-        try:
-            jax.distributed.initialize(
-                **place,
-                initialization_timeout=round(JOIN_TIMEOUT_S) + 60,  # the limit here comes first: JAX's own aborts
-                heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
-            )
-        except ValueError as e:
-            raise ProcessesError(
-                f"{flag}: no cluster found here, neither a TPU pod nor SLURM ({e}); expected {_FORMS}"
-            ) from e
-        except RuntimeError as e:
-            raise ProcessesError(f"{flag}: cannot start the run's coordination ({str(e).splitlines()[0]})") from e
-        devices, own = jax.device_count(), jax.local_device_count()  # waits for all to bring up their devices
-    if devices != own * jax.process_count():
-        raise ProcessesError(
-            f"{flag}: process {jax.process_index()} of {jax.process_count()} has {own} of all {devices} devices; "
-            "expected the same number in each"
-        )
-
-
-def _check_address(place: Place, flag: str) -> None:
-    host, port = place.address.rsplit(":", 1)
-    try:
-        socket.getaddrinfo(host.strip("[]"), int(port))
-    except OSError as e:
-        raise ProcessesError(f"{flag}: host {host} is not known here ({e.strerror or e})") from e
-    if place.index == 0:
-        try:
-            with contextlib.closing(socket.socket()) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC does: an old run's port is free
-                probe.bind(("", int(port)))
-        except OSError as e:
-            raise ProcessesError(f"{flag}: process 0 cannot listen on port {port} ({e.strerror}); use another") from e
-
-
-@contextlib.contextmanager
-def _time_limit(message: str) -> Iterator[None]:
-    """End the process in one line if the context takes too long: what waits in it cannot be interrupted."""
-
-    def end():
-        print(f"error: {message}", file=sys.stderr)
-        _exit(1)
-
-    def remind():
-        print("waiting for the other processes of the run ...", file=sys.stderr, flush=True)
-
-    timers = [threading.Timer(JOIN_TIMEOUT_S, end), threading.Timer(min(10.0, JOIN_TIMEOUT_S / 2), remind)]
-    for timer in timers:
-        timer.daemon = True
-        timer.start()
-    try:
-        yield
-    finally:
-        for timer in timers:
-            timer.cancel()

@@ -15,7 +15,7 @@ import pytest
 from several_processes import ended, free_address, run_module, several, start
 
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.runtime import processes
+from ddrnet_jax.runtime import joining, processes
 
 
 @pytest.mark.slow
@@ -210,6 +210,7 @@ def test_processes_may_be_ready_a_minute_apart(new_run):
     assert all("error" not in err for _, _, err in results), results
 
 
+@pytest.mark.slow
 def test_a_process_that_is_never_ready_ends_all_in_one_line(new_run):
     late = {i: {"_MEET_TIMEOUT_S": 5, "delay_s": 60 * i} for i in range(2)}
     results = ended(new_run("run", *STEPS).start(2, of_process=late), timeout_s=200)
@@ -299,9 +300,9 @@ def test_what_is_no_place_in_a_run_is_refused_before_jax_is_imported(text, capsy
 
 
 def test_places_in_a_run():
-    assert processes.parse(None) == processes.parse("off") == "off"
-    assert processes.parse("auto") == "auto"
-    assert processes.parse("[::1]:4321,8,7") == processes.Place("[::1]:4321", 8, 7)
+    assert joining.parse(None) == joining.parse("off") == "off"
+    assert joining.parse("auto") == "auto"
+    assert joining.parse("[::1]:4321,8,7") == joining.Place("[::1]:4321", 8, 7)
 
 
 def test_a_mode_of_one_process_takes_no_distributed(capsys):
@@ -327,21 +328,24 @@ def test_processes_that_do_not_find_each_other_end_in_one_line(new_run, tmp_path
     ("text", "expected"),
     [
         ("no-such-host.invalid:4321,2,1", "host no-such-host.invalid is not known here"),
-        pytest.param(
-            "localhost:FREE,2,1", "not all processes of the run have joined within 4 s; start each of them", marks=SLOW
-        ),
-        pytest.param(
-            "localhost:FREE,2,0", "not all processes of the run have joined within 4 s; start each of them", marks=SLOW
-        ),
         ("localhost:BUSY,2,0", "process 0 cannot listen on port"),
     ],
 )
-def test_wrong_places_end_in_one_line(text, expected, new_run):
+def test_wrong_places_are_named(text, expected):
     with contextlib.closing(socket.socket()) as busy:
         busy.bind(("", 0))
         busy.listen()
-        text = text.replace("BUSY", str(busy.getsockname()[1])).replace("localhost:FREE", free_address())
-        assert f"--distributed {text}: {expected}" in alone(new_run, text)
+        text = text.replace("BUSY", str(busy.getsockname()[1]))
+        with pytest.raises(joining.ProcessesError, match=f"^--distributed {text}: {expected}"):
+            joining.join(joining.parse(text))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_waits_for_nobody_ends_in_one_line(index, new_run):
+    text = f"{free_address()},2,{index}"
+    expected = "not all processes of the run have joined within 4 s; start each of them"
+    assert f"--distributed {text}: {expected}" in alone(new_run, text)
 
 
 @pytest.mark.slow
