@@ -7,14 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from ddrnet_jax.report.markup import Markup, element
-from ddrnet_jax.text import cut
+from ddrnet_jax.text import cut, printable
 
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 40
 _MOST_POINTS = 600  # of a curve, more than a chart has pixels for
 _MAP = 430  # pixels of a heat map's side, within the limits of a cell
 _CELLS = (26, 44)
-_LETTER = 6.3  # pixels of a letter of the heat map's names
+_LETTER = 7.2  # pixels of a letter of the heat map's names
 _LONGEST_NAME = 22
 
 
@@ -164,6 +164,7 @@ def heat_map(confusion: np.ndarray, classes: Sequence[str], row_totals: np.ndarr
     confusion   i64[C,C], rows are labels
     row_totals  i64[C] labelled pixels of each row, which may be more than the columns shown
     """
+    classes = [printable(name) for name in classes]
     names = [cut(name, _LONGEST_NAME, "…") for name in classes]
     margin = 12 + _LETTER * max(map(len, names))
     side = min(max(_MAP // len(names), _CELLS[0]), _CELLS[1])
@@ -187,7 +188,7 @@ def heat_map(confusion: np.ndarray, classes: Sequence[str], row_totals: np.ndarr
     return element(
         "svg", frame, parts, viewBox=f"0 0 {whole} {whole}", width=whole, height=whole,
         class_="heat small" if is_small else "heat", role="img",
-        aria_label="confusion matrix: rows are labels, columns predictions",
+        aria_label="confusion matrix: rows are labels, columns predictions; its numbers are in the table below",
     )  # fmt: skip
 
 
@@ -199,7 +200,6 @@ def _cell(row: int, column: int, share: float, about: str, margin: float, side: 
     )
     number = None
     if round(100 * share):
-        on_dark = " strong" if share > 0.55 else ""
         middle = {"x": f"{left + side / 2:.1f}", "y": f"{top + side / 2 + 3.5:.1f}"}
-        number = element("text", round(100 * share), text_anchor="middle", class_=f"count{on_dark}", **middle)
+        number = element("text", round(100 * share), text_anchor="middle", class_="count", **middle)
     return element("g", element("title", about), square, number)

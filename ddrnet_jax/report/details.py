@@ -54,14 +54,14 @@ def _figure(runs: Sequence[Run], seen: Seen) -> Markup:
         )
         for what, uri in shown
     ]
-    caption = element("figcaption", element("b", name_of(name)), f" {', '.join(scores)}{_lowest(seen, spec.classes)}")
+    caption = element("figcaption", element("b", name_of(name)), f" {', '.join(scores)}", _lowest(seen, spec.classes))
     return element("figure", caption, element("div", images, class_=f"panels of{len(shown)}"), class_="sample")
 
 
-def _lowest(seen: Seen, classes: Sequence[str]) -> str:
+def _lowest(seen: Seen, classes: Sequence[str]) -> list:
     pairs = sorted((v, name) for v, name in zip(seen.iou, classes, strict=True) if v == v)[:_LOWEST]
-    named = ", ".join(f"{name} {100 * v:.0f}" for v, name in pairs if v < 0.5)
-    return f"; lowest: {named}" if named else ""
+    low = [[name_of(name), f" {100 * v:.0f}"] for v, name in pairs if v < 0.5]
+    return [["; lowest: " if i == 0 else ", ", one] for i, one in enumerate(low)]
 
 
 def configuration(runs: Sequence[Run]) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddrnet_jax.report import charts
-from ddrnet_jax.report.markup import DASH, Markup, element, table
+from ddrnet_jax.report.markup import DASH, Markup, element, name_of, table
 from ddrnet_jax.report.run import Run
 from ddrnet_jax.runs.metrics_file import not_finite, series
 
@@ -145,7 +145,7 @@ def _colour(run: Run, name: str) -> str:
 
 
 def _swatch(run: Run, name: str) -> list[Markup]:
-    return [element("i", class_="swatch", style=f"background: {_colour(run, name)}"), element("span", name)]
+    return [element("i", class_="swatch", style=f"background: {_colour(run, name)}"), element("span", name_of(name))]
 
 
 def legend(run: Run) -> Markup:
@@ -215,13 +215,27 @@ def _confusion(run: Run, letter: str) -> Markup:
         return element("div", title, element("p", "No labelled pixel was evaluated."))
     chosen = np.sort(np.argsort(-totals, kind="stable")[:_MOST_CLASSES])
     classes = [run.spec.classes[i] for i in chosen]
-    heat = charts.heat_map(confusion[np.ix_(chosen, chosen)], classes, totals[chosen])
+    counts = confusion[np.ix_(chosen, chosen)]
+    heat = charts.heat_map(counts, classes, totals[chosen])
     cut = len(chosen) < len(totals)
     note = f"The {len(chosen)} of {len(totals)} classes with the most labelled pixels." if cut else None
     heat = element("div", heat, class_="scroll", tabindex=0)
-    left = element("div", title, note and element("p", note, class_="note"), heat)
+    numbers = _numbers(counts, classes, totals[chosen])
+    left = element("div", title, note and element("p", note, class_="note"), heat, numbers)
     mistakes = _most_frequent(confusion, run.spec.classes)
     return element("div", left, mistakes, class_=None if letter else "halves")
+
+
+def _numbers(counts: np.ndarray, classes: Sequence[str], totals: np.ndarray) -> Markup:
+    """The heat map as a table, for those who do not see it."""
+    names = [name_of(name) for name in classes]
+    rows = [
+        [name, *(f"{100 * n / total:.1f}" if n else "" for n in row)]
+        for name, row, total in zip(names, counts.tolist(), totals.tolist(), strict=True)
+    ]
+    title = element("summary", "The numbers of the map as a table")
+    about = element("p", "A row is a label, a column what it was predicted as, in percent of the label.", class_="note")
+    return element("details", title, about, table(["labelled as", *names], rows, class_="numbers"))
 
 
 def _most_frequent(confusion: np.ndarray, classes: Sequence[str]) -> Markup:
@@ -231,9 +245,14 @@ def _most_frequent(confusion: np.ndarray, classes: Sequence[str]) -> Markup:
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
     pairs = [np.unravel_index(flat, wrong.shape) for flat in order]
     rows = [
-        [classes[i], classes[j], percent(wrong[i, j] / confusion[i].sum()), percent(wrong[i, j] / wrong.sum())]
+        [
+            name_of(classes[i]),
+            name_of(classes[j]),
+            percent(wrong[i, j] / confusion[i].sum()),
+            percent(wrong[i, j] / wrong.sum()),
+        ]
         for i, j in pairs
         if wrong[i, j]
     ]
     head = ["labelled", "predicted as", "of the label", "of all errors"]
-    return element("div", element("h3", "Most frequent mistakes"), table(head, rows))
+    return element("div", element("h3", "Most frequent mistakes"), table(head, rows, class_="mistakes"))

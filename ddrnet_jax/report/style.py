@@ -2,9 +2,11 @@
 
 CSS = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --muted: #59626e; --line: #d7dde4; --soft: #f3f5f8;
-  --run0: #1f66d1; --run1: #c2560a; --wrong: #d9630f; --strong: #fff; }
+  --run0: #1f66d1; --run1: #c2560a; --wrong: #b4500b;
+  --cell-right: #5b93e8; --cell-wrong: #e8751a; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171c; --ink: #e6e9ee; --muted: #9ba5b2; --line: #343b45;
-  --soft: #1c2128; --run0: #6fabff; --run1: #ffa057; --wrong: #ff9645; --strong: #10141a; } }
+  --soft: #1c2128; --run0: #6fabff; --run1: #ffa057; --wrong: #ff9645;
+  --cell-right: #2c5fa8; --cell-wrong: #9c4a0c; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1240px; padding: 20px 16px 48px; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -35,11 +37,11 @@ tbody th { font-weight: 400; }
 .classes td, .classes thead th { text-align: right; white-space: nowrap; }
 .classes thead th:first-child { text-align: left; }
 .classes td:nth-child(2) { width: 55%; min-width: 48px; }
-.classes th[scope=row] { overflow-wrap: anywhere; min-width: 100px; }
+.classes th[scope=row] { min-width: 100px; }
 .compared { margin-top: 14px; }
 .compared tbody th { color: var(--muted); }
-.config { width: 100%; table-layout: fixed; }
-.config td, .config th { overflow-wrap: anywhere; }
+.config { width: 100%; min-width: 350px; } .config td { overflow-wrap: anywhere; } .config th { white-space: nowrap; }
+.config:has(th:nth-child(3)) { min-width: 520px; } .config:has(th:nth-child(4)) { min-width: 690px; }
 .bar { display: block; width: 100%; height: 11px; margin: 1px 0; }
 .place { fill: var(--soft); }
 .bar rect + rect { stroke: var(--muted); stroke-width: 1px; vector-effect: non-scaling-stroke; }
@@ -62,8 +64,10 @@ svg text { fill: var(--ink); font-size: 12px; }
 .halves > div { min-width: 0; }
 .heat.small { max-width: 100%; height: auto; }
 .heat .frame { fill: var(--soft); stroke: var(--line); }
-.heat .right { fill: var(--run0); } .heat .wrong { fill: var(--wrong); }
-.heat .count { font-size: 10.5px; } .heat .strong { fill: var(--strong); }
+.heat .right { fill: var(--cell-right); } .heat .wrong { fill: var(--cell-wrong); }
+.heat .count { font-size: 10.5px; }
+.numbers td { text-align: right; }
+.mistakes td:nth-child(n+3) { white-space: nowrap; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 2px 16px; padding: 0; margin: 8px 0; }
 .legend li { overflow-wrap: anywhere; }
 .sample { margin: 10px 0 22px; break-inside: avoid; }
@@ -78,7 +82,7 @@ pre { background: var(--soft); padding: 8px 12px; white-space: pre-wrap; overflo
 summary { cursor: pointer; margin: 14px 0 6px; }
 @media (max-width: 480px) { body { padding: 14px 12px 40px; font-size: 14px; } th, td { padding-right: 8px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 6px; }
-  .config code { font-size: 11px; } .config tr > :first-child { width: 46%; }
+  .config code { font-size: 11px; }
   .card { flex: 1; padding: 8px 12px; min-width: 130px; } .card b { font-size: 1.5rem; } }
 @media print { body { max-width: none; padding: 0; } nav { display: none; } .scroll { overflow: visible; }
   svg, .card, pre { print-color-adjust: exact; }

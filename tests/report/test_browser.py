@@ -19,9 +19,17 @@ _WIDTHS = (360, 768, 1280)
 # What the page's own policy forbids: a script that tells how it was laid out.
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 _MEASURE = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(d => d.open = true);
+  const broken = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), range = new Range();
+  while (walk.nextNode())
+    for (const word of walk.currentNode.data.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+      range.setStart(walk.currentNode, word.index);
+      range.setEnd(walk.currentNode, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map(r => Math.round(r.top))).size > 1) broken.push(word[0]);
+    }
   const size = e => e.getBoundingClientRect(), all = selector => [...document.querySelectorAll(selector)];
   parent.postMessage({
-    width: innerWidth, content: document.documentElement.scrollWidth,
+    broken, width: innerWidth, content: document.documentElement.scrollWidth,
     shown: all("img").filter(i => i.naturalWidth > 0 && size(i).width > 100).length,
     drawn: all("svg").filter(s => size(s).width > 20 && size(s).height > 5).length,
     cells: all(".heat rect[fill-opacity]").length,
@@ -115,6 +123,7 @@ def test_laid_out_at_every_width_without_overflow(run, other, tmp_path, is_dark)
         assert frame["content"] <= frame["width"]
         assert frame["shown"] == (48 if len(runs) > 1 else 32)
         assert frame["drawn"] == curves + bars + maps
+        assert not [word for word in frame["broken"] if len(set(word)) > 1]  # a letter 80 times has to break
         assert frame["cells"] == sum((r.evaluation.confusion > 0).sum() for r in runs)
         paper, ink = (sum(map(int, re.findall(r"\d+", frame[key]))) for key in ("paper", "ink"))
         assert (paper < ink) == is_dark

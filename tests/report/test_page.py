@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import datetime
+import itertools
 import re
 
 import cv2
@@ -14,7 +15,7 @@ from report.html_page import Page
 from ddrnet_jax.evaluation import panels
 from ddrnet_jax.evaluation.gallery import Gallery, short_name
 from ddrnet_jax.outputs import OutputError
-from ddrnet_jax.report import page
+from ddrnet_jax.report import page, style
 from ddrnet_jax.report.run import Evaluation
 
 WRITTEN = datetime.datetime(2026, 1, 2, 3, 4, tzinfo=datetime.UTC)
@@ -300,3 +301,46 @@ def test_write_takes_a_file_or_a_folder_and_replaces_whole_pages(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file.*cannot be written"):
         page.write([run], tmp_path / "file" / "x.html")
+
+
+def luminance(rgb):
+    """Of sRGB 0..1. Source: WCAG 2."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_every_text_is_told_from_what_is_behind_it(theme):
+    themes = re.findall(r":root \{(.*?)\}", style.CSS, re.DOTALL)
+    found = dict(re.findall(r"--([\w-]+): #(\w+);", themes[0]) + re.findall(r"--([\w-]+): #(\w+);", themes[theme]))
+    full = {name: code if len(code) == 6 else "".join(2 * c for c in code) for name, code in found.items()}
+    color = {name: np.array([int(code[i : i + 2], 16) / 255 for i in (0, 2, 4)]) for name, code in full.items()}
+    for text, behind in itertools.product(("ink", "muted"), ("paper", "soft")):
+        assert contrast(color[text], color[behind]) >= 4.5
+    for name in ("run0", "run1", "wrong"):  # as text, and behind a letter
+        assert contrast(color[name], color["paper"]) >= 4.5
+    for cell, share in itertools.product(("cell-right", "cell-wrong"), np.linspace(0, 1, 101)):
+        behind = share * color[cell] + (1 - share) * color["soft"]
+        assert contrast(color["ink"], behind) >= 4.5
+
+
+def test_the_numbers_of_the_heat_map_are_a_table_too(run):
+    html = page.page([run], WRITTEN)
+    numbers = html[html.index('<table class="numbers">') :].split("</table>")[0]
+    confusion = run.evaluation.confusion
+    cells = re.findall(r"<td>([^<]*)</td>", numbers)
+    shares = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    assert cells == [f"{share:.1f}" if share else "" for share in shares.ravel()]
+    assert numbers.count("<bdi>") == 2 * len(run.spec.classes)
+
+
+def test_names_turn_nothing_around(run):
+    names = ("left_side", "\u05d0\u05d1", "a\u202eb", "d", "e")
+    html = page.page([dataclasses.replace(run, spec=dataclasses.replace(run.spec, classes=names))], WRITTEN)
+    assert html.count("<bdi>\u05d0\u05d1</bdi>") > 4
+    assert "\u202e" not in html
