@@ -453,7 +453,7 @@ def test_a_diverging_run_stops_and_names_the_step(config_file, pristine, tmp_pat
     code, _, err = run(
         capsys,
         *("--config", config_file, f"--config.data.root={pristine}", "--workdir", workdir),
-        *("--config.optimizer.learning_rate=1e30", "--config.total_steps=6", "--config.log_every_steps=3"),
+        *("--config.optimizer.learning_rate=1e14", "--config.total_steps=6", "--config.log_every_steps=3"),
     )
     assert code == 1
     assert "at step 2" in err.splitlines()[-1] or "at step 3" in err.splitlines()[-1]
