@@ -95,7 +95,7 @@ def base() -> ConfigDict:
     config.loss.label_smoothing = 0.0  # probability given to all classes alike
 
     config.distill = ConfigDict()
-    config.distill.teacher = ""  # checkpoint, .pth or .safetensors file of a network to imitate; "" = none
+    config.distill.teacher = ""  # to imitate: checkpoint, .pth, .safetensors, or a folder of logits; "" = none
     config.distill.weight = 3.0  # of the imitation, beside the loss of the labels
     config.distill.temperature = 4.0  # that the logits of both are divided by
 

@@ -1,7 +1,7 @@
 """A source, and the two forms of what it gives: a sample as encoded bytes, and the same sample decoded."""
 
 from collections.abc import Hashable, Iterator
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -16,11 +16,13 @@ class Sample(TypedDict):
     image  u8[H,W,3] RGB
     label  u8[H,W] train ids (0..C-1 or 255); of a data set without masks the class number, an int
     name   what to call it in messages
+    teacher_logits  f32[ceil(H/8),ceil(W/8),C], where a teacher has left some
     """
 
     image: np.ndarray
     label: Any  # np.ndarray or int: the spec says which
     name: str
+    teacher_logits: NotRequired[np.ndarray]
 
 
 class EncodedSample(NamedTuple):

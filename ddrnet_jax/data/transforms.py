@@ -13,6 +13,7 @@ import numpy as np
 
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.samples import Sample
+from ddrnet_jax.data.teacher_logits import LOGITS, Window, logits_in_window
 
 _ASPECT_RANGE = (3 / 4, 4 / 3)  # width / height of a random resized crop
 _CROP_TRIES = 10
@@ -31,8 +32,12 @@ class Augment(grain.transforms.RandomMap):
         self.options |= others
 
     def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        images, labels = random_scale_crop_flip(sample["image"], sample["label"], rng, **self.options)
-        return {"images": images, "labels": labels}
+        image, label = sample["image"], sample["label"]
+        images, labels, window = random_scale_crop_flip(image, label, rng, **self.options)
+        rows = {"images": images, "labels": labels}
+        if "teacher_logits" in sample:
+            rows[LOGITS] = logits_in_window(sample["teacher_logits"], image.shape[:2], window, images.shape[:2])
+        return rows
 
 
 class AugmentImage(grain.transforms.RandomMap):
@@ -72,14 +77,14 @@ def random_scale_crop_flip(
     colour: tuple[float, ...] = (),
     max_class_share: float = 1.0,
     rare_class_share: float = 0.0,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, Window]:
     """A random crop of the randomly scaled sample, padded right and below where it is smaller.
 
     image    u8[H,W,3]      label  u8[H,W] (train ids)
     colour            of `random_colours`; () = as they are
     max_class_share   of the labelled pixels of a crop; one with more of a class is drawn again, at most ten times
     rare_class_share  of the crops, which lie around a class of the image: see `offset_around_a_class`
-    Returns  (u8[h,w,3], u8[h,w]) with (h, w) = crop_hw; padding is 0 and IGNORE
+    Returns  (u8[h,w,3], u8[h,w], where they lie) with (h, w) = crop_hw; padding is 0 and IGNORE
     Source: paper section 4.2; scale uniform in `scale_range`, flip with probability 1/2. Colours are drawn last: with
     and without them the crops are the same.
     """
@@ -98,7 +103,9 @@ def random_scale_crop_flip(
     if colour:
         height, width = (min(n, c) for n, c in zip(scaled_hw, crop_hw, strict=True))
         image[:height, :width] = cv2.transform(image[:height, :width], random_colours(rng, colour))
-    return (cv2.flip(image, 1), cv2.flip(label, 1)) if is_flipped else (image, label)
+    if is_flipped:
+        image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+    return image, label, Window(scaled_hw, offset_yx, is_flipped)
 
 
 def random_offset(scaled_hw: tuple[int, ...], crop_hw: tuple[int, ...], rng: np.random.Generator) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A second, trained network whose logits the network in training imitates."""
+"""A second, trained network whose logits the network in training imitates; or its logits alone, from a folder."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,9 @@ from flax import nnx
 from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
+from ddrnet_jax.data import teacher_logits
+from ddrnet_jax.data.samples import Source
+from ddrnet_jax.data.teacher_logits import LOGITS
 from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.ddrnet import DDRNet, normalise
 from ddrnet_jax.models.inference import Weights, merged
@@ -24,26 +27,43 @@ FILE = "teacher.json"
 class Teacher(NamedTuple):
     """A network with its fixed weights, which the compiled step takes as an argument.
 
-    weights  its parameters and running statistics
-    line     what it is, for people
+    line      what it is, for people
+    graphdef  None of a teacher whose logits come with the samples
+    weights   its parameters and running statistics
     """
 
-    graphdef: nnx.GraphDef
-    weights: Weights
     line: str
+    graphdef: nnx.GraphDef | None = None
+    weights: Weights = ({}, {})
 
 
 def fixed(teacher: Teacher | None) -> dict[str, Weights]:
     """The weights that a step is given beside its batch (see `step.make_step`)."""
-    return {} if teacher is None else {"teacher": teacher.weights}
+    return {} if teacher is None or teacher.graphdef is None else {"teacher": teacher.weights}
+
+
+def taught(source: Source, experiment: Experiment) -> Source:
+    """The training samples, with a teacher's logits where they come from a folder.
+
+    Raises DataError that names the first image without logits, ConfigError of pseudo-labelled images, which have none.
+    """
+    folder = experiment.distill["teacher"]
+    if not teacher_logits.is_folder_of_logits(folder):
+        return source
+    if experiment.pseudo_source:
+        raise ConfigError("config.distill.teacher: a folder of logits given, which data.pseudo_root has none of")
+    return teacher_logits.WithLogits(source, folder)
 
 
 def distance(teacher: Teacher, platform: str, temperature: float) -> Distance:
     """`channel_wise` of a student's logits from those the teacher, in eval mode, has of the batch's images."""
+    graphdef = teacher.graphdef
+    if graphdef is None:
+        return lambda logits, batch: channel_wise(logits, batch[LOGITS], temperature)
 
     def from_teacher(logits: jax.Array, batch: dict) -> jax.Array:
         with platforms.compiled_for(platform):
-            theirs = merged(teacher.graphdef, batch["teacher"])(normalise(batch["images"])).logits
+            theirs = merged(graphdef, batch["teacher"])(normalise(batch["images"])).logits
         return channel_wise(logits, theirs, temperature)
 
     return from_teacher
@@ -71,6 +91,8 @@ def read_teacher(experiment: Experiment) -> Teacher | None:
     path = experiment.distill["teacher"]
     if not path:
         return None
+    if teacher_logits.is_folder_of_logits(path):
+        return Teacher(f"teacher: the logits in {path}")
     weights = pretrained.read(path)
     _check_classes(weights, experiment)
     model = nnx.eval_shape(
@@ -81,7 +103,7 @@ def read_teacher(experiment: Experiment) -> Teacher | None:
         variables.from_paths({name: jnp.asarray(weights.leaves[name]) for name in variables.paths(tree)})
         for tree in trees
     )
-    return Teacher(graphdef, (params, batch_stats), f"teacher from {path}: {weights.describe()} ({weights.origin})")
+    return Teacher(f"teacher from {path}: {weights.describe()} ({weights.origin})", graphdef, (params, batch_stats))
 
 
 def check_the_same(workdir: Path, teacher: Teacher, *, is_resumed: bool) -> None:

@@ -87,7 +87,7 @@ def _train(
     if make_objective is None:
         program.loss(e)  # which may need what the data set does not have
     teacher = distillation.read_teacher(e) if make_objective is None else None
-    train_source, eval_source = e.train_source(), e.eval_source()
+    train_source, eval_source = distillation.taught(e.train_source(), e), e.eval_source()
     pseudo_source = e.pseudo_source() if e.pseudo_source else None
     warnings = check.quick(  # an unreadable data set ends here, not after a compile
         train_source, eval_source, crop_hw=e.crop_hw, scale_range=e.scale_range

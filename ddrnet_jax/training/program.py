@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
+from ddrnet_jax.data.teacher_logits import LOGITS
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import distillation, losses, optimizer, state
 from ddrnet_jax.training.distillation import Teacher
@@ -99,7 +100,12 @@ def lower_train_step(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
     make_objective = objective_maker(experiment, [1.0] * experiment.spec.num_classes, teacher)
     step = train_step(experiment, graphdef, sgd, mesh, make_objective)
     fixed = _placed(distillation.fixed(teacher), devices.replicated(mesh))
-    return step.lower(fresh, _placed(_batch(experiment), devices.by_batch(mesh)), fixed)
+    batch = _batch(experiment)
+    if teacher is not None and teacher.graphdef is None:
+        cells_hw = (n // 8 for n in experiment.crop_hw)
+        shape = (experiment.batch_size, *cells_hw, experiment.spec.num_classes)
+        batch[LOGITS] = jax.ShapeDtypeStruct(shape, np.float32)
+    return step.lower(fresh, _placed(batch, devices.by_batch(mesh)), fixed)
 
 
 def _batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:

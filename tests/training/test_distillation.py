@@ -17,6 +17,9 @@ from orbax.checkpoint import v1 as ocp
 from ddrnet_jax import DDRNet, build
 from ddrnet_jax.config import ConfigError, base
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.teacher_logits import LOGITS
+from ddrnet_jax.data.transforms import Augment
 from ddrnet_jax.models import variables
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runtime import devices
@@ -29,7 +32,7 @@ Tiny = functools.partial(tiny.Tiny, num_classes=9, task="segmentation")
 
 def tiny_teacher(seed):
     graphdef, *weights = variables.split(Tiny(nnx.Rngs(seed)))
-    return Teacher(graphdef, tuple(weights), "a tiny teacher")
+    return Teacher("a tiny teacher", graphdef, tuple(weights))
 
 
 def logits(seed, shape=(2, 2, 3, 4)):
@@ -165,6 +168,60 @@ NAMES = tuple("abcdefghijk")
 def test_a_teacher_of_other_classes_ends_in_one_line(camvid_teacher, data, message):
     with pytest.raises(ConfigError, match=rf"config.distill.teacher: .*{message}"):
         distillation.read_teacher(student(camvid_teacher[0], **data))
+
+
+@pytest.fixture
+def folder_of_logits(tmp_path):
+    """Logits, twice as sure as the images are bright, for the drawn scenes of `experiment`."""
+    source = experiment().train_source()
+    for sample in (source[i] for i in range(len(source))):
+        cells = sample["image"].reshape(4, 8, 8, 8, 3).mean((1, 3)).astype(np.float16)
+        np.save(tmp_path / f"{sample['name']}.npy", np.concatenate([cells] * 3, -1))
+    return tmp_path
+
+
+def with_teacher(folder, **changes):
+    return dataclasses.replace(experiment(), distill=experiment().distill | {"teacher": str(folder)}, **changes)
+
+
+def test_logits_on_disk_teach_in_the_places_of_the_crop(folder_of_logits, tmp_path_factory):
+    e = with_teacher(folder_of_logits)
+    teacher = distillation.read_teacher(e)
+    assert distillation.fixed(teacher) == {}
+    sample = distillation.taught(e.train_source(), e)[0]
+    augment = Augment((32, 32), (1.0, 1.0), True)
+    for seed in range(6):  # a crop at a multiple of 8 has the very cells
+        rows = augment.random_map(sample, np.random.default_rng(seed))
+        means = rows["images"].reshape(4, 8, 4, 8, 3).mean((1, 3))
+        assert rows[LOGITS].shape == (4, 4, 9)
+        assert np.corrcoef(rows[LOGITS][..., :3].ravel(), means.ravel())[0, 1] > 0.8
+    logits = jnp.zeros((1, 4, 4, 9))
+    assert distillation.distance(teacher, "cpu", 4.0)(logits, {LOGITS: rows[LOGITS][None]}) == pytest.approx(
+        channel_wise(logits, rows[LOGITS][None], 4.0)
+    )
+    loop.train(e, tmp_path_factory.mktemp("run"))
+    program.lower_train_step(e, devices.data_mesh())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "scene_0_00003.npy: no such file; 1 of 8 images have no logits there"),
+        (lambda path: np.save(path, np.zeros((4, 8, 5), np.float32)), r"float32\[4, 8, 5\] given, expected float16 or"),
+        (lambda path: path.write_bytes(b"no array"), "scene_0_00003.npy: cannot be read as an array"),
+    ],
+)
+def test_logits_that_are_not_of_the_image_end_in_one_line(folder_of_logits, damage, message):
+    damage(folder_of_logits / "scene_0_00003.npy")
+    e = with_teacher(folder_of_logits)
+    with pytest.raises(DataError, match=message):
+        distillation.taught(e.train_source(), e)[3]
+
+
+def test_pseudo_labelled_images_have_no_logits(folder_of_logits):
+    e = with_teacher(folder_of_logits, pseudo_source=experiment().train_source)
+    with pytest.raises(ConfigError, match="a folder of logits given, which data.pseudo_root has none of"):
+        distillation.taught(e.train_source(), e)
 
 
 def test_without_a_teacher_nothing_is_added():
