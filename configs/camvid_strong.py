@@ -1,4 +1,4 @@
-"""CamVid at 480x360 from random weights, by the recipe that learns most in the time of camvid_small.
+"""CamVid at 480x360 from random weights: what the literature suggests against what limits camvid_small.
 
 python -m ddrnet_jax.main --config configs/camvid_strong.py --workdir runs/camvid_strong --config.data.root=DIR
 

@@ -147,7 +147,7 @@ def random_colours(rng: np.random.Generator, ranges: tuple[float, ...]) -> np.nd
     Returns  f64[3,4], for `cv2.transform`, which rounds and clips once
     Source: the order and the usual ranges (0.125, 0.5, 0.5, 0.1) are those of mmsegmentation's PhotoMetricDistortion.
     It goes through HSV; here saturation is the distance from grey and hue the turn around it, both linear in RGB, so
-    that a crop takes a quarter of the time.
+    that all of it is one product a pixel.
     """
     brightness, contrast, saturation, hue = (rng.uniform(-r, r) * (rng.random() < 0.5) for r in ranges)
     grey = np.tile(_LUMA, (3, 1))
