@@ -112,9 +112,7 @@ def _beside(path: Path) -> Iterator[Path]:
 
 def _noted(record: Path) -> Iterator[tuple[str, str]]:
     """(name, SHA-256) of every line of a record; none of what is no record of ours."""
-    if not record.is_file():
-        return
-    for line in regular_files.read_text(record, "replace").splitlines():
+    for line in regular_files.read_text(record, "replace").splitlines() if record.is_file() else ():
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             noted = json.loads(line)
             yield str(noted["file"]), str(noted["sha256"])

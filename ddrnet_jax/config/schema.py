@@ -1,7 +1,6 @@
 """Every configuration key with its unit, and the checks on their values."""
 
 import difflib
-import math
 
 from ml_collections import ConfigDict, FieldReference
 
@@ -212,7 +211,7 @@ def validate(config: ConfigDict) -> None:
     _require(
         config,
         "data.value_range",
-        lambda v: not v or (len(v) == 2 and all(map(_is_number, v)) and v[0] < v[1]),
+        lambda v: not v or (len(v) == 2 and all(map(_is_number, v)) and -1e9 < v[0] < v[1] < 1e9),
         "(low, high), low < high, or ()",
     )
     _require(config, "data.jpeg_quality", lambda v: 0 <= v <= 100, "between 0 and 100")
@@ -313,7 +312,7 @@ def _require(config: ConfigDict, key: str, is_valid, expected: str) -> None:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_size_of_8(value) -> bool:

@@ -3,16 +3,17 @@
 import json
 from pathlib import Path
 
-from ddrnet_jax import atomic, regular_files
+from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.outputs import Outputs
 
 SPLIT = "pseudo"
 CARD = "pseudo_labels.json"
 
 
-def write_card(root: Path, card: dict) -> None:
-    """Write the card: plain JSON values, "classes" among them, the names by train id."""
-    atomic.write_text(root / CARD, json.dumps(card, indent=2) + "\n")
+def write_card(outputs: Outputs, card: dict) -> None:
+    """Write the card: plain JSON values, "classes" among them, the names by train id. Raises OutputError."""
+    outputs.write(CARD, f"{json.dumps(card, indent=2)}\n".encode())
 
 
 def classes_of(root: str | Path) -> tuple[str, ...]:

@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ddrnet_jax import regular_files
 from ddrnet_jax.build import Experiment, experiment
 from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
-from ddrnet_jax.data.pseudo_labels import SPLIT, write_card
+from ddrnet_jax.data.pseudo_labels import CARD, SPLIT, write_card
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import View, sure_mask_program
 from ddrnet_jax.models import variables
+from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.prediction import segmenter
 from ddrnet_jax.prediction.predict import input_files
 from ddrnet_jax.runs.checkpoints import CheckpointError
@@ -62,39 +62,39 @@ def pseudo_label(
     if wanted is not None:
         check_same_classes(wanted, checkpoint, experiment(trained.config))
     view = View(**wanted.view) if wanted else trained.view
-    images, labels = _new_folders(Path(output))
+    outputs = Outputs(output, inputs=paths.values())
+    images = _new_folder(outputs)
     graphdef, *weights = variables.split(trained.model)
     program = sure_mask_program(graphdef, view)
     counts = np.zeros((2, len(trained.classes)), np.int64)
     broken: list[str] = []
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
-            image = decode.decode_image(files.read_file(path), str(path))
+            image = decode.decode_image(files.read_file(path), str(path), trained.spec.value_range)
         except DataError as e:
             broken.append(str(e))
             continue
         best, mask = (np.asarray(found)[0] for found in program(tuple(weights), image[None], confidence))
         counts += [np.bincount(each.ravel(), minlength=IGNORE + 1)[: counts.shape[1]] for each in (best, mask)]
         _copy(path, images / path.name)
-        regular_files.write(labels / f"{stem}.png", pictures.png(mask))
+        outputs.write(f"labels/{SPLIT}/{stem}.png", pictures.png(mask))
     kept = Kept(trained.classes, *counts)
-    _write_card(Path(output), checkpoint, confidence, view, kept)
+    _write_card(outputs, checkpoint, confidence, view, kept)
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
     return len(paths), kept
 
 
-def _new_folders(output: Path) -> list[Path]:
-    folders = [output / kind / SPLIT for kind in ("images", "labels")]
-    for folder in folders:
+def _new_folder(outputs: Outputs) -> Path:
+    """The folder of the images, made and empty, as that of the labels is."""
+    images, labels = (outputs.folder / kind / SPLIT for kind in ("images", "labels"))
+    for folder in (images, labels):
         if folder.is_dir() and any(folder.iterdir()):
-            raise DataError(f"--output {output}: {folder} has files already, none is overwritten; choose a new folder")
-    try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise DataError(f"--output {output}: cannot be written ({e.strerror})") from e
-    return folders
+            raise DataError(
+                f"--output {outputs.folder}: {folder} has files already, none is overwritten; choose a new folder"
+            )
+    outputs.require([CARD, f"images/{SPLIT}/any", f"labels/{SPLIT}/any"])
+    return images
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -104,7 +104,7 @@ def _copy(source: Path, target: Path) -> None:
         raise DataError(f"{target}: cannot be written ({e.strerror})") from e
 
 
-def _write_card(output: Path, checkpoint: str | Path, confidence: float, view: View, kept: Kept) -> None:
+def _write_card(outputs: Outputs, checkpoint: str | Path, confidence: float, view: View, kept: Kept) -> None:
     card = {
         "checkpoint": str(checkpoint),
         "confidence": confidence,
@@ -113,4 +113,4 @@ def _write_card(output: Path, checkpoint: str | Path, confidence: float, view: V
         "predicted_pixels": kept.predicted.tolist(),
         "kept_pixels": kept.kept.tolist(),
     }
-    write_card(output, card)
+    write_card(outputs, card)

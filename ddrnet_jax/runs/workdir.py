@@ -19,6 +19,7 @@ from ddrnet_jax.runs.step_files import FOLDER
 from ddrnet_jax.runtime import devices
 
 CONFIG, REPORT, _LOCK = "config.json", "report.html", ".lock"
+CLASS_PIXELS, TEACHER = "class_pixels.json", "teacher.json"
 _KEYS = {"seed", "batch_size", "total_steps", "model", "data"}  # of every config of ours since the first
 
 
@@ -111,7 +112,7 @@ def _check_ours(workdir: Path) -> None:
         return
     if _has_steps(workdir):
         raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
-    for name in (METRICS_FILE, REPORT, FOLDER, _LOCK):
+    for name in (METRICS_FILE, REPORT, CLASS_PIXELS, TEACHER, FOLDER, _LOCK):
         if _holds_something(workdir / name):
             raise ConfigError(
                 f"{workdir / name}: is of no run of ours and is not written over; choose another --workdir"
@@ -131,7 +132,7 @@ def _has_steps(workdir: Path) -> bool:
 def _read_config(path: Path) -> dict:
     """The JSON values of a config. Raises ConfigError if it is none of ours."""
     try:
-        values = json.loads(regular_files.read_text(path)) if path.is_file() else None
+        values = json.loads(regular_files.read_text(path))
     except OSError as e:
         raise ConfigError(f"{path}: cannot be read ({e.strerror})") from e
     except (ValueError, RecursionError) as e:

@@ -11,10 +11,11 @@ from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import class_balance, pipeline
 from ddrnet_jax.data.samples import Source
+from ddrnet_jax.runs.workdir import CLASS_PIXELS
 from ddrnet_jax.runtime import devices
 
 _log = logging.getLogger(__name__)
-FILE = "class_pixels.json"
+FILE = CLASS_PIXELS
 
 
 def counted(workdir: Path, source: Source, *, is_resumed: bool, num_threads: int) -> tuple[float, ...]:

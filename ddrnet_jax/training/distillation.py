@@ -17,11 +17,12 @@ from ddrnet_jax.data.teacher_logits import LOGITS
 from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.ddrnet import DDRNet, normalise
 from ddrnet_jax.models.inference import Weights, merged
+from ddrnet_jax.runs.workdir import TEACHER
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training.objective import Distance
 from ddrnet_jax.weights import pretrained
 
-FILE = "teacher.json"
+FILE = TEACHER
 
 
 class Teacher(NamedTuple):

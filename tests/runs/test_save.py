@@ -127,11 +127,17 @@ def test_a_folder_of_any_name_is_saved_into_read_and_ranked(tmp_path, name):
     assert step_files.read_metadata(copied).custom_metadata["val/miou"] == 0.1
 
 
-def test_a_save_that_nobody_finds_again_is_said(run, monkeypatch):
+def test_a_save_that_nobody_finds_again_is_said(run):
     manager = tiny_checkpoints(run)
     manager.save(4, tiny_state(4))
-    root = manager._root
-    wait, manager._wait = manager._wait, lambda: (time.sleep(0.5), shutil.rmtree(root / "4" / "state"), wait())
+    step, saving, arrays = manager._saving
+
+    class Forgetful:
+        def result(self, timeout_s):
+            saving.result(timeout_s)
+            shutil.rmtree(run / "checkpoints" / "4" / "state")
+
+    manager._saving = step, Forgetful(), arrays
     with pytest.raises(CheckpointError, match=r"4: the checkpoint cannot be read .*, though it was just saved"):
         manager.close()
 
