@@ -19,7 +19,7 @@ import numpy as np
 
 DONE, REFUSED, EITHER = (0,), (1,), (0, 1)
 # What a run, and the modes, write of their own.
-RUN = r"run/(metrics\.jsonl|config\.json|report\.html|\.lock|tensorboard/|checkpoints/)"
+RUN = r"run/(\.ddrnet_jax|metrics\.jsonl|config\.json|report\.html|\.lock|tensorboard/|checkpoints/)"
 TRAIN = ("--config", "mine.py", "--workdir", "run")
 CHECK = ("--config", "mine.py", "--mode", "check_data", "--output", "checked")
 REPORT = ("--mode", "report", "--workdir", "run", "--output", "out.html")
@@ -302,7 +302,8 @@ def _special_files() -> Iterator[Attack]:
             "one.png": (*PREDICT, "--input", "one.png"),
             "film.mp4": (*PREDICT, "--input", "film.mp4"),
         }.items():
-            codes = EITHER if path.startswith("run/") else REFUSED
+            is_passed_over = path.startswith("run/") or (what == "folder" and path.startswith("data/images"))
+            codes = EITHER if is_passed_over else REFUSED
             yield Attack(kind, path, argv, lambda f, make=make, path=path: make(f / path), codes)
         yield Attack(
             kind, "run/metrics.jsonl in a report", REPORT, lambda f, make=make: make(f / "run/metrics.jsonl"), EITHER

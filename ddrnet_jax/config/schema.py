@@ -256,7 +256,7 @@ def _check_keys_and_types(config: ConfigDict, reference: ConfigDict, prefix: str
         elif not all(map(_is_within_reach, _leaves(value))):
             expected = f"finite numbers below {_MOST:g}, text without a NUL"
             raise ConfigError(f"config.{name}: {_shown(value)} given, expected {expected}")
-        elif not _has_type_of(value, default) and value != WORDS.get(name):
+        elif not _has_type_of(value, default) and (name not in WORDS or value != WORDS[name]):
             raise ConfigError(f"config.{name}: {_shown(value)} given, expected {what_fits(default, name)}")
 
 

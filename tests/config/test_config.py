@@ -243,6 +243,7 @@ def test_a_config_is_read_as_utf_8_under_an_ascii_locale(tmp_path):
         ("raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})", "line 4: E"),
         ("raise type('E', (Exception,), {'__str__': lambda self: exit()})", "line 4: E"),
         ("import sys; sys.exit(0)", "line 4: SystemExit 0"),
+        ("config.batch_size = None", "config.batch_size: None given, expected an integer"),
         ("config.batch_size = 10**5000", "config.batch_size: a int given, expected finite numbers below 1e+15"),
         ("config.data.root = 'a' + chr(0)", "config.data.root: 'a\\x00' given, expected finite numbers below 1e+15"),
         ("config.data.scale_range = (0.5, float('nan'))", "config.data.scale_range: (0.5, nan) given, expected finite"),

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,18 +30,26 @@ def labels_without_image(pairs: Sequence[tuple[str, str]]) -> list[str]:
     endings: dict[tuple[str, str], set[tuple[_Affixes, _Affixes]]] = {}
     for image, label in pairs:
         (image_folder, image_name), (label_folder, label_name) = os.path.split(image), os.path.split(label)
-        endings.setdefault((image_folder, label_folder), set()).add(_affixes(image_name, label_name))
+        endings.setdefault((image_folder, label_folder), set()).add(
+            _affixes(_composed(image_name), _composed(label_name))
+        )
     alone = []
     for (image_folder, label_folder), known in endings.items():
         if not os.path.isdir(label_folder) or len(known) > _MOST_FORMS:  # no form at all
             continue
         image_affixes, label_affixes = ({both[i] for both in known} for i in range(2))
-        images = {_without(name, image_affixes) for name in os.listdir(image_folder)}
+        with os.scandir(image_folder) as entries:
+            images = {_without(_composed(entry.name), image_affixes) for entry in entries if not entry.is_dir()}
         for name in sorted(os.listdir(label_folder)):
-            stem = None if name.startswith(".") else _without(name, label_affixes)
+            stem = None if name.startswith(".") else _without(_composed(name), label_affixes)
             if stem is not None and stem not in images:
                 alone.append(os.path.join(label_folder, name))
     return alone
+
+
+def _composed(name: str) -> str:
+    """A name as pairing compares it: macOS takes its letters apart."""
+    return unicodedata.normalize("NFC", name)
 
 
 def unread_files(pairs: Sequence[tuple[str, str | int]]) -> list[str]:

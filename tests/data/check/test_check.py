@@ -12,6 +12,7 @@ import pytest
 from ddrnet_jax import build
 from ddrnet_jax import main as main_lib
 from ddrnet_jax.data.check import check
+from ddrnet_jax.data.check import files as check_files
 from ddrnet_jax.data.check import report as check_report
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.records import prepare
@@ -378,6 +379,16 @@ def test_array_records_are_checked_too(draw, tmp_path):
     shard = next((tmp_path / "records").glob("*val*array_record*"))
     shard.write_bytes(shard.read_bytes()[:-1])
     assert_found(look_at_config(config), "error", str(shard), "bytes, expected")
+
+
+def test_names_in_two_forms_of_unicode_pair_and_a_folder_is_no_image(tmp_path):
+    """macOS takes letters apart: they look the same. A folder may be called like an image."""
+    for folder, name in (("images", "mu\u0308nchen"), ("labels", "m\u00fcnchen"), ("labels", "alone")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.png").touch()
+    (tmp_path / "images" / "alone.png").mkdir()
+    pair = tuple(str(next((tmp_path / folder).glob("m*"))) for folder in ("images", "labels"))
+    assert check_files.labels_without_image([pair]) == [str(tmp_path / "labels" / "alone.png")]
 
 
 def test_labels_without_image_in_the_layouts_of_the_releases(draw):
