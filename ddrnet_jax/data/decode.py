@@ -28,7 +28,7 @@ def decode_image(data: bytes, name: str, value_range: Sequence[float] = ()) -> n
     """
     _check_complete(data, name)
     _check_fits(data, name)
-    image = _imdecode(data, cv2.IMREAD_COLOR_RGB | (cv2.IMREAD_ANYDEPTH if value_range else 0))
+    image = _deep(data) if value_range else _imdecode(data, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise unreadable.error(data, name)
     if image.dtype == np.uint8:
@@ -36,6 +36,14 @@ def decode_image(data: bytes, name: str, value_range: Sequence[float] = ()) -> n
     low, high = value_range
     stretched = (image.astype(np.float32) - low) * (255 / (high - low))
     return np.rint(np.clip(np.nan_to_num(stretched), 0, 255)).astype(np.uint8)
+
+
+def _deep(data: bytes) -> np.ndarray | None:
+    """[H,W,3] RGB of whatever bits the file has; OpenCV itself makes no three channels of a grey image of floats."""
+    pixels = _imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    if pixels is None or pixels.ndim == 3:
+        return None if pixels is None else pixels[..., ::-1]
+    return np.repeat(pixels[..., None], 3, axis=2)
 
 
 def deep_range(data: bytes) -> tuple[int, int] | None:

@@ -11,7 +11,14 @@ class DataError(UserError):
 
 
 class UnreadKind(DataError):
-    """A file is not damaged, but of a kind that is not read; the message says what to make of it."""
+    """A file is not damaged, but of a kind that is not read; the message says what to make of it.
+
+    value_range  (lowest, highest) of an image that data.value_range would make one that is read; else None
+    """
+
+    def __init__(self, message: str, value_range: tuple[float, float] | None = None):
+        super().__init__(message)
+        self.value_range = value_range
 
 
 class MissingLabels(DataError):

@@ -30,9 +30,12 @@ def error(data: bytes, name: str, what: str = "image") -> DataError:
             return UnreadKind(f"{name}: has more pixels than OpenCV reads, 2^30; {remedy}")
         pixels = None
     if pixels is not None:
-        remedy = "stretch the values to 0..255 or 0..65535, and save them as PNG or TIFF of 8 or 16 bits"
-        values = f"{np.nanmin(pixels):g}..{np.nanmax(pixels):g}"
-        return UnreadKind(f"{name}: holds values of {pixels.dtype} ({values}), 8 and 16 bits are read; {remedy}")
+        low, high = (float(f"{v:.6g}") for v in (np.nanmin(pixels), np.nanmax(pixels)))
+        remedy = f"set data.value_range = ({low:g}, {high:g}), of all images; or save them with 8 or 16 bits"
+        values = f"{low:g}..{high:g}"
+        return UnreadKind(
+            f"{name}: holds values of {pixels.dtype} ({values}), 8 and 16 bits are read; {remedy}", (low, high)
+        )
     for (mark, place), kind in _KINDS.items():
         if data[place : place + len(mark)] == mark:
             return UnreadKind(f"{name}: not a readable {what} but {kind}; save it as PNG")

@@ -40,8 +40,9 @@ tbody th { font-weight: 400; }
 .classes th[scope=row] { min-width: 100px; }
 .compared { margin-top: 14px; }
 .compared tbody th { color: var(--muted); }
-.config { width: 100%; min-width: 350px; } .config td { overflow-wrap: anywhere; } .config th { white-space: nowrap; }
-.config:has(th:nth-child(3)) { min-width: 520px; } .config:has(th:nth-child(4)) { min-width: 690px; }
+.config { width: 100%; table-layout: fixed; min-width: 450px; } .config td { overflow-wrap: anywhere; }
+.config thead th:first-child { width: 275px; } .config th { white-space: nowrap; }
+.config:has(th:nth-child(3)) { min-width: 625px; } .config:has(th:nth-child(4)) { min-width: 800px; }
 .bar { display: block; width: 100%; height: 11px; margin: 1px 0; }
 .place { fill: var(--soft); }
 .bar rect + rect { stroke: var(--muted); stroke-width: 1px; vector-effect: non-scaling-stroke; }
@@ -82,7 +83,9 @@ pre { background: var(--soft); padding: 8px 12px; white-space: pre-wrap; overflo
 summary { cursor: pointer; margin: 14px 0 6px; }
 @media (max-width: 480px) { body { padding: 14px 12px 40px; font-size: 14px; } th, td { padding-right: 8px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: 6px; }
-  .config code { font-size: 11px; }
+  .config code { font-size: 11px; } .config thead th:first-child { width: 230px; }
+  .config { min-width: 380px; } .config:has(th:nth-child(3)) { min-width: 530px; }
+  .config:has(th:nth-child(4)) { min-width: 680px; }
   .card { flex: 1; padding: 8px 12px; min-width: 130px; } .card b { font-size: 1.5rem; } }
 @media print { body { max-width: none; padding: 0; } nav { display: none; } .scroll { overflow: visible; }
   svg, .card, pre { print-color-adjust: exact; }

@@ -206,8 +206,16 @@ def tiff(dtype):
 @pytest.mark.parametrize(
     ("data", "what", "remedy"),
     [
-        (tiff(np.float32), "holds values of float32 (0..8), 8 and 16 bits are read", "stretch the values"),
-        (tiff(np.int32), "holds values of int32 (0..8), 8 and 16 bits are read", "stretch the values"),
+        (
+            tiff(np.float32),
+            "holds values of float32 (0..8), 8 and 16 bits are read",
+            "set data.value_range = (0, 8), of all images; or save them with 8 or 16 bits",
+        ),
+        (
+            tiff(np.int32),
+            "holds values of int32 (0..8), 8 and 16 bits are read",
+            "set data.value_range = (0, 8), of all images; or save them with 8 or 16 bits",
+        ),
         (
             giant_png(40000, 30000),
             "has more pixels than OpenCV reads, 2^30",

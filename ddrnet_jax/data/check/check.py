@@ -104,7 +104,8 @@ def _look_at_files(source: Source, index: int, remarks: Remarks) -> None:
         return
     encoded = source.encoded(index)
     remarks.add(encoded.image, encoded.name, encoded.label)
-    reason = "" if source.spec.has_color_masks else misnamed(encoded.label, encoded.label_name, source.spec)
+    has_values = not (source.spec.has_color_masks or source.spec.has_polygons)
+    reason = misnamed(encoded.label, encoded.label_name, source.spec) if has_values else ""
     if reason:
         raise DataError(f"{encoded.label_name}: {reason} (--mode check_data lists all such files)")
 

@@ -21,6 +21,7 @@ _KINDS = {
     "unreadable": ("error", "file(s) damaged or not readable", "replace them, or remove image and label"),
     "lossy": ("error", "label(s) in JPEG, which changes the values", "export them again as PNG"),
     "unread kind": ("error", "file(s) of a kind that is not read, though not damaged", "do what it says there"),
+    "unread bits": ("error", "file(s) of numbers that are not 8 or 16 bits", ""),
     "deep label": ("error", "label(s) of other than 8 bits", "save them as 8-bit PNG"),
     "size": ("error", "label(s) of another size than the image", "export both at one size; never resize colour masks"),
     "turned": (
@@ -108,7 +109,7 @@ class Tally:
     problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     names: dict[int, str] = dataclasses.field(default_factory=dict)
     sound: list[int] = dataclasses.field(default_factory=list)
-    deep_range: tuple[int, int] | None = None
+    deep_range: tuple[float, float] | None = None
     unfit: list[int] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
@@ -154,7 +155,7 @@ def of_samples(tallies: Sequence[Tally], spec: DatasetSpec) -> list[Finding]:
 
 
 def _advice(kind: str, tallies: Sequence[Tally], spec: DatasetSpec) -> tuple[str, tuple[str, ...]]:
-    if kind == "narrow":
+    if kind in ("narrow", "unread bits"):
         ranges = [tally.deep_range for tally in tallies if tally.deep_range]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         return "let the values that there are become 0 to 255", (f"config.data.value_range = {(low, high)}",)

@@ -39,7 +39,7 @@ class Observation:
     name: str = ""
     size_wh: tuple[int, int] | None = None
     digest: int = 0
-    deep_range: tuple[int, int] | None = None
+    deep_range: tuple[float, float] | None = None
     counts: np.ndarray | None = None
     raw: np.ndarray | None = None
     unknown: dict = dataclasses.field(default_factory=dict)
@@ -84,6 +84,7 @@ def _inspect_image(
         image = decode.decode_image(data, name, spec.value_range)
     except DataError as e:
         _note_unreadable(e, seen)
+        seen.deep_range = getattr(e, "value_range", None)
         return None
     seen.size_wh = (image.shape[1], image.shape[0])
     if decode.is_jpeg(data) and (complaint := decoders.complaint(data)):
@@ -104,7 +105,7 @@ def _inspect_image(
 
 def _note_unreadable(error: DataError, seen: Observation) -> None:
     if isinstance(error, UnreadKind):
-        seen.note("unread kind", str(error))
+        seen.note("unread bits" if error.value_range else "unread kind", str(error))
     else:
         seen.note("unreadable", error)
 
@@ -204,7 +205,10 @@ def _inspect_unfit(data: bytes, name: str, error: DataError, spec: DatasetSpec, 
             raise error
         rgb = decode.decode_image(data, name)
     except UnreadKind as e:
-        _note_unreadable(e, seen)
+        if e.value_range:
+            seen.note("deep label", f"{name}: {_pixels(data).dtype}")
+        else:
+            _note_unreadable(e, seen)
         return None
     except DataError:
         _note_unreadable(error, seen)

@@ -11,6 +11,7 @@ import pytest
 
 from ddrnet_jax import build
 from ddrnet_jax import main as main_lib
+from ddrnet_jax.data import decode
 from ddrnet_jax.data.check import check
 from ddrnet_jax.data.check import files as check_files
 from ddrnet_jax.data.check import report as check_report
@@ -141,16 +142,10 @@ def a_page_instead_of_an_image(data):
     return "error", "1 file(s) damaged", ["images/val/0.png: not a readable image"]
 
 
-def float_image(data):
-    (data / "images/val/0.png").unlink()
-    (data / "images/val/0.tif").write_bytes(cv2.imencode(".tif", np.eye(HEIGHT, WIDTH, dtype=np.float32))[1].tobytes())
-    return "error", "1 file(s) of a kind that is not read", ["images/val/0.tif: holds values of float32 (0..1)"]
-
-
 def float_label(data):
     (data / "labels/val/0.png").unlink()
     (data / "labels/val/0.tif").write_bytes(cv2.imencode(".tif", np.eye(HEIGHT, WIDTH, dtype=np.float32))[1].tobytes())
-    return "error", "1 file(s) of a kind that is not read", ["labels/val/0.tif: holds values of float32 (0..1)"]
+    return "error", "1 label(s) of other than 8 bits", ["labels/val/0.tif: float32"]
 
 
 def a_link_to_nowhere(data):
@@ -275,7 +270,7 @@ def deep_image(data):
 
 KINDS = (
     *(empty_image, truncated_png, truncated_jpeg, flipped_bit, a_page_instead_of_an_image, a_link_to_nowhere),
-    *(float_image, float_label),
+    float_label,
     *(label_of_another_size, turned_label, jpeg_label, deep_label, three_equal_channels, blended_colors),
     *(two_images_of_a_stem, no_evaluation_folder, nothing_labelled),
     *(jpeg_with_a_hole, jpeg_overwritten_with_zeros, jpeg_cut_and_ended),
@@ -293,6 +288,18 @@ def test_every_kind_of_damage_is_found_by_name(plant, data):
     text = check_report.lines(report)
     assert max(map(len, text)) <= 80
     assert any(message[:30] in line for line in text)
+
+
+def test_images_of_floats_are_read_by_the_range_that_is_printed(data):
+    path = data / "images/val/0.tif"
+    path.with_suffix(".png").unlink()
+    path.write_bytes(cv2.imencode(".tif", np.eye(HEIGHT, WIDTH, dtype=np.float32))[1].tobytes())
+    kind, names = "1 file(s) of numbers that are not 8 or 16 bits", ["images/val/0.tif: holds values of float32 (0..1)"]
+    lines = ["config.data.value_range = (0.0, 1.0)"]
+    found = assert_found(look(data), "error", kind, names=names, paste=lines)
+    assert "label" not in found.message + found.what_to_do
+    image = decode.decode_image(path.read_bytes(), "0.tif", (0.0, 1.0))
+    np.testing.assert_array_equal(image, 255 * np.repeat(np.eye(HEIGHT, WIDTH, dtype=np.uint8)[..., None], 3, axis=2))
 
 
 def test_several_kinds_at_once_are_all_found(data):

@@ -193,6 +193,8 @@ def test_layouts_are_recognised_and_read(write, tmp_path):
     report = check.check(both, spec, root=tmp_path, crop_hw=(HEIGHT, WIDTH), scale_range=(1.0, 1.0))
     assert report.findings == ()
     assert recognise.finding(tmp_path, spec, *splits) is None  # nothing is left to set
+    sources = [FolderPairs(tmp_path, split, spec) for split in splits]
+    assert check.quick(*sources, crop_hw=(HEIGHT, WIDTH), scale_range=(1.0, 1.0)) == []
 
 
 def test_what_is_no_data_set_is_not_recognised(tmp_path):
