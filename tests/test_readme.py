@@ -33,6 +33,7 @@ OURS = "python -m ddrnet_jax.main "
 NEEDS = {
     "cityscapes": "the data set",
     "best_val_smaller": "a published file",
+    "--input frames": "frames without labels; tests/cli/test_main.py trains on what it writes",
     "--mode plan": "libtpu, and minutes",
     "onnxruntime,torch": "torch, which the tests do without; tests/pytorch runs that engine",
 }
