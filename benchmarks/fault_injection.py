@@ -1,6 +1,6 @@
 """Training runs that are killed, starved and damaged over and over must end as if nothing had happened.
 
-python benchmarks/fault_injection.py [--faults 105] [--seed 0] [--jobs 2] [--json FILE] [--scratch DIR]
+python benchmarks/fault_injection.py [--faults 105] [--seed 0] [--jobs 2] [--json FILE] [--scratch DIR] [--config FILE]
 
 A trial is one workdir. Its run is started, hit by a fault and started again until it is done; between two starts its
 checkpoints are damaged. Checked every time: the fault has landed (exit code, a half-written save, files that differ);
@@ -374,15 +374,18 @@ def untouched(folder: Path, **options) -> dict:
     return outcome_of(trial.workdir)
 
 
-def many_faults(folder: Path, seed: int, processes: int, reference: dict) -> list[Fault]:
-    """One trial of three starts hit by faults, the checkpoints damaged after each; and a last start to the end."""
+def many_faults(folder: Path, seed: int, reference: dict, **options) -> list[Fault]:
+    """One trial of three starts hit by faults, the checkpoints damaged after each; and a last start to the end.
+
+    options  of Trial
+    """
     rng = random.Random(seed)
-    trial = Trial(folder, processes)
+    trial = Trial(folder, **options)
     trial.workdir.mkdir()
-    has_tmpfs = processes == 1 and _mount(trial.workdir)
+    has_tmpfs = trial.processes == 1 and _mount(trial.workdir)
     try:
         hits = [lose_one_of_two, sigterm, lose_one_of_two]
-        if processes == 1:  # an evaluation comes at the end only
+        if trial.processes == 1:  # an evaluation comes at the end only
             hits = sorted(rng.sample(IN_A_LIFE, 3), key=lambda hit: hit is sigterm_in_the_evaluation)
         for hit in hits:
             trial.interrupt(hit, rng)
@@ -421,11 +424,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="trials at the same time")
     parser.add_argument("--json", type=Path, help="every fault with its evidence")
     parser.add_argument("--scratch", type=Path, help="an empty folder for the runs, kept; default: a temporary one")
+    parser.add_argument("--config", default="configs/demo.py", help="default configs/demo.py; tests/tiny.py is faster")
     arguments = parser.parse_args()
     start = time.monotonic()
     with contextlib.ExitStack() as stack:
         scratch = arguments.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
-        references = {n: untouched(scratch / f"untouched-{n}", processes=n) for n in (1, 2)}
+        references = {n: untouched(scratch / f"untouched-{n}", processes=n, config=arguments.config) for n in (1, 2)}
         print(f"two untouched runs in {time.monotonic() - start:.0f} s", flush=True)
         faults: list[Fault] = []
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))
@@ -435,7 +439,11 @@ def main() -> int:
             number += arguments.jobs
             trials = {n: 2 if n % 4 == 3 else 1 for n in numbers}  # every fourth in two processes
             running = [
-                pool.submit(many_faults, scratch / f"trial-{n}", arguments.seed * 1000 + n, count, references[count])
+                pool.submit(
+                    *(many_faults, scratch / f"trial-{n}", arguments.seed * 1000 + n, references[count]),
+                    processes=count,
+                    config=arguments.config,
+                )
                 for n, count in trials.items()
             ]
             for n, future in zip(trials, running, strict=True):
