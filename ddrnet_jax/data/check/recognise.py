@@ -118,12 +118,11 @@ def _paired(root: Path, tree: Tree) -> Iterator[Layout]:
             image_pattern, label_pattern = map(_joined, (images, labels) if both else places, names)
             paths = [root / place / "".join(file) for place, file in zip(places, examples, strict=True)]
             count = sum(len(tree.collections[images][s]) for s in (both or [split]))
-            yield _layout(image_pattern, label_pattern, both, _likeness(*paths), count)
-
-
-def _layout(images: str, labels: str, both: tuple[str, str] | None, likeness: float, count: int) -> Layout:
-    fit = likeness + _hint(labels) - _hint(images)
-    return Layout(images, labels, both, (fit, bool(both), count, (images + labels).count("/"), -len(images + labels)))
+            fit = _likeness(*paths) + _hint(label_pattern) - _hint(image_pattern)
+            depth = sum(len(collection.split("/")) for collection in (images, labels) if collection)
+            yield Layout(
+                image_pattern, label_pattern, both, (fit, bool(both), count, depth, -len(image_pattern + label_pattern))
+            )
 
 
 def _joined(collection: str, name: str) -> str:

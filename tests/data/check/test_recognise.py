@@ -66,7 +66,7 @@ class Writer:
 def camvid_copy(w):
     for split, numbers in SPLITS.items():
         for i in numbers:
-            w.pair(f"{split}/0001TP_{i}.png", f"{split}_labels/0001TP_{i}_L.png", colored=True)
+            w.pair(f"{split}/0001TP_00669{i}.png", f"{split}_labels/0001TP_00669{i}_L.png", colored=True)
     w.file("class_dict.csv", "name,r,g,b\nbackground,0,0,0\nroad,128,64,128\ncar,0,0,142\n")
     return {"labels": "{split}_labels/{stem}_L.png", "images": "{split}", "colors": tuple(map(tuple, COLORS.tolist()))}
 
