@@ -33,7 +33,7 @@ sys.path[:0] = [str(REPO)]
 
 from hostile_attacks import Attack, all_attacks, write_data  # noqa: E402
 
-_PATIENCE_S = 180
+_PATIENCE_S = 120
 _ENDS = {0: "done", 1: "refused in one line", 75: "stopped, to go on", 130: "stopped by Ctrl-C"}
 _BAD = ("Traceback (most recent call last)", "Segmentation fault", "terminate called", "*** Check failure")
 
