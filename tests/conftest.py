@@ -49,7 +49,7 @@ _LONGEST = ("test_api.py", "test_step.py", "test_notebooks.py", "test_faults.py"
 def pytest_collection_finish():
     """Tracing makes millions of objects that stay: without this a tenth of the time is looking for garbage."""
     gc.freeze()
-    gc.set_threshold(200_000, 50, 50)
+    gc.set_threshold(50_000, 10, 10)
 
 
 def pytest_collection_modifyitems(items):
