@@ -17,7 +17,7 @@ from ddrnet_jax.data.sets.specs import DatasetSpec
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error names the damaged file
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
-_MOST_PIXELS = int(os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS") or 2**30)
+_MOST_PIXELS = 2**30  # that OpenCV reads, unless it is told otherwise
 _LARGE_PIXELS = 2**25  # a smaller picture fits beside any network
 _BYTES_A_PIXEL = 16  # of the decoder, its result and a copy or two
 
@@ -177,7 +177,8 @@ def _check_complete(data: bytes, name: str) -> None:
 def _check_fits(data: bytes, name: str) -> None:
     """Refuse what the memory cannot hold before it is decoded: the system would kill the process, and not say why."""
     height, width = headers.size_hw(data) or (0, 0)
-    if not _LARGE_PIXELS <= height * width <= _MOST_PIXELS:  # more than the most OpenCV refuses by itself
+    is_refused = height * width > _MOST_PIXELS and "OPENCV_IO_MAX_IMAGE_PIXELS" not in os.environ
+    if height * width < _LARGE_PIXELS or is_refused:
         return
     needed, free = height * width * _BYTES_A_PIXEL, memory.available_bytes()
     if free is not None and needed > free:
