@@ -20,7 +20,7 @@ from ddrnet_jax.training.step import make_train_step
 
 WHOLE = Shard()
 STEPS = 20
-FEW = 5  # in the fast tests
+FEW = 3  # in the fast tests
 EMA_DECAY = 0.9
 
 

@@ -109,6 +109,7 @@ def cache_key() -> str:
     return f"jaxlib-{jaxlib.__version__}-{machine.machine()}-{digest[:8]}"
 
 
+@functools.cache  # once a process
 def _remove_unfinished(folder: Path) -> None:
     """Remove programs whose writing was cut short: JAX writes the time of use last, and fails on each without one."""
     for program in folder.glob("*-cache"):
