@@ -19,7 +19,7 @@ test: $(READY)
 	$(BIN)/pytest -m "not slow" -n $(TEST_WORKERS) --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n $(TEST_WORKERS) --dist worksteal
 
 # Against PyTorch itself, in an environment of its own: `make test` needs none of it.
 test-torch: $(TORCH_READY)

@@ -43,7 +43,7 @@ def repo() -> Path:
     return REPO
 
 
-_LONGEST = ("test_api.py", "test_step.py", "test_notebooks.py", "test_faults.py", "test_in_and_out.py")
+_LONGEST = ("test_demo.py", "test_api.py", "test_step.py", "test_notebooks.py", "test_faults.py", "test_in_and_out.py")
 
 
 def pytest_collection_finish():

@@ -48,6 +48,7 @@ def test_six_faults_in_one_run_change_nothing(tmp_path, config, reference):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", [tiny.CONFIG], indirect=True)
 def test_a_refused_start_and_an_unfinished_evaluation_change_nothing(tmp_path, config, reference):
     rng = random.Random(2)
     trial = faults.Trial(tmp_path / "trial", config=config)
@@ -64,8 +65,8 @@ def test_a_refused_start_and_an_unfinished_evaluation_change_nothing(tmp_path, c
 @pytest.mark.slow
 def test_a_lost_process_of_two_and_damage_seen_by_both_change_nothing(tmp_path):
     rng = random.Random(1)
-    reference = faults.untouched(tmp_path / "untouched", processes=2)
-    trial = faults.Trial(tmp_path / "trial", processes=2)
+    reference = faults.untouched(tmp_path / "untouched", processes=2, config=tiny.CONFIG)
+    trial = faults.Trial(tmp_path / "trial", processes=2, config=tiny.CONFIG)
     trial.interrupt(faults.lose_one_of_two, rng, after=5)
     trial.damage(faults.flip_a_bit, rng, arrays=True)
     trial.interrupt(faults.sigterm, rng, after=4)

@@ -95,7 +95,7 @@ with Interruption() as interruption:
 
 
 def test_two_signals_end_a_long_compilation_at_once():
-    done = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True, timeout=200)
     assert done.returncode == 75, done.stderr
     said = [line for line in done.stderr.splitlines() if line]
     assert [line.split(";")[0] for line in said] == ["SIGTERM: stopping after this step", "SIGTERM: stopped at once"]

@@ -167,7 +167,7 @@ SLOW = pytest.mark.slow
 def test_what_stops_one_process_stops_all_and_says_why(fault, failing, new_run):
     run = new_run("run", *STEPS)
     before = time.monotonic()
-    results = ended(run.start(2, of_process={failing: {"fail_at": 3, "fault": fault}}), timeout_s=120)
+    results = ended(run.start(2, of_process={failing: {"fail_at": 3, "fault": fault}}), timeout_s=300)
     assert time.monotonic() - before < 90
     reason = {"data": "/data/broken.png: truncated PNG", "bug": "ZeroDivisionError: a fault of ours"}[fault]
     own, other = results[failing], results[1 - failing]
@@ -180,7 +180,7 @@ def test_what_stops_one_process_stops_all_and_says_why(fault, failing, new_run):
 
 def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run):
     run = new_run("run", "--config.total_steps=3000", "--config.eval.every_steps=0")
-    results = ended(run.start(2, of_process={1: {"fail_at": 5, "fault": "SIGTERM"}}), timeout_s=120)
+    results = ended(run.start(2, of_process={1: {"fail_at": 5, "fault": "SIGTERM"}}), timeout_s=300)
     assert [code for code, _, _ in results] == [75, 75], results
     saved = int(re.search(r"step (\d+) of 3000 is saved", results[0][2])[1])
     assert 5 <= saved < 3000
@@ -273,11 +273,11 @@ def different(run, of_second):
         }
         for i, a in enumerate(arguments)
     ]
-    return ended(start(jobs), timeout_s=120)
+    return ended(start(jobs), timeout_s=300)
 
 
 def test_a_batch_that_the_devices_of_all_processes_cannot_share_is_refused(new_run):
-    results = ended(new_run("run").start(2, 2, extra=("--config.batch_size=6",)), timeout_s=120)
+    results = ended(new_run("run").start(2, 2, extra=("--config.batch_size=6",)), timeout_s=300)
     assert all(
         "batch_size: 6 given, expected a multiple of the 4 devices of 2 processes" in x for x in refused(results)
     )
@@ -315,7 +315,7 @@ def alone(new_run, text):
     run = new_run("run")
     job = {"arguments": [*run.flags, "--workdir", str(run.folder / "run"), "--distributed", text]}
     job |= {"do": "command_line", "record": str(run.records / "0.jsonl"), "JOIN_TIMEOUT_S": 4}
-    return refused(ended(start([job]), timeout_s=120))[0]
+    return refused(ended(start([job]), timeout_s=300))[0]
 
 
 def test_processes_that_do_not_find_each_other_end_in_one_line(new_run, tmp_path, monkeypatch):

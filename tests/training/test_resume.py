@@ -28,8 +28,8 @@ FLAGS = [
 ]
 
 
-def start(config, workdir, log):
-    command = [sys.executable, "-m", "ddrnet_jax.main", "--config", config, "--workdir", str(workdir), *FLAGS]
+def start(workdir, log):
+    command = [sys.executable, "-m", "ddrnet_jax.main", "--config", tiny.CONFIG, "--workdir", str(workdir), *FLAGS]
     return subprocess.Popen(command, cwd=tiny.REPO, stdout=log, stderr=subprocess.STDOUT, env=dict(os.environ))
 
 
@@ -47,23 +47,18 @@ def final_state(workdir):
     return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
 
 
-@pytest.fixture(scope="module", params=[tiny.CONFIG, pytest.param("configs/demo.py", marks=pytest.mark.slow)])
-def config(request):
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(config, tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     with (workdir / "log.txt").open("w") as log:
-        assert start(config, workdir, log).wait(timeout=300) == 0, (workdir / "log.txt").read_text()
+        assert start(workdir, log).wait(timeout=300) == 0, (workdir / "log.txt").read_text()
     return workdir
 
 
-def test_sigkill_between_checkpoints_changes_nothing(config, tmp_path, uninterrupted):
+def test_sigkill_between_checkpoints_changes_nothing(tmp_path, uninterrupted):
     log_path = tmp_path / "log.txt"
     with log_path.open("w") as log:
-        process = start(config, tmp_path, log)
+        process = start(tmp_path, log)
         while process.poll() is None and not (
             any(line["step"] >= 14 for line in lines(tmp_path)) and (tmp_path / "checkpoints" / "10").exists()
         ):
@@ -75,7 +70,7 @@ def test_sigkill_between_checkpoints_changes_nothing(config, tmp_path, uninterru
     assert not (tmp_path / "checkpoints" / str(STEPS)).exists()
 
     with log_path.open("w") as log:
-        assert start(config, tmp_path, log).wait(timeout=300) == 0, log_path.read_text()
+        assert start(tmp_path, log).wait(timeout=300) == 0, log_path.read_text()
     assert "resuming after step" in log_path.read_text()
 
     whole, resumed = final_state(uninterrupted), final_state(tmp_path)

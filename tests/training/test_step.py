@@ -57,7 +57,7 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("count", "steps"), [(4, FEW), slow(2, STEPS), slow(4, STEPS)])
+@pytest.mark.parametrize(("count", "steps"), [(4, FEW), slow(4, STEPS)])
 def test_several_devices_take_the_same_steps_as_one(count, steps, batches, one_device, monkeypatch):
     float64_convolution.use(monkeypatch)
     with jax.enable_x64(True):
@@ -82,22 +82,34 @@ def steps_of_processes(count, device_count, is_tiny, folder):
         yield final.pop("losses").tolist(), final
 
 
-def test_two_processes_take_the_same_steps_as_one_device_with_a_tiny_network(tiny_on_one_device, tmp_path):
-    for found in steps_of_processes(2, 1, True, tmp_path):
-        assert found[1].keys() == tiny_on_one_device[1].keys()
-        assert difference(found, tiny_on_one_device) <= 0
+def assert_same_steps(found, expected):
+    assert found[1].keys() == expected[1].keys()
+    assert difference(found, expected) <= 0
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_devices_take_the_same_steps_as_one_with_a_tiny_network(count, batches, tiny_on_one_device):
+    with jax.enable_x64(True):
+        found = Run(batches, count, tiny.of_scenes)(STEPS)
+    assert_same_steps(found, tiny_on_one_device)
+
+
+@pytest.mark.parametrize(("count", "device_count"), [(2, 1), slow(1, 8), slow(4, 1)])
+def test_processes_take_the_same_steps_as_one_device_with_a_tiny_network(
+    count, device_count, tiny_on_one_device, tmp_path
+):
+    """Eight devices have one image each."""
+    for found in steps_of_processes(count, device_count, True, tmp_path):
+        assert_same_steps(found, tiny_on_one_device)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "device_count"), [(2, 1), (1, 8), (4, 1)])
-def test_processes_take_the_same_steps_as_one_device(count, device_count, one_device, tmp_path, monkeypatch):
-    """Eight devices have one image each."""
+def test_two_processes_take_the_same_steps_as_one_device(one_device, tmp_path, monkeypatch):
     float64_convolution.use(monkeypatch)
     with jax.enable_x64(True):
         one = one_device(STEPS)
-    for found in steps_of_processes(count, device_count, False, tmp_path):
-        assert found[1].keys() == one[1].keys()
-        assert difference(found, one) <= 0
+    for found in steps_of_processes(2, 1, False, tmp_path):
+        assert_same_steps(found, one)
 
 
 @pytest.mark.parametrize(("size", "stride", "use_bias"), [(3, 1, False), (3, 2, True), (1, 1, False), (1, 2, False)])
