@@ -55,6 +55,7 @@ class Checkpoints:
         made_by      JSON values, kept with every step, see provenance.made_by
         check_claim  raises WorkdirLost if the workdir is no longer the run's; called at every save
         """
+        step_files.ignore_echoes()
         self._check_claim = check_claim
         self._description = {"config": config, "made_by": made_by or {}}
         self._metric = SCORES[config["task"]]

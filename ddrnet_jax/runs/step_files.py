@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import warnings
 import zlib
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def described(state: dict, description: dict) -> dict:
 
 def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
     """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours, DeviceError without JAX."""
-    _ignore_echoes()
+    ignore_echoes()
     devices.check()
     try:
         regular_files.require_in(folder)
@@ -251,17 +252,19 @@ def _compare(folder: Path, description: dict, found: dict[str, int]) -> None:
         )
 
 
-def _ignore_echoes() -> None:
-    """At the first bad array Orbax closes its loop, to which TensorStore then answers for each of the others.
+def ignore_echoes() -> None:
+    """Leave one error of Orbax's one: at the first bad array it closes its loop, and TensorStore answers for the rest.
 
-    Hundreds of tracebacks "Event loop is closed", some after the load has returned; so the filter stays.
+    Hundreds of tracebacks "Event loop is closed", some after the load has returned; so the filter stays. Where no more
+    files may be opened, the loop that could not be made complains when it is removed.
     """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     previous = sys.unraisablehook
     if hasattr(previous, "ignores_echoes"):
         return
 
     def report(unraisable) -> None:
-        if "Event loop is closed" not in str(unraisable.exc_value):
+        if not any(echo in str(unraisable.exc_value) for echo in ("Event loop is closed", "'_ssock'")):
             previous(unraisable)
 
     vars(report)["ignores_echoes"] = True
