@@ -90,6 +90,15 @@ class Outputs:
             self._known.add((name, sha256))
 
 
+def written_in(folder: str | Path) -> frozenset[str]:
+    """The names of files right in a folder that are results as a command wrote them, and so nobody's input."""
+    known = set(_noted(Path(folder) / RECORD))
+    names = {name for name, _ in known if "/" not in name}
+    return frozenset(
+        name for name in names if (Path(folder) / name).is_file() and (name, _sha256(Path(folder) / name)) in known
+    )
+
+
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
     try:

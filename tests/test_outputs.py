@@ -4,6 +4,9 @@ import os
 
 import pytest
 
+from ddrnet_jax import outputs
+from ddrnet_jax.data import files
+from ddrnet_jax.data.sets import patterns
 from ddrnet_jax.outputs import OutputError, Outputs
 
 
@@ -99,3 +102,15 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"--output .*file/a.png: cannot be written"):
         Outputs(tmp_path / "file").require(["a.png"])
+
+
+def test_results_in_a_folder_are_no_inputs_until_somebody_changes_them(tmp_path):
+    (tmp_path / "street.png").write_bytes(b"")
+    Outputs(tmp_path).write("legend.png", b"ours")
+    Outputs(tmp_path).write("masks/street.png", b"ours")
+    assert outputs.written_in(tmp_path) == {"legend.png"}
+    assert files.files_by_stem(tmp_path, "images").keys() == {"street"}
+    assert patterns.find(tmp_path, "{stem}.png", "train", "images").keys() == {"street", "masks/street"}
+    (tmp_path / "legend.png").write_bytes(b"a picture of the user's")
+    assert outputs.written_in(tmp_path) == frozenset()
+    assert outputs.written_in(tmp_path / "masks") == frozenset()  # which may be labels to train on

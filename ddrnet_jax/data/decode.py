@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from ddrnet_jax import memory
-from ddrnet_jax.data import exif, gifs, headers, matlab, polygons, unreadable
+from ddrnet_jax.data import exif, gifs, headers, matlab, polygons, ranges, unreadable
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sets.specs import DatasetSpec
@@ -49,13 +49,16 @@ def _deep(data: bytes) -> np.ndarray | None:
 
 
 def deep_range(data: bytes) -> tuple[int, int] | None:
-    """(lowest, highest) raw value of an image of 16 bits; None of any other."""
+    """(lowest, highest) raw value that an image of 16 bits makes use of; None of any other."""
     if data[:8] == _PNG:
         is_deep = data[24:25] == b"\x10"
     else:
         is_deep = data[:4] in (b"II*\0", b"MM\0*") or data[:2] in (b"P5", b"P6")
     pixels = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR) if is_deep else None
-    return (int(pixels.min()), int(pixels.max())) if pixels is not None and pixels.dtype == np.uint16 else None
+    if pixels is None or pixels.dtype != np.uint16:
+        return None
+    low, high = ranges.used(pixels) or (0, 0)
+    return int(low), int(high)
 
 
 def grey_levels(low: int, high: int) -> int:

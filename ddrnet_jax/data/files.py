@@ -2,10 +2,11 @@
 
 import collections
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
-from ddrnet_jax import regular_files
+from ddrnet_jax import outputs, regular_files
 from ddrnet_jax.data.errors import DataError, MissingLabels, Pair
 from ddrnet_jax.text import first_few
 
@@ -22,11 +23,12 @@ def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected the {what}; check data.root and the splits")
     paths: dict[str, Path] = {}
+    ours = outputs.written_in(folder)
     for path in sorted(folder.iterdir()):
-        if not is_image(path.name):
+        if not is_image(path.name) or path.name in ours:
             continue
         if path.stem in paths:
-            raise DataError(f"{path} and {paths[path.stem].name} have the same stem; one of them must go")
+            raise DataError(same_stem(path, paths[path.stem]))
         paths[path.stem] = path
     if not paths:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -34,17 +36,29 @@ def files_by_stem(folder: Path, what: str) -> dict[str, Path]:
     return paths
 
 
+def same_stem(one: Path, other: Path) -> str:
+    """The message about two files of one stem."""
+    kinds = {unicodedata.is_normalized("NFC", path.name) for path in (one, other)}
+    forms = " (one name is in Unicode's composed form, the other decomposed)" if len(kinds) == 2 else ""
+    return f"{one} and {other.name} have the same stem{forms}; one of them must go"
+
+
 def is_image(name: str) -> bool:
     """True if a file of this name is taken for an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not os.path.basename(name).startswith(".")
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """True of a folder and of a link to one; a link to itself is none."""
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))
 
 
 def contents(folder: Path, called: str = "it") -> str:
     """The contents of a folder in a few words: "it has city_a/, city_b/ and 12 .json"."""
     with os.scandir(folder) as entries:
         there = [entry for entry in entries if not entry.name.startswith(".")]
-    folders = sorted(f"{entry.name}/" for entry in there if entry.is_dir())
-    suffixes = [os.path.splitext(entry.name)[1] or "without suffix" for entry in there if not entry.is_dir()]
+    folders = sorted(f"{entry.name}/" for entry in there if is_folder(entry))
+    suffixes = [os.path.splitext(entry.name)[1] or "without suffix" for entry in there if not is_folder(entry)]
     kinds = [f"{count:,} {suffix}" for suffix, count in collections.Counter(suffixes).most_common()]
     parts = [first_few(found, _FEW) for found in (folders, kinds) if found]
     return f"{called} has {' and '.join(parts)}" if parts else f"{called} is empty"
@@ -54,7 +68,7 @@ def unread(folder: str | Path) -> list[str]:
     """The names of what lies beside the images of a folder and is no image by its name; folders end in "/"."""
     with os.scandir(folder) as entries:
         return sorted(
-            f"{entry.name}/" if entry.is_dir() else entry.name
+            f"{entry.name}/" if is_folder(entry) else entry.name
             for entry in entries
             if not (entry.name.startswith(".") or entry.name.lower() in _NO_DATA or is_image(entry.name))
         )
@@ -80,7 +94,7 @@ def require_folder(folder: Path, what: str) -> Path:
 def subfolders(folder: Path) -> list[str]:
     """The names of the folders in a folder, sorted; hidden ones left out."""
     with os.scandir(folder) as entries:
-        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in entries if is_folder(e) and not e.name.startswith("."))
 
 
 def require_labels(pairs: Iterable[tuple[Path, Path]], advice: str) -> list[Pair]:

@@ -5,7 +5,7 @@ import numpy as np
 from ddrnet_jax.data import decode, exif
 from ddrnet_jax.data.sets.specs import DatasetSpec
 
-_FEW_LEVELS = 32  # of 256 grey levels
+FEW_LEVELS = 32  # of 256 grey levels
 _ABOUT = {
     "oriented": "image(s) are turned as their EXIF orientation says, as viewers show them; labels as theirs say",
     "narrow": "16-bit image(s) use little of their range, and most of what they show is lost: set data.value_range",
@@ -20,7 +20,7 @@ def of_image(data: bytes, spec: DatasetSpec, label: bytes = b"") -> dict[str, st
     if orientations[0] != orientations[1]:
         found["oriented"] = f"EXIF orientation {orientations[0]}" + (f", its label {orientations[1]}" if label else "")
     values = None if spec.value_range else decode.deep_range(data)
-    if values and decode.grey_levels(*values) < _FEW_LEVELS:
+    if values and decode.grey_levels(*values) < FEW_LEVELS:
         found["narrow"] = f"values {values[0]}..{values[1]}, {decode.grey_levels(*values)} of 256 grey levels"
     return found
 

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 
+from ddrnet_jax.data import ranges
 from ddrnet_jax.data.errors import DataError, UnreadKind
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -30,7 +31,7 @@ def error(data: bytes, name: str, what: str = "image") -> DataError:
             return UnreadKind(f"{name}: has more pixels than OpenCV reads, 2^30; {remedy}")
         pixels = None
     if pixels is not None:
-        low, high = (float(f"{v:.6g}") for v in (np.nanmin(pixels), np.nanmax(pixels)))
+        low, high = (float(f"{v:.6g}") for v in ranges.used(pixels) or (0, 1))
         remedy = f"set data.value_range = ({low:g}, {high:g}), of all images; or save them with 8 or 16 bits"
         values = f"{low:g}..{high:g}"
         return UnreadKind(

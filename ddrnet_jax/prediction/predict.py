@@ -134,7 +134,8 @@ def input_files(source: Path) -> dict[str, Path]:
         _warn_of_others(source)
         return files.files_by_stem(source, "images to predict")
     if not source.is_file():
-        raise DataError(f"--input {source}: no such file or folder")
+        what = "neither a regular file nor a folder" if source.exists() else "no such file or folder"
+        raise DataError(f"--input {source}: {what}")
     if source.suffix.lower() not in files.IMAGE_SUFFIXES and not videos.is_picture(source):
         raise DataError(
             f"--input {source}: not an image or video that OpenCV reads; save images as PNG or JPEG, videos as MP4"

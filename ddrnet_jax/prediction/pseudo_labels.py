@@ -1,6 +1,7 @@
 """Labels for frames that have none: the masks of a trained network, where it is sure."""
 
 import dataclasses
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.pseudo_labels import CARD, SPLIT, write_card
+from ddrnet_jax.data.remarks import Remarks
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import View, sure_mask_program
 from ddrnet_jax.models import variables
@@ -21,6 +23,8 @@ from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.prediction import segmenter
 from ddrnet_jax.prediction.predict import input_files
 from ddrnet_jax.runs.checkpoints import CheckpointError
+
+_log = logging.getLogger(__name__)
 
 
 class Kept(NamedTuple):
@@ -68,16 +72,21 @@ def pseudo_label(
     program = sure_mask_program(graphdef, view)
     counts = np.zeros((2, len(trained.classes)), np.int64)
     broken: list[str] = []
+    remarks = Remarks(trained.spec)
     for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
         try:
-            image = decode.decode_image(files.read_file(path), str(path), trained.spec.value_range)
+            data = files.read_file(path)
+            image = decode.decode_image(data, str(path), trained.spec.value_range)
         except DataError as e:
             broken.append(str(e))
             continue
+        remarks.add(data, str(path))
         best, mask = (np.asarray(found)[0] for found in program(tuple(weights), image[None], confidence))
         counts += [np.bincount(each.ravel(), minlength=IGNORE + 1)[: counts.shape[1]] for each in (best, mask)]
         _copy(path, images / path.name)
         outputs.write(f"labels/{SPLIT}/{stem}.png", pictures.png(mask))
+    for line in remarks.lines():
+        _log.warning(line)
     kept = Kept(trained.classes, *counts)
     _write_card(outputs, checkpoint, confidence, view, kept)
     if broken:

@@ -39,7 +39,7 @@ def labels_without_image(pairs: Sequence[tuple[str, str]]) -> list[str]:
             continue
         image_affixes, label_affixes = ({both[i] for both in known} for i in range(2))
         with os.scandir(image_folder) as entries:
-            images = {_without(_composed(entry.name), image_affixes) for entry in entries if not entry.is_dir()}
+            images = {_without(_composed(entry.name), image_affixes) for entry in entries if not files.is_folder(entry)}
         for name in sorted(os.listdir(label_folder)):
             stem = None if name.startswith(".") else _without(_composed(name), label_affixes)
             if stem is not None and stem not in images:

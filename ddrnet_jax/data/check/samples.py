@@ -8,7 +8,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ddrnet_jax.data import decode, matlab, polygons, remarks
+from ddrnet_jax.data import decode, matlab, polygons, ranges, remarks
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError, UnreadKind
 from ddrnet_jax.data.labels import IGNORE
@@ -95,9 +95,13 @@ def _inspect_image(
     if channels in (2, 4):
         seen.note("alpha", f"{name}: {channels} channels")
     if bits > 8 and not spec.value_range:
-        seen.deep_range = decode.deep_range(data)
         what = remarks.of_image(data, spec).get("narrow")
+        seen.deep_range = decode.deep_range(data) if what else None
         seen.note("narrow" if what else "deep", f"{name}: {what or f'{bits} bits'}")
+    elif bits > 8 and (levels := len(np.unique(image))) < remarks.FEW_LEVELS:
+        low, high = spec.value_range
+        seen.deep_range = ranges.used(_pixels(data))
+        seen.note("narrow", f"{name}: {levels} of 256 grey levels by data.value_range = ({low:g}, {high:g})")
     if (image[::8, ::8] == image[0, 0]).all() and (image == image[0, 0]).all():
         seen.note("blank", f"{name}: RGB {tuple(map(int, image[0, 0]))} everywhere")
     return image.shape[:2]

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,7 @@ class Manifest:
 
     def plan(self, split: str, names: Sequence[str], samples_per_shard: int) -> None:
         """Cut a split into files, or keep how it was cut. Raises DataError if it had other samples."""
-        digest = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        digest = hashlib.sha256(os.fsencode("\n".join(names))).hexdigest()
         planned = self.values["splits"].get(split)
         if planned is None:
             shards = -(-len(names) // samples_per_shard)

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -22,6 +23,7 @@ from ddrnet_jax.data.records.manifest import TRAIN_IDS, Manifest, RecordFile
 from ddrnet_jax.data.samples import EncodedSample, decode_sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
+from ddrnet_jax.text import printable
 
 _log = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
 
 
 def _sources_sha256(source, file: RecordFile) -> str:
-    return hashlib.sha256("\n".join(source.stamp(index) for index in file.indices).encode()).hexdigest()
+    return hashlib.sha256(os.fsencode("\n".join(source.stamp(index) for index in file.indices))).hexdigest()
 
 
 def _in_parallel(
@@ -165,7 +167,7 @@ def _records(
     for encoded, name in zip(samples, names, strict=False):
         image, label = _stored(encoded, spec, jpeg_quality)
         stored = io.BytesIO(label) if isinstance(label, bytes) else label
-        yield features.serialize_example({"image": io.BytesIO(image), "label": stored, "name": name})
+        yield features.serialize_example({"image": io.BytesIO(image), "label": stored, "name": printable(name)})
 
 
 def _write_file(path: Path, records: Iterator[bytes], advance: Callable[[], None]) -> int:

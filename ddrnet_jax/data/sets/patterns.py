@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ddrnet_jax.data import files
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.outputs import written_in
 
 PLACEHOLDERS = ("{split}", "{stem}")
 _SUFFIXES = files.IMAGE_SUFFIXES | {".json"}
@@ -31,7 +32,7 @@ def find(root: Path, pattern: str, split: str, what: str) -> dict[str, Path]:
             continue
         stem, path = unicodedata.normalize("NFC", match["folder"] + match["name"]), folder / relative
         if stem in found:
-            raise DataError(f"{path} and {found[stem].name} have the same stem; one of them must go")
+            raise DataError(files.same_stem(path, found[stem]))
         found[stem] = path
     if not found:
         raise DataError(f"{folder}: no images here by {pattern!r}, expected the {what}: {files.contents(folder)}")
@@ -81,4 +82,5 @@ def _below(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         relative = os.path.relpath(place, folder).replace(os.sep, "/")
         prefix = "" if relative == "." else f"{relative}/"
-        yield from (prefix + name for name in names if not name.startswith("."))
+        ours = written_in(place)
+        yield from (prefix + name for name in names if not name.startswith(".") and name not in ours)

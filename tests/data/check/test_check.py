@@ -302,6 +302,27 @@ def test_images_of_floats_are_read_by_the_range_that_is_printed(data):
     np.testing.assert_array_equal(image, 255 * np.repeat(np.eye(HEIGHT, WIDTH, dtype=np.uint8)[..., None], 3, axis=2))
 
 
+def test_a_link_to_itself_is_one_file_that_cannot_be_read(data):
+    (data / "images" / "train" / "9.png").symlink_to("9.png")
+    shutil.copy(data / "labels" / "train" / "0.png", data / "labels" / "train" / "9.png")
+    (finding,) = (f for f in look(data).findings if f.severity == "error")
+    assert [name.split(":")[0].endswith("images/train/9.png") for name in finding.names] == [True]
+
+
+@pytest.mark.parametrize(("value_range", "is_narrow"), [((), True), ((0, 65535), True), ((22000, 22900), False)])
+def test_a_range_that_leaves_few_grey_levels_is_said(value_range, is_narrow, data):
+    pixels = np.random.default_rng(2).integers(22000, 22901, (HEIGHT, WIDTH), dtype=np.uint16)
+    pixels[0, :3] = 22000, 22900, 65535  # a hot pixel
+    (data / "images/train/2.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    spec = dataclasses.replace(folder_spec(CLASSES), value_range=value_range)
+    splits = [
+        check.Split(role, "train", lambda: FolderPairs(data, "train", spec)) for role in ("training", "evaluation")
+    ]
+    report = check.check(splits, spec, root=data, crop_hw=(HEIGHT, WIDTH), scale_range=(1, 1), eval_size_hw=None)
+    found = [f.paste for f in report.findings if "little of their range" in f.message]
+    assert found == ([("config.data.value_range = (22000, 22900)",)] if is_narrow else [])
+
+
 def test_several_kinds_at_once_are_all_found(data):
     planted = [p(data) for p in (truncated_png, label_of_another_size, jpeg_label, grey_image, label_without_image)]
     report = look(data)

@@ -24,6 +24,7 @@ from ddrnet_jax.data.records.manifest import Manifest
 from ddrnet_jax.data.records.prepare import prepare
 from ddrnet_jax.data.sets.camvid import SPEC as CAMVID
 from ddrnet_jax.data.sets.cityscapes import SPEC as CITYSCAPES
+from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.data.sets.imagenet import imagenet_spec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
 from ddrnet_jax.data.transforms import Augment
@@ -47,6 +48,17 @@ def test_every_data_set_comes_back_from_array_records(draw, check_samples, tmp_p
     both = draw.configure(drawn, root=str(tmp_path / "records"), storage="array_record", train_split="+".join(splits))
     check_samples(build.experiment(both).train_source(), drawn.expected[splits[0]] + drawn.expected[splits[1]])
     assert "tensorflow" not in sys.modules
+
+
+def test_a_name_that_is_no_text_is_spelt_out(tmp_path):
+    for kind, pixels in (("images", np.zeros((8, 8, 3), np.uint8)), ("labels", np.zeros((8, 8), np.uint8))):
+        (tmp_path / kind / "train").mkdir(parents=True)
+        data = cv2.imencode(".png", pixels)[1].tobytes()
+        (tmp_path / kind / "train" / os.fsdecode(b"stra\xdfe.png")).write_bytes(data)
+    spec = folder_spec(("a", "b"))
+    prepare({"train": FolderPairs(tmp_path, "train", spec)}, tmp_path / "records", name="folder")
+    (sample,) = samples_in_order(ArrayRecords(tmp_path / "records", "train", spec))
+    assert sample["name"].endswith("stra\\udcdfe.png")
 
 
 def test_batches_are_those_of_the_folder_for_any_number_of_processes(draw, tmp_path):
