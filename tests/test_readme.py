@@ -34,6 +34,7 @@ NEEDS = {
     "cityscapes": "the data set",
     "best_val_smaller": "a published file",
     "--input frames": "frames without labels; tests/cli/test_main.py trains on what it writes",
+    "data.pseudo_root=pseudo": "what the line before writes; the same test",
     "--mode plan": "libtpu, and minutes",
     "onnxruntime,torch": "torch, which the tests do without; tests/pytorch runs that engine",
 }

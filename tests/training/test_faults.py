@@ -48,7 +48,7 @@ def test_six_faults_in_one_run_change_nothing(tmp_path, config, reference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [tiny.CONFIG], indirect=True)
+@pytest.mark.parametrize("config", ["configs/demo.py"], indirect=True)  # whose evaluation takes long enough
 def test_a_refused_start_and_an_unfinished_evaluation_change_nothing(tmp_path, config, reference):
     rng = random.Random(2)
     trial = faults.Trial(tmp_path / "trial", config=config)
