@@ -51,5 +51,6 @@ def _lines(path: Path) -> Iterator[tuple[str, dict]]:
             values = json.loads(text)
         except (ValueError, RecursionError):  # the line that a kill cut short
             continue
-        if isinstance(values, dict) and type(step := values.get("step")) is int and 0 <= step < 2**31:
+        has_step = isinstance(values, dict) and type(step := values.get("step")) is int and 0 <= step < 2**31
+        if has_step and not any(isinstance(value, dict | list) and value for value in values.values()):
             yield text, values
