@@ -193,15 +193,8 @@ def _check_fits(data: bytes, name: str) -> None:
 
 def _has_jpeg_end(data: bytes) -> bool:
     """True if an end marker follows the image's own scan; thumbnails and trailing data have markers of their own."""
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF or data[at + 1] in (0, 0xFF):  # decoders skip what lies between segments, and so must this
-            at += 1
-        elif data[at + 1] == 0xDA:
-            return data.find(b"\xff\xd9", at) >= 0
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    scan = next((at for marker, at in headers.jpeg_segments(data) if marker == headers.SCAN), None)
+    return scan is not None and data.find(b"\xff\xd9", scan) >= 0
 
 
 def _png_chunks(data: bytes):

@@ -1,8 +1,12 @@
-"""The size of a picture as its file's header says it, before anything is decoded."""
+"""The headers of pictures' files, read before anything is decoded: sizes, segments, tags."""
 
+import contextlib
 import re
 import struct
+from collections.abc import Iterator
 
+SCAN = 0xDA  # the marker after which a JPEG's pixels come
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers of the segments that name its size
 _PPM = re.compile(rb"P[1-6]\s+(?:#[^\n]*\s+)*(\d{1,9})\s+(\d{1,9})\s")
 
 
@@ -26,7 +30,7 @@ def _size_hw(data: bytes) -> tuple[int, int] | None:
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         width, height = _of_webp(data)
     elif data[:4] in (b"II*\0", b"MM\0*"):
-        return _of_tiff(data, "<" if data.startswith(b"I") else ">")
+        return _of_tiff(data)
     elif match := _PPM.match(data):
         width, height = map(int, match.groups())
     else:
@@ -35,17 +39,8 @@ def _size_hw(data: bytes) -> tuple[int, int] | None:
 
 
 def _of_jpeg(data: bytes) -> tuple[int, int] | None:
-    at = 2
-    while at + 9 <= len(data):
-        marker = data[at + 1]
-        if data[at] != 0xFF or marker in (0, 0xFF):
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return height, width
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
+    frame = next((at for marker, at in jpeg_segments(data) if marker in FRAMES), None)
+    return None if frame is None else struct.unpack_from(">HH", data, frame + 5)
 
 
 def _of_webp(data: bytes) -> tuple[int, int]:
@@ -59,11 +54,35 @@ def _of_webp(data: bytes) -> tuple[int, int]:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _of_tiff(data: bytes, order: str) -> tuple[int, int] | None:
-    (at,) = struct.unpack_from(order + "I", data, 4)
-    (count,) = struct.unpack_from(order + "H", data, at)
-    found = {}
-    for entry in range(at + 2, at + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(order + "HH", data, entry)
-        (found[tag],) = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)
-    return (found[257], found[256]) if 256 in found and 257 in found else None
+def _of_tiff(data: bytes) -> tuple[int, int] | None:
+    tags = tiff_tags(data)
+    return (tags[257], tags[256]) if tags.keys() >= {256, 257} else None
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """(marker, where its 0xFF is) of each segment of a JPEG file's bytes, the start of the scan the last."""
+    at = 2
+    while at + 4 <= len(data):
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker in (0, 0xFF):  # decoders skip what lies between segments, and so must this
+            at += 1
+            continue
+        yield marker, at
+        if marker == SCAN:
+            return
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+
+
+def tiff_tags(data: bytes) -> dict[int, int]:
+    """{tag: its first number} of the first directory of a TIFF file's bytes, as far as it goes; {} of no TIFF's."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    tags: dict[int, int] = {}
+    if order is None:
+        return tags
+    with contextlib.suppress(struct.error):  # cut short
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, at)
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", data, entry)
+            (tags[tag],) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, entry + 8)
+    return tags

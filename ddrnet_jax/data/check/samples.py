@@ -8,7 +8,7 @@ from typing import cast
 import cv2
 import numpy as np
 
-from ddrnet_jax.data import decode, matlab, polygons, ranges, remarks
+from ddrnet_jax.data import decode, headers, matlab, polygons, ranges, remarks
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError, UnreadKind
 from ddrnet_jax.data.labels import IGNORE
@@ -126,16 +126,8 @@ def _stored_form(data: bytes) -> tuple[int, int]:
 
 def _jpeg_channels(data: bytes) -> int:
     """The channels that the frame header names; Adobe's four inks count as three colours."""
-    at = 2
-    while at + 10 <= len(data):
-        marker = data[at + 1]
-        if data[at] != 0xFF or marker in (0, 0xFF):
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return min(data[at + 9], 3)
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return 3
+    frame = next((at for marker, at in headers.jpeg_segments(data) if marker in headers.FRAMES), None)
+    return 3 if frame is None else min(data[frame + 9], 3)
 
 
 def _inspect_class(number: int, name: str, spec: DatasetSpec, seen: Observation) -> None:
