@@ -21,5 +21,5 @@ def classes_of(root: str | Path) -> tuple[str, ...]:
     path = Path(root) / CARD
     try:
         return tuple(map(str, json.loads(regular_files.read_text(path))["classes"]))
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise DataError(f"{path}: cannot be read; expected a folder that --mode pseudo_label has written") from e

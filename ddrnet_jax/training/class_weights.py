@@ -41,8 +41,8 @@ def _kept(path: Path, num_classes: int) -> np.ndarray:
     try:
         kept = json.loads(regular_files.read_text(path))
         counts = np.array([kept["pixels"], kept["pixels_of_images"]], np.int64)
-        if counts.shape != (2, num_classes):
+        if counts.shape != (2, num_classes) or (counts < 0).any():
             raise ValueError
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         raise ConfigError(f"{path}: not the counts of {num_classes} classes; delete it, they are counted again") from e
     return counts

@@ -111,7 +111,7 @@ def check_the_same(workdir: Path, teacher: Teacher, *, is_resumed: bool) -> None
     """Keep the teacher's hash in the workdir. Raises ConfigError if a resumed run began with another."""
     path = workdir / FILE
     text = json.dumps({"weights_sha256": devices.fingerprint(teacher.weights)}) + "\n"
-    if is_resumed and path.exists() and regular_files.read_text(path) != text:
+    if is_resumed and path.exists() and regular_files.read_text(path, "replace") != text:
         raise ConfigError(f"{path}: this run began with another teacher; restore it, or choose another --workdir")
     if jax.process_index() == 0:
         atomic.write_text(path, text)

@@ -64,7 +64,12 @@ def test_a_resumed_run_has_those_it_began_with(tmp_path):
     assert class_weights.counted(tmp_path, source, is_resumed=False, num_threads=1) == first
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"pixels": [1], "pixels_of_images": [1]}', '{"pixels": ["a"]}'])
+NINE = ", 1" * 8
+WRONG = ("{", "[]", '{"pixels": [1], "pixels_of_images": [1]}', '{"pixels": ["a"]}', "[" * 100_000)
+OUT_OF_RANGE = [f'{{"pixels": [{n}{NINE}], "pixels_of_images": [1{NINE}]}}' for n in ("-1", "1" + 30 * "0")]
+
+
+@pytest.mark.parametrize("text", [*WRONG, *OUT_OF_RANGE], ids=lambda text: text[:30])
 def test_counts_that_cannot_be_read_end_in_one_line(tmp_path, text):
     (tmp_path / class_weights.FILE).write_text(text)
     with pytest.raises(ConfigError, match=r"class_pixels.json: not the counts of 9 classes; delete it"):

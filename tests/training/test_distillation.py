@@ -116,6 +116,10 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted_and_wants_its_teacher
     lines = [json.loads(line) for line in (resumed / "metrics.jsonl").read_text().splitlines()]
     assert all(line["loss_distill"] > 0 for line in lines if "loss" in line)
     monkeypatch.setattr(distillation, "read_teacher", lambda e: tiny_teacher(2))
+    (resumed / "teacher.json").write_bytes(b"\xff no text")
+    with pytest.raises(ConfigError, match=r"teacher.json: this run began with another teacher; restore it"):
+        loop.train(experiment(), resumed)
+    shutil.copy(whole / "teacher.json", resumed)
     with pytest.raises(ConfigError, match=r"teacher.json: this run began with another teacher; restore it"):
         loop.train(experiment(), resumed)
 
