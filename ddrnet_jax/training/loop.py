@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,6 @@ from ddrnet_jax.data import pipeline
 from ddrnet_jax.data.check import check
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.samples import Source
-from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import make_evaluator, samples_to_evaluate
 from ddrnet_jax.evaluation.gallery import Gallery
@@ -29,17 +26,12 @@ from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import devices, processes
 from ddrnet_jax.training import class_weights, distillation, program, state
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
+from ddrnet_jax.training.meter import Meter
 from ddrnet_jax.training.program import MakeObjective
-from ddrnet_jax.training.run_log import RunLog, SilentLog, open_log
+from ddrnet_jax.training.run_log import open_log
 from ddrnet_jax.weights import pretrained
 
 _log = logging.getLogger(__name__)
-# Steps that may wait for the device: enough to keep it busy, few enough that a save need not wait for many.
-_STEPS_AHEAD = 4
-
-
-class TrainingDiverged(UserError):
-    """The loss is not a finite number; the message names the step."""
 
 
 class Finished(NamedTuple):
@@ -139,7 +131,7 @@ def _train(
             result = evaluate()  # an unreadable image kept this from happening before the save
             checkpoints.save(first_step, run_state, result.score)  # first: a line in the log says that it has a score
             log.evaluation(first_step, result, e.spec, gallery.first)
-        meter = _Meter(log, schedule, batch_size=e.batch_size, total_steps=e.total_steps)
+        meter = Meter(log, schedule, batch_size=e.batch_size, total_steps=e.total_steps)
         done = first_step
         try:
             for step in range(first_step + 1, e.total_steps + 1):
@@ -181,46 +173,6 @@ def _train(
             processes.end_at_sigterm()
             result = evaluate()
         return Finished(result, done, gallery, made_by)
-
-
-class _Meter:
-    """Metrics of the steps since the last line, left on the device until the line is written."""
-
-    def __init__(self, log: RunLog | SilentLog, schedule: optax.Schedule, *, batch_size: int, total_steps: int):
-        self._log, self._schedule = log, schedule
-        self._batch_size, self._total_steps = batch_size, total_steps
-        self._pending: list[dict] = []
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        self._start, self._waited_s = time.perf_counter(), 0.0
-
-    @contextlib.contextmanager
-    def waiting_for_input(self) -> Iterator[None]:
-        """Around what takes the next batch from those that were read ahead: time in it is time the device may lack."""
-        start = time.perf_counter()
-        yield
-        self._waited_s += time.perf_counter() - start
-
-    def add(self, step_metrics: dict) -> None:
-        self._pending.append(step_metrics)
-        if len(self._pending) > _STEPS_AHEAD:
-            jax.block_until_ready(self._pending[-_STEPS_AHEAD - 1])
-        self._log.advance()
-
-    def write_line(self, step: int) -> None:
-        """Raises TrainingDiverged if a loss or gradient was not finite."""
-        if not self._pending:
-            return
-        values = _mean_metrics(self._pending, last_step=step)  # waits for the device, so it comes before the clock
-        elapsed = time.perf_counter() - self._start
-        seconds = elapsed / len(self._pending)
-        values["learning_rate"] = float(self._schedule(step - 1))
-        values["images_per_s"] = self._batch_size / seconds
-        values["input_wait"] = self._waited_s / elapsed
-        self._log.train(step, values, seconds_left=seconds * (self._total_steps - step))
-        self._pending.clear()
-        self.restart_clock()
 
 
 def _objective_maker(
@@ -319,17 +271,3 @@ def _is_evaluated(step: int, experiment: Experiment) -> bool:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _mean_metrics(pending: list[dict], last_step: int) -> dict[str, float]:
-    """Means over the steps since the last line. Raises TrainingDiverged if a loss or gradient is not finite."""
-    fetched = jax.device_get(pending)
-    for offset, step_metrics in enumerate(fetched):
-        loss, grad_norm = float(step_metrics["loss"]), float(step_metrics["grad_norm"])
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            step = last_step - len(fetched) + 1 + offset
-            raise TrainingDiverged(
-                f"the loss is {loss}, its gradient norm {grad_norm} at step {step}; earlier checkpoints are intact: "
-                "lower optimizer.learning_rate or add optimizer.warmup_steps, and use a new workdir"
-            )
-    return {name: math.fsum(float(m[name]) for m in fetched) / len(fetched) for name in fetched[0]}

@@ -6,7 +6,7 @@ import time
 import jax.numpy as jnp
 import pytest
 
-from ddrnet_jax.training.loop import _Meter
+from ddrnet_jax.training.meter import Meter
 from ddrnet_jax.training.run_log import RunLog
 
 
@@ -15,7 +15,7 @@ def line(workdir, input_s, device_s):
     log = RunLog(workdir, resumed_step=0, total_steps=120_000, eval_every_steps=5)
     lines, write = [], log._write
     log._write = lambda step, values: (lines.append(values), write(step, values))
-    meter = _Meter(log, lambda step: 0.01, batch_size=12, total_steps=120_000)
+    meter = Meter(log, lambda step: 0.01, batch_size=12, total_steps=120_000)
     batches = itertools.count()
     for _ in range(3):
         with meter.waiting_for_input():
@@ -42,7 +42,7 @@ def test_what_is_waited_for_is_the_limit(input_s, device_s, low, high, limit, tm
 
 def test_a_clock_that_starts_again_forgets_the_wait(tmp_path):
     log = RunLog(tmp_path, resumed_step=0, total_steps=10, eval_every_steps=5)
-    meter = _Meter(log, lambda step: 0.01, batch_size=12, total_steps=120_000)
+    meter = Meter(log, lambda step: 0.01, batch_size=12, total_steps=120_000)
     with meter.waiting_for_input():
         time.sleep(0.05)
     meter.restart_clock()
