@@ -69,12 +69,12 @@ def base() -> ConfigDict:
     config.data.val_share = 0.0  # folder: share of the images, by their names, that is eval_split; the rest trains
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # "sgd", "adamw"
+    config.optimizer.name = "sgd"  # "sgd", "adamw", "muon"
     config.optimizer.learning_rate = 0.01  # peak, for this batch_size
-    config.optimizer.momentum = 0.9  # share of the last update kept; of adamw, its first beta
+    config.optimizer.momentum = 0.9  # share of the last update kept; of adamw and muon, the first beta
     config.optimizer.nesterov = False  # look ahead along the momentum
     config.optimizer.trunk_lr_factor = 1.0  # of the learning rate, for all layers but dappm and the heads
-    config.optimizer.weight_decay = 5e-4  # on every parameter, before the momentum; adamw: beside the gradient, 0.05
+    config.optimizer.weight_decay = 5e-4  # on every parameter, before the momentum; the others: beside it, 0.05
     config.optimizer.decay_norms_and_biases = True  # False: weight decay on convolution and linear kernels only
     config.optimizer.schedule = "poly"  # "poly", "cosine", "step"
     config.optimizer.poly_power = 0.9  # of "poly": (1 - step / total_steps) ** power
@@ -124,7 +124,7 @@ def validate(config: ConfigDict) -> None:
         ("init_head", ("load", "fresh")),
         ("data.name", DATA_SETS),
         ("data.storage", ("folder", "array_record")),
-        ("optimizer.name", ("sgd", "adamw")),
+        ("optimizer.name", ("sgd", "adamw", "muon")),
         ("optimizer.schedule", ("poly", "cosine", "step")),
         ("loss.name", ("cross_entropy", "ohem", "dice_edge")),
     ):

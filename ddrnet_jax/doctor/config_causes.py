@@ -7,7 +7,8 @@ from ddrnet_jax.build import Experiment
 from ddrnet_jax.data.check.findings import Finding, padding_share
 
 _FEW_EPOCHS = 15
-_SLOW_TRUNK = {"sgd": 0.01, "adamw": 5e-4}  # learning rate from random weights; recipes that start from them have more
+# Learning rates from random weights; recipes that start from them have more.
+_SLOW_TRUNK = {"sgd": 0.01, "adamw": 5e-4, "muon": 5e-4}
 _SMALL_BATCH = 4  # images that batch norm and OHEM see at once; the paper's recipe has 12
 _SMALL_CROP = 1 / 4  # of the evaluated image's area
 _LARGE_CROP_HW = (1024, 1024)

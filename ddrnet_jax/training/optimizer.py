@@ -1,10 +1,11 @@
-"""SGD, AdamW and their learning-rate schedules, through optax."""
+"""SGD, AdamW, Muon and their learning-rate schedules, through optax."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+import optax.contrib
 
 from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS
 
@@ -83,7 +84,48 @@ def adamw(
     return optax.chain(steps, *_trunk_steps(trunk_lr_factor))
 
 
-OPTIMIZERS = {"sgd": sgd, "adamw": adamw}
+def muon(
+    schedule: optax.Schedule,
+    *,
+    momentum: float,
+    nesterov: bool,
+    weight_decay: float,
+    decay_norms_and_biases: bool = True,
+    trunk_lr_factor: float = 1.0,
+) -> optax.GradientTransformation:
+    """Muon for the convolutions within the network, AdamW for all else; arguments as of `sgd`.
+
+    A kernel's momentum, as a matrix of inputs by outputs, is moved to the nearest one whose singular values are equal:
+    directions with small gradients are learned as fast as those with large ones.
+    momentum                Muon's, and Adam's first beta
+    decay_norms_and_biases  False: decay moves the kernels that Muon does
+    Source: Jordan, Muon (2024); steps as large as AdamW's, so that rates carry over (Liu et al., arXiv 2502.16982).
+    """
+    steps = optax.contrib.muon(
+        schedule,
+        beta=momentum,
+        adam_b1=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay if decay_norms_and_biases else 0.0,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=_matrices,
+    )
+    return optax.chain(steps, *_trunk_steps(trunk_lr_factor))
+
+
+def _matrices(params: dict) -> dict:
+    """How each convolution's kernel [h,w,in,out] is a matrix; None for what is none, and for classifiers."""
+    as_matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=(0, 1, 2), output_axis=3)
+
+    def of(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+        is_last = any(step.key == "classifier" for step in path)
+        return as_matrix if path[-1].key == "kernel" and leaf.ndim == 4 and not is_last else None
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+OPTIMIZERS = {"sgd": sgd, "adamw": adamw, "muon": muon}
 
 
 def make_optimizer(name: str, schedule: optax.Schedule, **settings: Any) -> optax.GradientTransformation:

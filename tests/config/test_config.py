@@ -110,7 +110,7 @@ def test_only_free_keys_may_change():
         ("data.rare_class_share=1.5", "data.rare_class_share: 1.5 given, expected between 0 and 1"),
         ("data.pseudo_share=1.0", "data.pseudo_share: 1.0 given, expected above 0 and below 1"),
         ("distill.temperature=0.0", "distill.temperature: 0.0 given, expected above 0"),
-        ("optimizer.name=adam", "optimizer.name: 'adam' given, expected one of 'sgd', 'adamw'"),
+        ("optimizer.name=adam", "optimizer.name: 'adam' given, expected one of 'sgd', 'adamw', 'muon'"),
         ("eval.size_hw=12", "eval.size_hw"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Schedules, SGD and AdamW against their formulas."""
+"""Schedules, SGD, AdamW and Muon against their formulas."""
 
 import math
 
@@ -96,6 +96,51 @@ def test_adamw_is_its_formula(nesterov):
         step = (ahead if nesterov else mean / (1 - 0.8**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
         p = p - 0.1 / t * (step + 0.02 * p)
         np.testing.assert_allclose(ours["w"], p, rtol=1e-5, atol=2e-6)
+
+
+def orthogonalised(matrix):
+    """Five steps of Newton and Schulz with Jordan's coefficients: singular values end between 0.7 and 1.2."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_muon_is_its_formula(nesterov):
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((3, 3, 4, 8))
+    gradients = rng.standard_normal((3, *kernel.shape))
+    tx = optimizer.muon(lambda step: 0.1 / (step + 1), momentum=0.8, nesterov=nesterov, weight_decay=0.02)
+    ours = {"conv": {"kernel": jnp.asarray(kernel)}}
+    opt_state = tx.init(ours)
+    momentum = np.zeros_like(kernel)
+    for t, g in enumerate(gradients, start=1):
+        updates, opt_state = tx.update({"conv": {"kernel": jnp.asarray(g)}}, opt_state, ours)
+        ours = jax.tree.map(jnp.add, ours, updates)
+        momentum = 0.8 * momentum + 0.2 * g
+        ahead = 0.8 * momentum / (1 - 0.8 ** (t + 1)) + 0.2 * g / (1 - 0.8**t)
+        moved = (ahead if nesterov else momentum / (1 - 0.8**t)).reshape(36, 8)
+        step = 0.2 * 36**0.5 * orthogonalised(moved).reshape(kernel.shape)
+        kernel = kernel - 0.1 / t * (step + 0.02 * kernel)
+        np.testing.assert_allclose(ours["conv"]["kernel"], kernel, rtol=1e-4, atol=1e-5)
+
+
+def test_muon_moves_convolutions_and_adamw_the_rest(network):
+    options = {"weight_decay": 0.5, "trunk_lr_factor": 0.1, "decay_norms_and_biases": False}
+    ours, adamw = (moves(network, name=name, **options) for name in ("muon", "adamw"))
+    decays = moves(network, name="adamw", **options | {"weight_decay": 0.0})
+    for path, gradient in network[1].items():
+        if gradient.ndim == 4 and "classifier" not in path:
+            move = (ours[path] - (adamw[path] - decays[path])).reshape(-1, gradient.shape[-1])
+            values = np.linalg.svd(move, compute_uv=False)
+            rate = 0.1 * (1 if path.split(".")[0] in ("dappm", "head", "aux_head") else 0.1)
+            relative = values / (rate * 0.2 * max(move.shape) ** 0.5)
+            assert np.median(relative) > 0.6, path  # a square of random numbers has a few next to 0
+            assert relative.max() < 1.25, path
+        else:
+            np.testing.assert_allclose(ours[path], decays[path], rtol=1e-5, atol=1e-8, err_msg=path)
 
 
 @pytest.fixture(scope="module")
