@@ -1,12 +1,13 @@
 """What each ingredient of a recipe adds to CamVid's val mIoU, at equal steps from random weights.
 
-python benchmarks/ingredients.py --data DIR [--results FILE] [--workdir DIR] [--steps N] [--table]
+python benchmarks/ingredients.py --data DIR [--results FILE] [--workdir DIR] [--steps N] [--table] [--step-time]
 
 DIR as in configs/camvid_small.py, which is the baseline: shortened to --steps with its schedule, three seeds for the
 noise. Each ingredient changes only the keys in INGREDIENTS, or those of PARTS of configs/camvid_strong.py: added alone
 to camvid_small, and left out alone from camvid_strong. A run takes about ten minutes on 2 CPU cores; every finished one
 is added to FILE at once, and a run that was stopped goes on from its last checkpoint, so the whole may take as many
-sittings as it needs. --table prints what FILE holds and runs nothing.
+sittings as it needs. --table prints what FILE holds and runs nothing; --step-time only times a step of the two configs,
+interleaved in one process, and of camvid_strong with AdamW.
 """
 
 import argparse
@@ -15,10 +16,16 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
+
+from ddrnet_jax import build
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.runtime import devices
+from ddrnet_jax.training import program, state
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL, STRONG_CONFIG = (ROOT / "configs" / f"camvid_{name}.py" for name in ("small", "strong"))
@@ -43,11 +50,13 @@ INGREDIENTS = {
 }
 # {what camvid_strong has and camvid_small has not: its keys}
 PARTS = {
-    "adamw": [f"optimizer.{key}" for key in ("name", "learning_rate", "weight_decay", "decay_norms_and_biases")],
+    "muon": [f"optimizer.{key}" for key in ("name", "learning_rate", "weight_decay", "decay_norms_and_biases")],
     "cosine_and_warmup": ["optimizer.schedule", "optimizer.warmup_steps"],
     "counted_weights": ["loss.class_weights"],
     "less_scaling": ["data.scale_range"],
+    "ema_098": ["ema_decay"],
 }
+ADAMW = ("AdamW at 0.002 in place of Muon", {"optimizer.name": "adamw", "optimizer.learning_rate": 0.002})
 
 
 def with_parts(steps: int) -> dict[str, tuple[str, Path, dict]]:
@@ -68,6 +77,7 @@ def with_parts(steps: int) -> dict[str, tuple[str, Path, dict]]:
     }
     warmup = {"optimizer.warmup_steps": flat_strong["optimizer.warmup_steps"]}
     runs[STRONG] = ("configs/camvid_strong.py", STRONG_CONFIG, warmup)
+    runs["adamw"] = (ADAMW[0], STRONG_CONFIG, warmup | ADAMW[1])
     for name, keys in PARTS.items():
         without = warmup | {key: flat_small[key] for key in keys}
         runs[f"without_{name}"] = (f"camvid_strong without {name}", STRONG_CONFIG, without)
@@ -142,6 +152,45 @@ def _row(name: str, what: str, values: list[float], reference: list[float]) -> s
     return f"{text} {gain:>+6.2f}  {what if noise is None or abs(gain) >= 2 * noise else 'within noise'}"
 
 
+def step_times(rounds: int = 15) -> str:
+    """Seconds of a training step of each config on random pictures, and their ratio to camvid_small's."""
+    configs = {name: config_files.load(str(path)) for name, path in ((BASELINE, SMALL), (STRONG, STRONG_CONFIG))}
+    configs["adamw"] = config_files.load(str(STRONG_CONFIG), [f"{key}={value}" for key, value in ADAMW[1].items()])
+    steps = {name: _step(build.experiment(config)) for name, config in configs.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    ratios = {
+        name: statistics.median(a / b for a, b in zip(of, seconds[BASELINE], strict=True))
+        for name, of in seconds.items()
+    }
+    return "\n".join(f"{n:<10} {statistics.median(seconds[n]):.2f} s a step, {ratios[n]:.2f}" for n in steps)
+
+
+def _step(experiment: build.Experiment) -> Callable[[], None]:
+    """A step of this experiment on random pictures, compiled and run once."""
+    mesh, rng = devices.data_mesh(), np.random.default_rng(0)
+    _, optimizer = program.schedule_and_optimizer(experiment)
+    compiled = program.lower_train_step(experiment, mesh).compile()
+    size = (experiment.batch_size, *experiment.crop_hw)
+    pictures = {"images": rng.integers(0, 256, (*size, 3), dtype=np.uint8)}
+    pictures["labels"] = rng.integers(0, experiment.spec.num_classes, size, dtype=np.uint8)
+    batch = devices.put_batch(pictures, mesh)
+    _, fresh = state.create(experiment.network, optimizer, seed=0, ema_decay=experiment.ema_decay)
+    states = [devices.put_replicated(fresh, mesh)]
+
+    def run() -> None:
+        after, metrics = compiled(states.pop(), batch, {})
+        states.append(after)
+        float(metrics["loss"])
+
+    run()
+    return run
+
+
 def main() -> None:
     """Run what is missing, print the table after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,7 +202,11 @@ def main() -> None:
         "--seeds", type=int, default=1, help=f"of each; the baseline and camvid_strong have {BASELINE_SEEDS}"
     )
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
+    parser.add_argument("--step-time", action="store_true", help="time a step of both configs and train nothing")
     arguments = parser.parse_args()
+    if arguments.step_time:
+        print(step_times())
+        return
     done = {(r["ingredient"], r["seed"], r["steps"]) for r in read(arguments.results)}
     runs, places = with_parts(arguments.steps), {"data": arguments.data.resolve(), "workdir": arguments.workdir}
     for name, seed in [] if arguments.table else planned(runs, arguments.seeds):

@@ -26,7 +26,16 @@ def get_config():
     config.log_every_steps = 20
     config.data.crop_hw = (256, 256)  # as large as memory allows, best not far below the images' size
     config.data.colour = (0.125, 0.5, 0.5, 0.1)  # other light, other cameras
-    config.optimizer.learning_rate = 0.02
+
+    # As configs/camvid_strong.py, which learns twice as much as SGD does from few images.
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 0.005
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.decay_norms_and_biases = False
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 50
     config.loss.name = "cross_entropy"
+    config.loss.class_weights = "auto"
+    config.ema_decay = 0.98
     config.eval.every_steps = 500
     return config

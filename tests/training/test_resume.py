@@ -24,6 +24,8 @@ FLAGS = [
     "--config.data.scenes_eval=4",
     "--config.eval.every_steps=0",
     "--config.checkpoint.every_steps=10",
+    "--config.optimizer.name=muon",  # whose state has the most kinds of parts; others resume after faults
+    "--config.optimizer.learning_rate=0.005",
     "--config.optimizer.warmup_steps=2",
 ]
 
