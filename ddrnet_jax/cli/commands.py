@@ -79,7 +79,7 @@ def _export(arguments, overrides) -> None:
     if arguments.config or overrides:
         raise UsageError("--mode export takes no --config: a checkpoint carries its own")
     output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
-    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_hw(arguments.size)}
+    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_or_any(arguments.size)}
     card = export.export(_checkpoint(arguments), output, **options)
     for note in card["notes"]:
         print(f"note: {note}")

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Collection
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
@@ -44,7 +44,7 @@ modes:
   export    --checkpoint -> --output as --format safetensors or pth, by the
             names of --naming, or as a program from u8 image to u8 mask with the
             weights inside: stablehlo (any size, runs with jax alone) or onnx
-            (of one --size); and a card OUTPUT.json
+            (--size any, or of one size, HxW); and a card OUTPUT.json
   benchmark  latency and FPS of the three networks (of --checkpoint's alone) at
             the paper's sizes by four protocols, beside --engines, as a table,
             JSON and a page in --output (default: runs/benchmark); it says first
@@ -137,7 +137,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--input", metavar="PATH", help="image, folder or video to predict; weights file")
     parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
-    parser.add_argument("--size", metavar="HxW", help="export: of the images an onnx file takes, as 1024x2048")
+    parser.add_argument("--size", metavar="HxW", help="export: of the images a program takes, as 1024x2048, or any")
     parser.add_argument("--engine", choices=("jax", "onnxruntime"), help="that predicts (default: jax)")
     parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
@@ -202,6 +202,11 @@ def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float
             return value
     expected = "whole numbers" if kind is int else "a number"
     raise UsageError(f"--{name} {cut(text, 80)}: expected {expected} above 0 and below {_MOST:g}")
+
+
+def size_or_any(text: str | None) -> tuple[int, int] | Literal["any"] | None:
+    """As `size_hw`, or the word "any". Raises UsageError."""
+    return "any" if text == "any" else size_hw(text)
 
 
 def size_hw(text: str | None, name: str = "size") -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from ddrnet_jax.weights import fingerprint, origins, state_dicts
 from ddrnet_jax.weights.card import CONFIG_ENTRY, card_path
 
 WEIGHTS, PROGRAMS = ("safetensors", "pth"), ("stablehlo", "onnx")
+Size = tuple[int, int] | Literal["any"] | None
 
 
 class ExportError(UserError):
@@ -37,13 +39,13 @@ def export(
     *,
     file_format: str,
     naming: str | None = None,
-    size_hw: tuple[int, int] | None = None,
+    size_hw: Size = None,
 ) -> dict:
     """Write OUTPUT (its suffix is the format) and its card, OUTPUT.json; returns the card.
 
     file_format  one of WEIGHTS or PROGRAMS; beside a StableHLO file comes its loader, load_stablehlo.py
     naming       of weights, one of names.ORIGINS; None: official
-    size_hw      of the images that a program takes. None: stablehlo any, onnx the checkpoint's eval.size_hw
+    size_hw      of the images that a program takes, or "any"; None: the checkpoint's eval.size_hw for onnx, else any
     Raises       ExportError, EngineError, CheckpointError or WeightsFileError with one line.
     """
     output = Path(output)
@@ -67,7 +69,7 @@ def export(
     return card
 
 
-def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw: tuple[int, int] | None) -> None:
+def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw: Size) -> None:
     if file_format not in WEIGHTS + PROGRAMS:
         raise ExportError(f"format {file_format!r} given, expected one of {', '.join(WEIGHTS + PROGRAMS)}")
     if output.suffix != f".{file_format}":
@@ -75,7 +77,7 @@ def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw
     if naming and file_format in PROGRAMS:
         raise ExportError(f"--naming {naming}: {file_format} files have no tensor names; {' and '.join(WEIGHTS)} have")
     if size_hw and file_format in WEIGHTS:
-        size = "x".join(map(str, size_hw))
+        size = size_hw if size_hw == "any" else "x".join(map(str, size_hw))
         raise ExportError(
             f"--size {size}: weights in {file_format} files have no image size; {' and '.join(PROGRAMS)} have"
         )
@@ -126,10 +128,8 @@ def _weights(
     }, write
 
 
-def _stablehlo(
-    loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
-) -> tuple[dict, Callable[[Path], object]]:
-    view = prediction_view(loaded.experiment.view)
+def _stablehlo(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[dict, Callable[[Path], object]]:
+    view, size_hw = prediction_view(loaded.experiment.view), None if size == "any" else size
     if view.tile_hw and not (size_hw or view.size_hw):
         raise ExportError("eval.tile_hw: a program that sees tiles takes images of one size; say which with --size")
     program = to_stablehlo.to_stablehlo(fold(model), view, size_hw)
@@ -148,14 +148,10 @@ def _stablehlo(
     }, write
 
 
-def _onnx(
-    loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
-) -> tuple[dict, Callable[[Path], object]]:
+def _onnx(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[dict, Callable[[Path], object]]:
     view = prediction_view(loaded.experiment.view)
-    size_hw = size_hw or view.size_hw
-    if size_hw is None:
-        raise ExportError("--format onnx takes images of one size; say which: --size HEIGHTxWIDTH")
-    if view.tile_hw and (view.tile_hw[0] < size_hw[0] or view.tile_hw[1] < size_hw[1]):
+    size_hw = None if size == "any" else size or view.size_hw
+    if view.tile_hw and (not size_hw or view.tile_hw[0] < size_hw[0] or view.tile_hw[1] < size_hw[1]):
         raise ExportError(f"eval.tile_hw: an onnx file sees no tiles; --size must fit into {view.tile_hw}")
     about = _about_program(size_hw)
     program, agreement = to_onnx.to_onnx(model, size_hw, json.dumps(card | about))

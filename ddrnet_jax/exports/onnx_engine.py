@@ -44,7 +44,7 @@ class OnnxPredictor:
     """Images u8[H,W,3] -> masks u8[H,W] by a file of `export --format onnx`.
 
     config   of the run that the weights are from
-    size_hw  of the images that the network sees
+    size_hw  of the images that the network sees; None: any
     """
 
     def __init__(self, path: str | Path):
@@ -54,7 +54,8 @@ class OnnxPredictor:
             self._session = session(regular_files.read_bytes(path))
             card = json.loads(self._session.get_modelmeta().custom_metadata_map[CARD])
             self.config = config_files.from_json(card["config"])
-            self.size_hw: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:3])
+            size_hw = self._session.get_inputs()[0].shape[1:3]
+            self.size_hw: tuple[int, int] | None = tuple(size_hw) if isinstance(size_hw[0], int) else None
         except EngineError:
             raise
         except Exception as e:  # ONNX Runtime's own have no common class
@@ -64,19 +65,24 @@ class OnnxPredictor:
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """u8[H,W,3] RGB -> u8[H,W] train ids"""
         image_hw = image.shape[:2]
-        if image_hw != self.size_hw:
-            self._say_once(image_hw)
-            image = cv2.resize(image, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
-        mask = self._session.run([MASKS], {IMAGES: image[None]})[0][0]
-        if image_hw == self.size_hw:
-            return mask
+        if self.size_hw in (None, image_hw):
+            return self._masks(image[None])[0]
+        self._say_once(image_hw, self.size_hw)
+        mask = self._masks(cv2.resize(image, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)[None])[0]
         return cv2.resize(mask, image_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
-    def _say_once(self, image_hw: tuple[int, int]) -> None:
+    def batch(self, images: np.ndarray) -> np.ndarray:
+        """u8[B,H,W,3] RGB -> u8[B,H,W] train ids"""
+        return self._masks(images) if self.size_hw is None else np.stack([self(image) for image in images])
+
+    def _masks(self, images: np.ndarray) -> np.ndarray:
+        return self._session.run([MASKS], {IMAGES: np.ascontiguousarray(images)})[0]
+
+    def _say_once(self, image_hw: tuple[int, ...], seen_hw: tuple[int, int]) -> None:
         if self._is_told:
             return
         self._is_told = True
         _log.warning(
-            f"images of {size(image_hw)} (HxW) are resized to the file's {size(self.size_hw)}, "
-            "and their masks back to the nearest pixel; an export with --size of theirs avoids it"
+            f"images of {size(image_hw)} (HxW) are resized to the file's {size(seen_hw)}, "
+            "and their masks back to the nearest pixel; an export with --size any avoids it"
         )

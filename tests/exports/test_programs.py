@@ -17,10 +17,11 @@ from ddrnet_jax import main as main_lib
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import pictures
 from ddrnet_jax.exports import onnx as to_onnx
-from ddrnet_jax.exports import onnx_engine
+from ddrnet_jax.exports import onnx_engine, onnx_graph
+from ddrnet_jax.exports.export import export
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
-from ddrnet_jax.prediction.segmenter import Predictor
+from ddrnet_jax.prediction.segmenter import Predictor, load
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights.state_dicts import load_state_dict
 
@@ -129,9 +130,6 @@ def onnxruntime():
 def test_onnx_predicts_through_onnxruntime(onnxruntime, checkpoint, images, masks, tmp_path, capsys):
     path = tmp_path / "street.onnx"
     flags = ("--mode", "export", "--checkpoint", checkpoint, "--format", "onnx", "--output", path)
-    code, _, err = run(capsys, *flags)
-    assert code == 1
-    assert err.endswith("say which: --size HEIGHTxWIDTH\n")
     code, out, err = run(capsys, *flags, "--size", "72x83")
     assert code == 0, err
     assert "ONNX Runtime agrees" in out
@@ -154,13 +152,57 @@ def test_onnx_predicts_through_onnxruntime(onnxruntime, checkpoint, images, mask
     assert err == f"error: --checkpoint {path}: an exported file; add --engine onnxruntime\n"
 
 
+def between(pixels):
+    """f64[pixels,ceil(pixels/8)], the bilinear weights of the stride-8 values at every pixel's centre"""
+    cells = -(-pixels // 8)
+    place = np.clip((np.arange(pixels) + 0.5) / 8 - 0.5, 0, cells - 1)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
+
+
+@pytest.mark.parametrize("num_classes", [2, 19])
+def test_the_sparse_tail_is_the_plain_one(onnxruntime, num_classes):
+    """Of any number of images of any size: from areas of one class, noise, and classes that are equal everywhere."""
+    onnx = pytest.importorskip("onnx")
+    g = onnx_graph._Nodes(onnx)
+    onnx_graph._masks(g, "logits")
+    value, float32, uint8 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
+    inputs = [value("images", uint8, ["B", "H", "W", 3]), value("logits", float32, ["B", num_classes, "h", "w"])]
+    graph = onnx.helper.make_graph(g.nodes, "tail", inputs, [value("masks", uint8, ["B", "H", "W"])], g.constants)
+    opset = onnx.helper.make_opsetid("", onnx_graph.OPSET)
+    session = onnx_engine.session(onnx.helper.make_model(graph, opset_imports=[opset]).SerializeToString())
+    rng = np.random.default_rng(0)
+    for batch, height, width in ((1, 64, 96), (2, 77, 101), (1, 8, 8), (3, 1, 9)):
+        hw = (-(-height // 8), -(-width // 8))
+        noise = rng.normal(size=(batch, *hw, num_classes)).astype(np.float32)
+        areas = np.eye(num_classes, dtype=np.float32)[np.arange(hw[0])[:, None] // 3 % num_classes] + 0.1 * noise
+        for logits in (noise, areas, np.zeros_like(noise)):
+            feed = {"images": np.zeros((batch, height, width, 3), np.uint8), "logits": logits.transpose(0, 3, 1, 2)}
+            theirs = session.run(["masks"], feed)[0]
+            plain = np.einsum("yr,xc,brck->byxk", between(height), between(width), logits, optimize=True)
+            differ = theirs != plain.argmax(-1)
+            best = np.sort(plain[differ], -1)
+            assert theirs.shape == (batch, height, width)
+            assert (best[:, -1] - best[:, -2] < 1e-6).all()
+            assert differ.mean() < 1e-3
+
+
+def test_an_onnx_file_of_any_size(onnxruntime, checkpoint, model, images, masks, tmp_path):
+    path = tmp_path / "any.onnx"
+    export(checkpoint, path, file_format="onnx", size_hw="any")
+    segmenter = load(path)
+    for image, mask in zip(images, masks, strict=True):
+        np.testing.assert_array_equal(segmenter.predict(image), mask)
+    two = np.stack([images[1], images[1][::-1]])
+    np.testing.assert_array_equal(segmenter.predict(two), np.stack([segmenter.predict(image) for image in two]))
+    np.testing.assert_array_equal(segmenter.predict(two)[1], Predictor(model)(two[1]))
+
+
 def test_an_onnx_file_that_computes_something_else_is_not_written(onnxruntime, model, monkeypatch):
     def without_padding(g, x, size, stride):  # as jax2onnx would have it
-        padded = g.add("Pad", x.name, np.array([0, 0, *[size // 2] * 2] * 2), np.float32(7))
-        pooled = g.add("AveragePool", padded, kernel_shape=[size, size], strides=[stride, stride])
-        return to_onnx._Map(pooled, to_onnx._strided(x.size_hw, stride))
+        padded = g.add("Pad", x, np.array([0, 0, *[size // 2] * 2] * 2), np.float32(7))
+        return g.add("AveragePool", padded, kernel_shape=[size, size], strides=[stride, stride])
 
-    monkeypatch.setattr(to_onnx, "_average_pool", without_padding)
+    monkeypatch.setattr(onnx_graph, "_average_pool", without_padding)
     with pytest.raises(onnx_engine.EngineError, match="ONNX Runtime differs from our network: logits by"):
         to_onnx.to_onnx(model, (64, 96))
 
