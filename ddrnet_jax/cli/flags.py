@@ -27,13 +27,15 @@ _EPILOG = """\
 modes:
   train     train, evaluate and checkpoint in --workdir; run again, it resumes
   evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split;
-            of a classifier top-1 and top-5 accuracy
+            of a classifier top-1 and top-5 accuracy; by --engine, or of an
+            exported .onnx or .stablehlo file, by the same images and counter;
+            --compare ENGINE or FILE: the pixels that differ, and where
   predict   --input (an image, a folder of images, or a video) -> OUTPUT/masks/
             <stem>.png (train ids) and OUTPUT/overlays/<stem>.png, of a video
             .mkv (lossless) and .mp4; --side_by_side shows the image beside;
             without --input, the held-out images of the run (or of --config),
             and OUTPUT/samples.png;
-            --engine onnxruntime: --checkpoint is an exported .onnx file
+            --checkpoint may be an exported .onnx or .stablehlo file
   pseudo_label  --input (frames without labels) -> OUTPUT/images/pseudo and
             OUTPUT/labels/pseudo, masks of --checkpoint to train on, 255 where
             it gives its class less than --confidence; it looks as the config's
@@ -87,6 +89,9 @@ _MOST_PIXELS = 2**26  # of an image that a network sees at once
 _MOST = 1e9  # of any other number
 
 
+ENGINES = ("auto", "jax", "onnxruntime", "openvino")
+
+
 class UsageError(UserError):
     """The flags do not make a command."""
 
@@ -94,7 +99,7 @@ class UsageError(UserError):
 # The flags beside --config that a mode takes.
 FLAGS = {
     "train": {"workdir", "distributed"},
-    "evaluate": {"workdir", "checkpoint", "distributed"},
+    "evaluate": {"workdir", "checkpoint", "distributed", "engine", "compare"},
     "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
     "pseudo_label": {"workdir", "checkpoint", "input", "output", "confidence"},
     "import_weights": {"input", "output"},
@@ -133,12 +138,16 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         metavar="HOW",
         help="train, evaluate: off (default); auto (TPU pod, SLURM); host:port,processes,index",
     )
-    parser.add_argument("--compare", metavar="DIR", help="report: a second workdir or step, side by side")
+    parser.add_argument(
+        "--compare", metavar="DIR", help="report: a second workdir or step; evaluate: an engine or a file"
+    )
     parser.add_argument("--input", metavar="PATH", help="image, folder or video to predict; weights file")
     parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
     parser.add_argument("--size", metavar="HxW", help="export: of the images a program takes, as 1024x2048, or any")
-    parser.add_argument("--engine", choices=("jax", "onnxruntime"), help="that predicts (default: jax)")
+    parser.add_argument(
+        "--engine", choices=ENGINES, help="predict: default auto, the fastest here; evaluate: default jax"
+    )
     parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
     parser.add_argument("--verbose", action="store_true", help="what the libraries log too")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
@@ -51,8 +50,7 @@ def export(
     output = Path(output)
     _check_arguments(output, file_format, naming, size_hw)
     _make_folder(output)
-    loaded = checkpoints.load_weights(checkpoint)
-    model = variables.merge(loaded.graphdef, *jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats)))
+    loaded, model = _loaded(checkpoint)
     card = _card(loaded, fingerprint.weights_sha256(model))
     if file_format in WEIGHTS:
         about, write = _weights(checkpoint, loaded, model, naming or "official", file_format)
@@ -67,6 +65,24 @@ def export(
     except OSError as e:
         raise ExportError(f"--output {output}: cannot be written ({e.strerror})") from e
     return card
+
+
+def onnx_of_any_size(checkpoint: str | Path) -> bytes:
+    """The ONNX file of a checkpoint for images of any size, its card inside.
+
+    Raises ExportError, EngineError or CheckpointError with one line.
+    """
+    loaded, model = _loaded(checkpoint)
+    _check_segmenter(checkpoint, loaded)
+    if not isinstance(model, DDRNet):
+        raise to_onnx.EngineError("its network is no DDRNet")
+    card = _card(loaded, fingerprint.weights_sha256(model)) | _about_program(None)
+    return to_onnx.to_onnx(model, None, json.dumps(card))[0]
+
+
+def _loaded(checkpoint: str | Path) -> tuple[Loaded, DDRNet]:
+    loaded = checkpoints.load_weights(checkpoint)
+    return loaded, variables.merge(loaded.graphdef, *jax.device_put((loaded.params, loaded.batch_stats)))
 
 
 def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw: Size) -> None:

@@ -181,7 +181,7 @@ def _dappm(g: _Nodes, m: DAPPM, x: str) -> str:
 
 
 def _average_pool(g: _Nodes, x: str, size: int, stride: int) -> str:
-    window = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [size // 2] * 4}
+    window: dict[str, Any] = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [size // 2] * 4}
     return g.add("AveragePool", x, count_include_pad=1, **window)
 
 

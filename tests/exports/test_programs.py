@@ -8,6 +8,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import parity_fixtures as fixtures
 import pytest
 from flax import nnx
@@ -21,7 +22,8 @@ from ddrnet_jax.exports import onnx_engine, onnx_graph
 from ddrnet_jax.exports.export import export
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
-from ddrnet_jax.prediction.segmenter import Predictor, load
+from ddrnet_jax.prediction.predictor import Predictor
+from ddrnet_jax.prediction.segmenter import load
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights.state_dicts import load_state_dict
 
@@ -121,13 +123,7 @@ def test_stablehlo_runs_with_jax_alone(checkpoint, images, masks, tmp_path, caps
     assert err == f"error: --output {path}: exists already; choose a new name\n"
 
 
-@pytest.fixture
-def onnxruntime():
-    pytest.importorskip("onnx", reason="needs onnx: pip install 'ddrnet-jax[onnx]'")
-    return pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'ddrnet-jax[onnx]'")
-
-
-def test_onnx_predicts_through_onnxruntime(onnxruntime, checkpoint, images, masks, tmp_path, capsys):
+def test_onnx_predicts_through_onnxruntime(checkpoint, images, masks, tmp_path, capsys):
     path = tmp_path / "street.onnx"
     flags = ("--mode", "export", "--checkpoint", checkpoint, "--format", "onnx", "--output", path)
     code, out, err = run(capsys, *flags, "--size", "72x83")
@@ -147,7 +143,7 @@ def test_onnx_predicts_through_onnxruntime(onnxruntime, checkpoint, images, mask
     rows, columns = (np.floor((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(*SIZES, strict=True))
     resized = onnx_engine.OnnxPredictor(path)(cv2.resize(images[0], SIZES[1][::-1]))
     np.testing.assert_array_equal(theirs[0], resized[rows][:, columns])
-    code, _, err = run(capsys, *flags)
+    code, _, err = run(capsys, *flags, "--engine", "jax")
     assert code == 1
     assert err == f"error: --checkpoint {path}: an exported file; add --engine onnxruntime\n"
 
@@ -160,9 +156,8 @@ def between(pixels):
 
 
 @pytest.mark.parametrize("num_classes", [2, 19])
-def test_the_sparse_tail_is_the_plain_one(onnxruntime, num_classes):
+def test_the_sparse_tail_is_the_plain_one(num_classes):
     """Of any number of images of any size: from areas of one class, noise, and classes that are equal everywhere."""
-    onnx = pytest.importorskip("onnx")
     g = onnx_graph._Nodes(onnx)
     onnx_graph._masks(g, "logits")
     value, float32, uint8 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
@@ -186,7 +181,7 @@ def test_the_sparse_tail_is_the_plain_one(onnxruntime, num_classes):
             assert differ.mean() < 1e-3
 
 
-def test_an_onnx_file_of_any_size(onnxruntime, checkpoint, model, images, masks, tmp_path):
+def test_an_onnx_file_of_any_size(checkpoint, model, images, masks, tmp_path):
     path = tmp_path / "any.onnx"
     export(checkpoint, path, file_format="onnx", size_hw="any")
     segmenter = load(path)
@@ -197,7 +192,25 @@ def test_an_onnx_file_of_any_size(onnxruntime, checkpoint, model, images, masks,
     np.testing.assert_array_equal(segmenter.predict(two)[1], Predictor(model)(two[1]))
 
 
-def test_an_onnx_file_that_computes_something_else_is_not_written(onnxruntime, model, monkeypatch):
+def test_predict_by_an_exported_network_loads_no_jax(checkpoint, images, masks, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDRNET_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    (tmp_path / "a.png").write_bytes(pictures.png(images[1]))
+    program = (
+        "import sys; from ddrnet_jax.main import main\n"
+        f"code = main(['--mode', 'predict', '--checkpoint', {str(checkpoint)!r}, '--input', 'a.png', *sys.argv[1:]])\n"
+        "sys.exit(code or 10 + any(name in sys.modules for name in ('jax', 'flax', 'orbax', 'grain')))"
+    )
+    for out, code in (("first", 11), ("second", 10)):
+        flags = ("--engine", "onnxruntime", "--output", out)
+        done = subprocess.run([sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        mask = cv2.imread(str(tmp_path / out / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(mask, masks[1])
+        assert ("exporting the network" in done.stderr) == (out == "first")
+
+
+def test_an_onnx_file_that_computes_something_else_is_not_written(model, monkeypatch):
     def without_padding(g, x, size, stride):  # as jax2onnx would have it
         padded = g.add("Pad", x, np.array([0, 0, *[size // 2] * 2] * 2), np.float32(7))
         return g.add("AveragePool", padded, kernel_shape=[size, size], strides=[stride, stride])
@@ -207,10 +220,10 @@ def test_an_onnx_file_that_computes_something_else_is_not_written(onnxruntime, m
         to_onnx.to_onnx(model, (64, 96))
 
 
-def test_what_is_no_exported_file_is_named(onnxruntime, checkpoint, tmp_path, capsys):
+def test_what_is_no_exported_file_is_named(tmp_path, capsys):
     (tmp_path / "other.onnx").write_bytes(b"not a model")
     (tmp_path / "a.png").write_bytes(pictures.png(np.zeros((64, 64, 3), np.uint8)))
-    for path in (tmp_path / "other.onnx", tmp_path / "none.onnx", checkpoint):
+    for path in (tmp_path / "other.onnx", tmp_path / "none.onnx"):
         flags = ("--mode", "predict", "--checkpoint", path, "--input", tmp_path / "a.png", "--output", tmp_path / "o")
         code, _, err = run(capsys, *flags, "--engine", "onnxruntime")
         assert code == 1
