@@ -19,11 +19,11 @@ from ddrnet_jax.data.own import OwnSamples, as_sample
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.evaluation.comparison import scores_of_masks
 from ddrnet_jax.evaluation.evaluate import Evaluator, samples_to_evaluate
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.inference import logits_shape
-from ddrnet_jax.prediction.scoring import scores_of_masks
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import loop
@@ -113,7 +113,7 @@ def evaluate(
         else:
             samples = _some((as_sample(each, i, num_classes=count) for i, each in enumerate(_each(source))))
         if isinstance(segmenter, Segmenter) and model is None:
-            return scores_of_masks(segmenter, samples)
+            return scores_of_masks(segmenter.predict, samples, count)
         view = view or getattr(segmenter, "view", None) or WHOLE_IMAGES
         graphdef, *split = variables.split(model)
         mesh = devices.local_mesh(devices.data_mesh())

@@ -59,12 +59,12 @@ class OnnxNetwork:
         """From images less their mean, in channels first: the exported file divides in its first kernel."""
         onnx = onnx_engine.installed("onnx")
         model = onnx.shape_inference.infer_shapes(onnx.load_from_string(self._file))
-        extracted = onnx.utils.Extractor(model).extract_model([CENTRED], [LOGITS])
+        extracted = onnx.utils.Extractor(model).extract_model([IMAGES, CENTRED], [LOGITS])
         if at_image_size:
             _upsample(onnx, extracted.graph)
         session, seconds = _session(extracted.SerializeToString())
         images = self._image.astype(np.float32) - np.array(IMAGENET_MEAN, np.float32) * 255
-        feed = {CENTRED: np.ascontiguousarray(images.transpose(0, 3, 1, 2))}
+        feed = {CENTRED: np.ascontiguousarray(images.transpose(0, 3, 1, 2)), IMAGES: self._image}  # whose size is asked
         return Program(lambda: session.run(None, feed)[0], compile_s=seconds)
 
 

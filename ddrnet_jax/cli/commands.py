@@ -97,15 +97,33 @@ def _import_weights(arguments, overrides) -> None:
 def _export(arguments, overrides) -> None:
     from ddrnet_jax.exports import export
 
-    if arguments.config or overrides:
-        raise UsageError("--mode export takes no --config: a checkpoint carries its own")
+    if (arguments.config or overrides) and not arguments.int8:
+        raise UsageError("--mode export takes no --config but with --int8: a checkpoint carries its own")
     output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
     options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_or_any(arguments.size)}
+    options["int8"] = _int8(arguments, overrides)
     card = export.export(_checkpoint(arguments), output, **options)
     for note in card["notes"]:
         print(f"note: {note}")
     what = "weights are" if file_format in export.WEIGHTS else "the network is"
     print(f"{what} in {output}, classes, colours and more in {export.card_path(Path(output))}")
+
+
+def _int8(arguments, overrides):
+    """How the flags ask for int8, None where they do not."""
+    from ddrnet_jax.exports import int8
+
+    given = {name: getattr(arguments, name) for name in ("calibrate", "max_loss") if getattr(arguments, name)}
+    if not arguments.int8:
+        if given:
+            raise UsageError(f"--{next(iter(given))}: says how to quantise; add --int8")
+        return None
+    options = {}
+    if arguments.calibrate:
+        options["images"] = flags.positive(arguments.calibrate, "calibrate", int)
+    if arguments.max_loss:
+        options["largest_loss"] = flags.positive(arguments.max_loss, "max_loss", float)
+    return int8.Int8(_optional_experiment(arguments, overrides), **options)
 
 
 def _benchmark(arguments, overrides) -> None:

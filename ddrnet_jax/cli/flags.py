@@ -46,7 +46,10 @@ modes:
   export    --checkpoint -> --output as --format safetensors or pth, by the
             names of --naming, or as a program from u8 image to u8 mask with the
             weights inside: stablehlo (any size, runs with jax alone) or onnx
-            (--size any, or of one size, HxW); and a card OUTPUT.json
+            (--size any, or of one size, HxW); and a card OUTPUT.json; --int8
+            quantises an onnx file by --calibrate training images and says what
+            it loses on the eval split (of --config, else the checkpoint's),
+            and gains in time; beyond --max_loss points nothing is written
   benchmark  latency and FPS of the three networks (of --checkpoint's alone) at
             the paper's sizes by four protocols, beside --engines, as a table,
             JSON and a page in --output (default: runs/benchmark); it says first
@@ -103,7 +106,7 @@ FLAGS = {
     "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
     "pseudo_label": {"workdir", "checkpoint", "input", "output", "confidence"},
     "import_weights": {"input", "output"},
-    "export": {"workdir", "checkpoint", "output", "format", "naming", "size"},
+    "export": {"workdir", "checkpoint", "output", "format", "naming", "size", "int8", "calibrate", "max_loss"},
     "benchmark": {"checkpoint", "output", "engines", "variants", "sizes", "protocols", "batch_sizes", "seconds"},
     "submit": {"workdir", "checkpoint", "output"},
     "check_data": {"output"},
@@ -148,6 +151,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--engine", choices=ENGINES, help="predict: default auto, the fastest here; evaluate: default jax"
     )
+    parser.add_argument("--int8", action="store_true", help="export: quantise an onnx file")
+    parser.add_argument("--calibrate", metavar="N", help="export: training images that calibrate int8 (default: 64)")
+    parser.add_argument("--max_loss", metavar="POINTS", help="export: of mIoU, that int8 may cost (default: 1)")
     parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
     parser.add_argument("--verbose", action="store_true", help="what the libraries log too")

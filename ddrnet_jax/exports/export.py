@@ -14,6 +14,7 @@ from ddrnet_jax.evaluation.views import prediction_view
 from ddrnet_jax.exports import load_stablehlo
 from ddrnet_jax.exports import onnx as to_onnx
 from ddrnet_jax.exports import stablehlo as to_stablehlo
+from ddrnet_jax.exports.int8 import Int8, quantised, with_card
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.models.folding import fold
@@ -39,16 +40,20 @@ def export(
     file_format: str,
     naming: str | None = None,
     size_hw: Size = None,
+    int8: Int8 | None = None,
 ) -> dict:
     """Write OUTPUT (its suffix is the format) and its card, OUTPUT.json; returns the card.
 
     file_format  one of WEIGHTS or PROGRAMS; beside a StableHLO file comes its loader, load_stablehlo.py
     naming       of weights, one of names.ORIGINS; None: official
     size_hw      of the images that a program takes, or "any"; None: the checkpoint's eval.size_hw for onnx, else any
-    Raises       ExportError, EngineError, CheckpointError or WeightsFileError with one line.
+    int8         how an onnx file is quantised and measured, None: not at all
+    Raises       ExportError, EngineError, Int8Error, CheckpointError or WeightsFileError with one line.
     """
     output = Path(output)
     _check_arguments(output, file_format, naming, size_hw)
+    if int8 and file_format != "onnx":
+        raise ExportError(f"--int8: {file_format} given, expected --format onnx, which alone is quantised")
     _make_folder(output)
     loaded, model = _loaded(checkpoint)
     card = _card(loaded, fingerprint.weights_sha256(model))
@@ -56,8 +61,10 @@ def export(
         about, write = _weights(checkpoint, loaded, model, naming or "official", file_format)
     else:
         _check_segmenter(checkpoint, loaded)
-        program = _stablehlo if file_format == "stablehlo" else _onnx
-        about, write = program(loaded, model, size_hw, card)
+        if file_format == "stablehlo":
+            about, write = _stablehlo(loaded, model, size_hw, card)
+        else:
+            about, write = _onnx(loaded, model, size_hw, card, int8)
     card |= about
     try:
         write(output)
@@ -164,7 +171,9 @@ def _stablehlo(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[d
     }, write
 
 
-def _onnx(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[dict, Callable[[Path], object]]:
+def _onnx(
+    loaded: Loaded, model: DDRNet, size: Size, card: dict, int8: Int8 | None
+) -> tuple[dict, Callable[[Path], object]]:
     view = prediction_view(loaded.experiment.view)
     size_hw = None if size == "any" else size or view.size_hw
     if view.tile_hw and (not size_hw or view.tile_hw[0] < size_hw[0] or view.tile_hw[1] < size_hw[1]):
@@ -175,9 +184,12 @@ def _onnx(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[dict, 
         f"ONNX Runtime agrees: logits within {agreement.relative_logit_difference:.0e} of the largest, "
         f"{agreement.differing_pixels} of {agreement.pixels} pixels differ"
     )
-    return about | {"agreement": agreement._asdict(), "notes": [note]}, lambda output: regular_files.write(
-        output, program
-    )
+    about |= {"agreement": agreement._asdict(), "notes": [note]}
+    if int8:
+        program, measured = quantised(program, int8, loaded.experiment)
+        about |= {"int8": measured._asdict(), "notes": [note, *measured.lines()]}
+        program = with_card(program, card | about)
+    return about, lambda output: regular_files.write(output, program)
 
 
 def _about_program(size_hw: tuple[int, int] | None) -> dict:

@@ -17,6 +17,9 @@ from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet, DownSa
 from ddrnet_jax.models.folding import Folded
 
 CENTRED, LOGITS = "centred", "logits"  # images less the mean, f32[B,3,H,W]; f32[B,C,ceil(H/8),ceil(W/8)]
+HIGH_STRIDE, DAPPM_STRIDE = 8, 64  # image pixels a pixel of the high branch, and of DAPPM's maps
+# How the names of nodes begin: what may be quantised, and what loses by it (DAPPM, the classifier) or gains nothing.
+BODY, FLOAT = "body.", "float."
 OPSET, IR_VERSION = 18, 8  # of 2022: any runtime of today reads them
 HALF_PIXEL_BILINEAR = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
 _FLOAT, _UINT8 = 1, 2  # onnx.TensorProto's numbers
@@ -27,12 +30,14 @@ class _Nodes:
 
     def __init__(self, onnx):
         self._onnx, self.nodes, self.constants = onnx, [], []
+        self.part = FLOAT  # the beginning of the names of the nodes to come
 
     def add(self, op: str, *inputs: str | np.ndarray, output: str | None = None, **attributes) -> str:
         """The name of a new node's output; inputs are such names, or arrays."""
         names = [i if isinstance(i, str) else self._constant(i) for i in inputs]
-        output = output or f"{op}_{len(self.nodes)}"
-        self.nodes.append(self._onnx.helper.make_node(op, names, [output], name=output, **attributes))
+        name = f"{self.part}{op}_{len(self.nodes)}"
+        output = output or name
+        self.nodes.append(self._onnx.helper.make_node(op, names, [output], name=name, **attributes))
         return output
 
     def _constant(self, array: np.ndarray) -> str:
@@ -46,10 +51,18 @@ class _Nodes:
     def plus(self, a: str, b: str) -> str:
         return self.add("Add", a, b)
 
-    def resize_like(self, x: str, other: str) -> str:
-        """x at the size of another map; a runtime that knows the sizes computes them once."""
-        size_hw = self.add("Shape", other, start=2, end=4)
-        return self.add("Resize", x, "", "", size_hw, axes=[2, 3], **HALF_PIXEL_BILINEAR)
+    def resize(self, x: str, stride: int) -> str:
+        """x at the size of the maps of this stride.
+
+        All four lengths are given: where ONNX Runtime moves transposes, as in int8, it takes two for the first two.
+        """
+        size_hw = self.add("Div", self.add("Add", self.image_hw(), np.array([stride - 1])), np.array([stride]))
+        lengths = self.add("Concat", self.add("Shape", x, start=0, end=2), size_hw, axis=0)
+        return self.add("Resize", x, "", "", lengths, **HALF_PIXEL_BILINEAR)
+
+    def image_hw(self) -> str:
+        """i64[2]"""
+        return self.add("Shape", IMAGES, start=1, end=3)
 
 
 def program(onnx: Any, model: DDRNet, size_hw: tuple[int, int] | None) -> Any:
@@ -121,13 +134,14 @@ def _cropped(g: _Nodes, cells: str, like: str) -> None:
     """Masks of cells u8[B,h+1,w+1,64]: half a cell lies outside on each side."""
     rows = g.add("Transpose", g.add("Reshape", cells, np.array([0, 0, 0, 8, 8])), perm=[0, 1, 3, 2, 4])
     pixels = g.add("Reshape", rows, g.add("Mul", g.add("Shape", like), np.array([1, 8, 8])))
-    end = g.add("Add", g.add("Shape", IMAGES, start=1, end=3), np.array([4, 4]))
+    end = g.add("Add", g.image_hw(), np.array([4, 4]))
     g.add("Slice", pixels, np.array([4, 4]), end, np.array([1, 2]), output=MASKS)
 
 
 def _network(g: _Nodes, model: DDRNet, x: str) -> str:
     """As DDRNet.__call__ of a segmenter."""
     scale = 1 / (255 * np.array(IMAGENET_STD, np.float32))
+    g.part = BODY
     for i, conv_bn in enumerate(model.stem):
         x = g.relu(_conv_bn(g, conv_bn, x, input_scale=scale if i == 0 else None))
     x = g.relu(_stage(g, model.layer2, g.relu(_stage(g, model.layer1, x))))
@@ -136,14 +150,18 @@ def _network(g: _Nodes, model: DDRNet, x: str) -> str:
         low, high = (g.relu(branch) for branch in _dual_stage(g, stage, low, high))
     low, high = _dual_stage(g, model.stage4, low, high)
     low, high = _bottleneck(g, model.low5, g.relu(low)), _bottleneck(g, model.high5, g.relu(high))
-    context = g.resize_like(_dappm(g, model.dappm, low), high)
-    return _pre_act(g, model.head.classifier, _pre_act(g, model.head.hidden, g.plus(context, high)))
+    g.part = FLOAT
+    context = g.resize(_dappm(g, model.dappm, low), HIGH_STRIDE)
+    g.part = BODY
+    hidden = _pre_act(g, model.head.hidden, g.plus(context, high))
+    g.part = FLOAT
+    return _pre_act(g, model.head.classifier, hidden)
 
 
 def _dual_stage(g: _Nodes, m: DualStage, low: str, high: str) -> tuple[str, str]:
     low, high = _stage(g, m.low, low), _stage(g, m.high, high)
     high_to_low = _down(g, m.down, g.relu(high))
-    low_to_high = g.resize_like(_conv_bn(g, m.compression, g.relu(low)), high)
+    low_to_high = g.resize(_conv_bn(g, m.compression, g.relu(low)), HIGH_STRIDE)
     return g.plus(low, high_to_low), g.plus(high, low_to_high)
 
 
@@ -175,7 +193,7 @@ def _dappm(g: _Nodes, m: DAPPM, x: str) -> str:
     pooled.append(g.add("GlobalAveragePool", x))
     outputs = [_pre_act(g, m.scales[0], x)]
     for scale, process, p in zip(list(m.scales)[1:], m.processes, pooled, strict=True):
-        outputs.append(_pre_act(g, process, g.plus(outputs[-1], g.resize_like(_pre_act(g, scale, p), x))))
+        outputs.append(_pre_act(g, process, g.plus(outputs[-1], g.resize(_pre_act(g, scale, p), DAPPM_STRIDE))))
     joined = g.add("Concat", *outputs, axis=1)
     return g.plus(_pre_act(g, m.compression, joined), _pre_act(g, m.shortcut, x))
 

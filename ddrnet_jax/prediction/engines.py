@@ -8,13 +8,13 @@ import logging
 import os
 from pathlib import Path
 
-from ddrnet_jax import regular_files
 from ddrnet_jax.data.sets import of_config
 from ddrnet_jax.exports import cached, onnx_engine
 from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
 from ddrnet_jax.prediction import segmenter
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import find, step_files
+from ddrnet_jax.runtime import cpu
 
 _log = logging.getLogger(__name__)
 AUTO, JAX = "auto", "jax"
@@ -85,16 +85,7 @@ def _has_accelerator() -> bool:
 def _fastest() -> str:
     """Of the engines for ONNX files. In bfloat16 OpenVINO takes half of ONNX Runtime's time; in float32 the same."""
     has_openvino = importlib.util.find_spec("openvino") is not None
-    return "openvino" if has_openvino and _computes_in_bfloat16() else "onnxruntime"
-
-
-def _computes_in_bfloat16() -> bool:
-    try:
-        lines = regular_files.read_text("/proc/cpuinfo").splitlines()
-    except OSError:  # no Linux
-        return False
-    features = next((line.split() for line in lines if line.startswith("flags")), [])
-    return "avx512_bf16" in features or "amx_bf16" in features
+    return "openvino" if has_openvino and cpu.has("avx512_bf16", "amx_bf16") else "onnxruntime"
 
 
 def _exported(step: Path, engine: str) -> tuple[OnnxPredictor | None, str | None]:

@@ -149,7 +149,7 @@ def test_bfloat16_decides_which_engine_is_fastest(monkeypatch):
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
     for flags, fastest in (("avx2 avx512_bf16", "openvino"), ("avx2", "onnxruntime")):
         monkeypatch.setattr(
-            engines.regular_files, "read_text", lambda path, flags=flags: f"model: 1\nflags : {flags}\n"
+            engines.cpu.regular_files, "read_text", lambda path, flags=flags: f"model: 1\nflags : {flags}\n"
         )
         assert engines._fastest() == fastest
 
