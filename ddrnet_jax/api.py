@@ -19,6 +19,7 @@ from ddrnet_jax.data.own import OwnSamples, as_sample
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import metrics
+from ddrnet_jax.evaluation.comparison import scores_of_masks
 from ddrnet_jax.evaluation.evaluate import Evaluator, samples_to_evaluate
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View
 from ddrnet_jax.models import variables
@@ -112,7 +113,7 @@ def evaluate(
         else:
             samples = _some((as_sample(each, i, num_classes=count) for i, each in enumerate(_each(source))))
         if isinstance(segmenter, Segmenter) and model is None:
-            return _scores_of_masks(segmenter, samples, count)
+            return scores_of_masks(segmenter.predict, samples, count)
         view = view or getattr(segmenter, "view", None) or WHOLE_IMAGES
         graphdef, *split = variables.split(model)
         mesh = devices.local_mesh(devices.data_mesh())
@@ -143,16 +144,6 @@ def batches(config: ConfigDict, *, first_step: int = 0) -> Iterator[dict[str, np
 def _each(source: Any) -> Iterator:
     """The items of a sequence without `__iter__`, or of any iterable."""
     return iter(source) if hasattr(source, "__iter__") else (source[i] for i in range(len(source)))
-
-
-def _scores_of_masks(segmenter: Segmenter, samples: Iterable[Sample], num_classes: int) -> metrics.Scores:
-    total = np.zeros((num_classes, num_classes), np.int64)
-    for sample in samples:
-        mask = segmenter.predict(sample["image"])
-        total += np.asarray(
-            metrics.confusion(np.asarray(sample["label"], np.int32), np.asarray(mask, np.int32), num_classes)
-        )
-    return metrics.scores(total)
 
 
 def _some(samples: Iterator[Sample]) -> Iterator[Sample]:

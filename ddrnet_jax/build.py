@@ -1,4 +1,4 @@
-"""A config's meaning, resolved once: config -> Experiment. Below this nobody takes a config."""
+"""A config's meaning, resolved once: config -> Experiment. Below this nobody takes a config, but for its classes."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,10 +13,8 @@ from ddrnet_jax.data import pseudo_labels
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets import layouts
-from ddrnet_jax.data.sets import scenes as scene_sets
-from ddrnet_jax.data.sets.folder import Folder, folder_spec
-from ddrnet_jax.data.sets.imagenet import imagenet_spec
-from ddrnet_jax.data.sets.known import SPECS
+from ddrnet_jax.data.sets.folder import folder_spec
+from ddrnet_jax.data.sets.of_config import dataset_spec
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, SceneImages, Scenes
 from ddrnet_jax.data.transforms import Augment, AugmentImage, CentreCrop
@@ -154,28 +152,6 @@ def experiment(config: ConfigDict) -> Experiment:
         checkpoint_every_steps=config.checkpoint.every_steps,
         checkpoint_keep=config.checkpoint.keep,
     )
-
-
-def dataset_spec(config: ConfigDict) -> DatasetSpec:
-    """The classes, colours and label values of the config's data set. Raises DataError if they disagree."""
-    return dataclasses.replace(_labels_spec(config), value_range=tuple(config.data.value_range))
-
-
-def _labels_spec(config: ConfigDict) -> DatasetSpec:
-    d = config.data
-    if d.name == "folder":
-        return own_folder(config, d.classes)
-    if d.name == "imagenet":
-        return imagenet_spec(d.classes)
-    return scene_sets.IMAGES if d.name == "scenes" and config.task == "classification" else SPECS[d.name]
-
-
-def own_folder(config: ConfigDict, classes: Sequence[str]) -> Folder:
-    """The user's own folder with these classes. Raises DataError if the settings disagree."""
-    d = config.data
-    ways = {"image_folder": d.images, "label_folder": d.labels, "lists": d.lists}
-    shares = {"val_share": d.val_share, "val_split": d.eval_split}
-    return folder_spec(classes, d.colors, d.label_values, d.ignore_values, **ways, **shares)
 
 
 def sources_to_prepare(config: ConfigDict) -> dict[str, FolderPairs | Scenes]:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ddrnet_jax import memory, regular_files
+from ddrnet_jax import memory
 from ddrnet_jax.runs import provenance
-from ddrnet_jax.runtime import compilation
+from ddrnet_jax.runtime import compilation, cpu
 
 _MATRIX = {"cpu": 2048}  # rows and columns: a tenth of a second on a laptop
 _MATRIX_ELSEWHERE = 8192
@@ -85,7 +85,7 @@ def description() -> dict:
         "device": device.device_kind,
         "devices_visible": jax.device_count(),
         "devices_used": 1,
-        "cpu": _cpu_name(),
+        "cpu": cpu.name(),
         "cpu_cores": cores,
         "available_bytes": available_bytes(),
         "system": machine.platform(),
@@ -102,8 +102,8 @@ def load() -> float | None:
 
 def label(described: dict) -> str:
     """The device's name in a sentence."""
-    cpu = f"{described['cpu']}, {described['cpu_cores']} cores"
-    return cpu if described["platform"] == "cpu" else f"{described['device']} (host: {cpu})"
+    host = f"{described['cpu']}, {described['cpu_cores']} cores"
+    return host if described["platform"] == "cpu" else f"{described['device']} (host: {host})"
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
@@ -111,14 +111,6 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     names = ("jax", "jaxlib", "flax", "ddrnet-jax", *packages)
     absent = dict.fromkeys(names, "not installed as a package")
     return {"python": machine.python_version()} | absent | provenance.versions(names)
-
-
-def _cpu_name() -> str:
-    try:
-        lines = regular_files.read_text("/proc/cpuinfo").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):  # no Linux, or Arm
-        return machine.processor() or machine.machine()
 
 
 def practical_peaks(wanted: Sequence[Precision]) -> dict:

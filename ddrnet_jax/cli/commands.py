@@ -27,12 +27,33 @@ def _train(arguments, overrides) -> None:
 
 def _evaluate(arguments, overrides) -> None:
     from ddrnet_jax.evaluation import evaluate
+    from ddrnet_jax.prediction import scoring
 
     processes.end_at_sigterm()
-    experiment = _experiment(arguments, overrides)
-    result = evaluate.evaluate_checkpoint(experiment, _checkpoint(arguments))
-    if processes.is_first():
-        print(result.table(experiment.spec.classes))
+    experiment, checkpoint = _experiment(arguments, overrides), _checkpoint(arguments)
+    classes, is_file = experiment.spec.classes, Path(checkpoint).suffix in scoring.FILES
+    if not (arguments.engine or arguments.compare or is_file):
+        result = evaluate.evaluate_checkpoint(experiment, checkpoint)
+        if processes.is_first():
+            print(result.table(classes))
+        return
+    if processes.is_joined():
+        raise UsageError("--distributed: engines and exported files are evaluated by one process")
+    engine = arguments.engine or ("auto" if is_file else "jax")
+    if arguments.compare:
+        compared = scoring.compare(experiment, (checkpoint, engine), _other(arguments.compare, checkpoint))
+        print("\n".join([compared.scores.table(classes), *compared.lines(classes)]))
+    else:
+        print(scoring.evaluate(experiment, checkpoint, engine).table(classes))
+
+
+def _other(compare: str, checkpoint: str) -> tuple[str, str]:
+    """(checkpoint, engine) of --compare: an engine's name for the same checkpoint, or another checkpoint or file."""
+    from ddrnet_jax.prediction import scoring
+
+    if compare in flags.ENGINES:
+        return checkpoint, compare
+    return compare, "auto" if Path(compare).suffix in scoring.FILES else "jax"
 
 
 def _predict(arguments, overrides) -> None:
@@ -41,7 +62,7 @@ def _predict(arguments, overrides) -> None:
     wanted = _optional_experiment(arguments, overrides)
     checkpoint = _checkpoint(arguments)
     output = arguments.output or "predictions"
-    options = {"engine": arguments.engine or "jax", "side_by_side": arguments.side_by_side}
+    options = {"engine": arguments.engine or "auto", "side_by_side": arguments.side_by_side}
     if arguments.input:
         count = predict.predict_files(checkpoint, arguments.input, output, **options)
     else:
@@ -76,15 +97,33 @@ def _import_weights(arguments, overrides) -> None:
 def _export(arguments, overrides) -> None:
     from ddrnet_jax.exports import export
 
-    if arguments.config or overrides:
-        raise UsageError("--mode export takes no --config: a checkpoint carries its own")
+    if (arguments.config or overrides) and not arguments.int8:
+        raise UsageError("--mode export takes no --config but with --int8: a checkpoint carries its own")
     output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
-    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_hw(arguments.size)}
+    options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_or_any(arguments.size)}
+    options["int8"] = _int8(arguments, overrides)
     card = export.export(_checkpoint(arguments), output, **options)
     for note in card["notes"]:
         print(f"note: {note}")
     what = "weights are" if file_format in export.WEIGHTS else "the network is"
     print(f"{what} in {output}, classes, colours and more in {export.card_path(Path(output))}")
+
+
+def _int8(arguments, overrides):
+    """How the flags ask for int8, None where they do not."""
+    from ddrnet_jax.exports import int8
+
+    given = {name: getattr(arguments, name) for name in ("calibrate", "max_loss") if getattr(arguments, name)}
+    if not arguments.int8:
+        if given:
+            raise UsageError(f"--{next(iter(given))}: says how to quantise; add --int8")
+        return None
+    options = {}
+    if arguments.calibrate:
+        options["images"] = flags.positive(arguments.calibrate, "calibrate", int)
+    if arguments.max_loss:
+        options["largest_loss"] = flags.positive(arguments.max_loss, "max_loss", float)
+    return int8.Int8(_optional_experiment(arguments, overrides), **options)
 
 
 def _benchmark(arguments, overrides) -> None:
@@ -147,15 +186,15 @@ def _check_data(arguments, overrides) -> int:
 
 def _say_how_unnamed_classes_lie(config) -> None:
     """Prints how the files of a folder lie whose classes are not set yet; who needs them says that they must be."""
-    from ddrnet_jax import build
     from ddrnet_jax.data.check import recognise
     from ddrnet_jax.data.check import report as check_report
+    from ddrnet_jax.data.sets import of_config
 
     d = config.data
     if d.name != "folder" or d.classes or not d.root:
         return
     unnamed = [f"class {number}" for number in range(max(2, len(d.colors or d.label_values)))]
-    found = recognise.finding(d.root, build.own_folder(config, unnamed), d.train_split, d.eval_split)
+    found = recognise.finding(d.root, of_config.own_folder(config, unnamed), d.train_split, d.eval_split)
     if found:
         print("\n".join(check_report.finding_lines(found)))
 
@@ -265,6 +304,7 @@ def _optional_experiment(arguments, overrides):
     return _experiment(arguments, overrides) if _optional_config(arguments, overrides) else None
 
 
+WITHOUT_JAX = ("predict",)  # whose engine loads it where it needs it
 RUN = {
     "train": _train,
     "evaluate": _evaluate,

@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Collection
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
@@ -27,13 +27,15 @@ _EPILOG = """\
 modes:
   train     train, evaluate and checkpoint in --workdir; run again, it resumes
   evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split;
-            of a classifier top-1 and top-5 accuracy
+            of a classifier top-1 and top-5 accuracy; by --engine, or of an
+            exported .onnx or .stablehlo file, by the same images and counter;
+            --compare ENGINE or FILE: the pixels that differ, and where
   predict   --input (an image, a folder of images, or a video) -> OUTPUT/masks/
             <stem>.png (train ids) and OUTPUT/overlays/<stem>.png, of a video
             .mkv (lossless) and .mp4; --side_by_side shows the image beside;
             without --input, the held-out images of the run (or of --config),
             and OUTPUT/samples.png;
-            --engine onnxruntime: --checkpoint is an exported .onnx file
+            --checkpoint may be an exported .onnx or .stablehlo file
   pseudo_label  --input (frames without labels) -> OUTPUT/images/pseudo and
             OUTPUT/labels/pseudo, masks of --checkpoint to train on, 255 where
             it gives its class less than --confidence; it looks as the config's
@@ -44,7 +46,10 @@ modes:
   export    --checkpoint -> --output as --format safetensors or pth, by the
             names of --naming, or as a program from u8 image to u8 mask with the
             weights inside: stablehlo (any size, runs with jax alone) or onnx
-            (of one --size); and a card OUTPUT.json
+            (--size any, or of one size, HxW); and a card OUTPUT.json; --int8
+            quantises an onnx file by --calibrate training images and says what
+            it loses on the eval split (of --config, else the checkpoint's),
+            and gains in time; beyond --max_loss points nothing is written
   benchmark  latency and FPS of the three networks (of --checkpoint's alone) at
             the paper's sizes by four protocols, beside --engines, as a table,
             JSON and a page in --output (default: runs/benchmark); it says first
@@ -87,6 +92,9 @@ _MOST_PIXELS = 2**26  # of an image that a network sees at once
 _MOST = 1e9  # of any other number
 
 
+ENGINES = ("auto", "jax", "onnxruntime", "openvino")
+
+
 class UsageError(UserError):
     """The flags do not make a command."""
 
@@ -94,11 +102,11 @@ class UsageError(UserError):
 # The flags beside --config that a mode takes.
 FLAGS = {
     "train": {"workdir", "distributed"},
-    "evaluate": {"workdir", "checkpoint", "distributed"},
+    "evaluate": {"workdir", "checkpoint", "distributed", "engine", "compare"},
     "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
     "pseudo_label": {"workdir", "checkpoint", "input", "output", "confidence"},
     "import_weights": {"input", "output"},
-    "export": {"workdir", "checkpoint", "output", "format", "naming", "size"},
+    "export": {"workdir", "checkpoint", "output", "format", "naming", "size", "int8", "calibrate", "max_loss"},
     "benchmark": {"checkpoint", "output", "engines", "variants", "sizes", "protocols", "batch_sizes", "seconds"},
     "submit": {"workdir", "checkpoint", "output"},
     "check_data": {"output"},
@@ -133,12 +141,19 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         metavar="HOW",
         help="train, evaluate: off (default); auto (TPU pod, SLURM); host:port,processes,index",
     )
-    parser.add_argument("--compare", metavar="DIR", help="report: a second workdir or step, side by side")
+    parser.add_argument(
+        "--compare", metavar="DIR", help="report: a second workdir or step; evaluate: an engine or a file"
+    )
     parser.add_argument("--input", metavar="PATH", help="image, folder or video to predict; weights file")
     parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
-    parser.add_argument("--size", metavar="HxW", help="export: of the images an onnx file takes, as 1024x2048")
-    parser.add_argument("--engine", choices=("jax", "onnxruntime"), help="that predicts (default: jax)")
+    parser.add_argument("--size", metavar="HxW", help="export: of the images a program takes, as 1024x2048, or any")
+    parser.add_argument(
+        "--engine", choices=ENGINES, help="predict: default auto, the fastest here; evaluate: default jax"
+    )
+    parser.add_argument("--int8", action="store_true", help="export: quantise an onnx file")
+    parser.add_argument("--calibrate", metavar="N", help="export: training images that calibrate int8 (default: 64)")
+    parser.add_argument("--max_loss", metavar="POINTS", help="export: of mIoU, that int8 may cost (default: 1)")
     parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
     parser.add_argument("--verbose", action="store_true", help="what the libraries log too")
@@ -202,6 +217,11 @@ def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float
             return value
     expected = "whole numbers" if kind is int else "a number"
     raise UsageError(f"--{name} {cut(text, 80)}: expected {expected} above 0 and below {_MOST:g}")
+
+
+def size_or_any(text: str | None) -> tuple[int, int] | Literal["any"] | None:
+    """As `size_hw`, or the word "any". Raises UsageError."""
+    return "any" if text == "any" else size_hw(text)
 
 
 def size_hw(text: str | None, name: str = "size") -> tuple[int, int] | None:

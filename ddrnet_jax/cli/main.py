@@ -25,11 +25,13 @@ def main(argv: list[str] | None = None) -> int:
         log.configure(verbose=arguments.verbose)
         if setting == "off":  # else all processes are told of a wrong config
             commands.read_config(arguments, overrides)  # before jax is loaded
-        from ddrnet_jax.runtime import compilation, devices
+        if arguments.mode not in commands.WITHOUT_JAX:
+            from ddrnet_jax.runtime import compilation, devices
 
-        compilation.enable_cache()
+            compilation.enable_cache()
         with processes.joined(setting, leaving_in_order=(Preempted, StoppedByUser)):
-            devices.check()
+            if arguments.mode not in commands.WITHOUT_JAX:
+                devices.check()
             code = commands.RUN[arguments.mode](arguments, overrides) or 0
         if arguments.mode != "train" and (problem := streams.output_problem()):  # a run is on its disk
             raise OSError(problem.errno, f"standard output: {problem.strerror}")

@@ -4,9 +4,9 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
@@ -14,6 +14,7 @@ from ddrnet_jax.evaluation.views import prediction_view
 from ddrnet_jax.exports import load_stablehlo
 from ddrnet_jax.exports import onnx as to_onnx
 from ddrnet_jax.exports import stablehlo as to_stablehlo
+from ddrnet_jax.exports.int8 import Int8, quantised, with_card
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.models.folding import fold
@@ -25,6 +26,7 @@ from ddrnet_jax.weights import fingerprint, origins, state_dicts
 from ddrnet_jax.weights.card import CONFIG_ENTRY, card_path
 
 WEIGHTS, PROGRAMS = ("safetensors", "pth"), ("stablehlo", "onnx")
+Size = tuple[int, int] | Literal["any"] | None
 
 
 class ExportError(UserError):
@@ -37,27 +39,32 @@ def export(
     *,
     file_format: str,
     naming: str | None = None,
-    size_hw: tuple[int, int] | None = None,
+    size_hw: Size = None,
+    int8: Int8 | None = None,
 ) -> dict:
     """Write OUTPUT (its suffix is the format) and its card, OUTPUT.json; returns the card.
 
     file_format  one of WEIGHTS or PROGRAMS; beside a StableHLO file comes its loader, load_stablehlo.py
     naming       of weights, one of names.ORIGINS; None: official
-    size_hw      of the images that a program takes. None: stablehlo any, onnx the checkpoint's eval.size_hw
-    Raises       ExportError, EngineError, CheckpointError or WeightsFileError with one line.
+    size_hw      of the images that a program takes, or "any"; None: the checkpoint's eval.size_hw for onnx, else any
+    int8         how an onnx file is quantised and measured, None: not at all
+    Raises       ExportError, EngineError, Int8Error, CheckpointError or WeightsFileError with one line.
     """
     output = Path(output)
     _check_arguments(output, file_format, naming, size_hw)
+    if int8 and file_format != "onnx":
+        raise ExportError(f"--int8: {file_format} given, expected --format onnx, which alone is quantised")
     _make_folder(output)
-    loaded = checkpoints.load_weights(checkpoint)
-    model = variables.merge(loaded.graphdef, *jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats)))
+    loaded, model = _loaded(checkpoint)
     card = _card(loaded, fingerprint.weights_sha256(model))
     if file_format in WEIGHTS:
         about, write = _weights(checkpoint, loaded, model, naming or "official", file_format)
     else:
         _check_segmenter(checkpoint, loaded)
-        program = _stablehlo if file_format == "stablehlo" else _onnx
-        about, write = program(loaded, model, size_hw, card)
+        if file_format == "stablehlo":
+            about, write = _stablehlo(loaded, model, size_hw, card)
+        else:
+            about, write = _onnx(loaded, model, size_hw, card, int8)
     card |= about
     try:
         write(output)
@@ -67,7 +74,25 @@ def export(
     return card
 
 
-def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw: tuple[int, int] | None) -> None:
+def onnx_of_any_size(checkpoint: str | Path) -> bytes:
+    """The ONNX file of a checkpoint for images of any size, its card inside.
+
+    Raises ExportError, EngineError or CheckpointError with one line.
+    """
+    loaded, model = _loaded(checkpoint)
+    _check_segmenter(checkpoint, loaded)
+    if not isinstance(model, DDRNet):
+        raise to_onnx.EngineError("its network is no DDRNet")
+    card = _card(loaded, fingerprint.weights_sha256(model)) | _about_program(None)
+    return to_onnx.to_onnx(model, None, json.dumps(card))[0]
+
+
+def _loaded(checkpoint: str | Path) -> tuple[Loaded, DDRNet]:
+    loaded = checkpoints.load_weights(checkpoint)
+    return loaded, variables.merge(loaded.graphdef, *jax.device_put((loaded.params, loaded.batch_stats)))
+
+
+def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw: Size) -> None:
     if file_format not in WEIGHTS + PROGRAMS:
         raise ExportError(f"format {file_format!r} given, expected one of {', '.join(WEIGHTS + PROGRAMS)}")
     if output.suffix != f".{file_format}":
@@ -75,7 +100,7 @@ def _check_arguments(output: Path, file_format: str, naming: str | None, size_hw
     if naming and file_format in PROGRAMS:
         raise ExportError(f"--naming {naming}: {file_format} files have no tensor names; {' and '.join(WEIGHTS)} have")
     if size_hw and file_format in WEIGHTS:
-        size = "x".join(map(str, size_hw))
+        size = size_hw if size_hw == "any" else "x".join(map(str, size_hw))
         raise ExportError(
             f"--size {size}: weights in {file_format} files have no image size; {' and '.join(PROGRAMS)} have"
         )
@@ -126,10 +151,8 @@ def _weights(
     }, write
 
 
-def _stablehlo(
-    loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
-) -> tuple[dict, Callable[[Path], object]]:
-    view = prediction_view(loaded.experiment.view)
+def _stablehlo(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[dict, Callable[[Path], object]]:
+    view, size_hw = prediction_view(loaded.experiment.view), None if size == "any" else size
     if view.tile_hw and not (size_hw or view.size_hw):
         raise ExportError("eval.tile_hw: a program that sees tiles takes images of one size; say which with --size")
     program = to_stablehlo.to_stablehlo(fold(model), view, size_hw)
@@ -149,13 +172,11 @@ def _stablehlo(
 
 
 def _onnx(
-    loaded: Loaded, model: DDRNet, size_hw: tuple[int, int] | None, card: dict
+    loaded: Loaded, model: DDRNet, size: Size, card: dict, int8: Int8 | None
 ) -> tuple[dict, Callable[[Path], object]]:
     view = prediction_view(loaded.experiment.view)
-    size_hw = size_hw or view.size_hw
-    if size_hw is None:
-        raise ExportError("--format onnx takes images of one size; say which: --size HEIGHTxWIDTH")
-    if view.tile_hw and (view.tile_hw[0] < size_hw[0] or view.tile_hw[1] < size_hw[1]):
+    size_hw = None if size == "any" else size or view.size_hw
+    if view.tile_hw and (not size_hw or view.tile_hw[0] < size_hw[0] or view.tile_hw[1] < size_hw[1]):
         raise ExportError(f"eval.tile_hw: an onnx file sees no tiles; --size must fit into {view.tile_hw}")
     about = _about_program(size_hw)
     program, agreement = to_onnx.to_onnx(model, size_hw, json.dumps(card | about))
@@ -163,9 +184,12 @@ def _onnx(
         f"ONNX Runtime agrees: logits within {agreement.relative_logit_difference:.0e} of the largest, "
         f"{agreement.differing_pixels} of {agreement.pixels} pixels differ"
     )
-    return about | {"agreement": agreement._asdict(), "notes": [note]}, lambda output: regular_files.write(
-        output, program
-    )
+    about |= {"agreement": agreement._asdict(), "notes": [note]}
+    if int8:
+        program, measured = quantised(program, int8, loaded.experiment)
+        about |= {"int8": measured._asdict(), "notes": [note, *measured.lines()]}
+        program = with_card(program, card | about)
+    return about, lambda output: regular_files.write(output, program)
 
 
 def _about_program(size_hw: tuple[int, int] | None) -> dict:

@@ -1,11 +1,12 @@
-"""Prediction by an exported ONNX file through ONNX Runtime."""
+"""Engines that run an exported ONNX file: ONNX Runtime, OpenVINO. They load no JAX."""
 
 import importlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -27,12 +28,13 @@ class EngineError(UserError):
     """Another engine is not installed, cannot use a file, or computes something else than we do."""
 
 
-def installed(name: str, extra: str = "onnx") -> ModuleType:
-    """A package of one of our extras: onnx, onnxruntime. Raises EngineError with the command that installs it."""
+def installed(name: str, extra: str = "") -> ModuleType:
+    """A package that an engine needs. Raises EngineError with the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as e:
-        raise EngineError(f"{name} is not installed: pip install 'ddrnet-jax[{extra}]'") from e
+        what = f"'ddrnet-jax[{extra}]'" if extra else name
+        raise EngineError(f"{name} is not installed: pip install {what}") from e
 
 
 def session(model: bytes | str) -> "onnxruntime.InferenceSession":
@@ -40,43 +42,97 @@ def session(model: bytes | str) -> "onnxruntime.InferenceSession":
     return installed("onnxruntime").InferenceSession(model, providers=["CPUExecutionProvider"])
 
 
+class Program(NamedTuple):
+    """An exported file, made ready by an engine.
+
+    masks    u8[B,H,W,3] RGB -> u8[B,H,W] train ids
+    size_hw  of the images; None: any, and any number
+    card     what the file says about itself
+    engine   what runs it, in words
+    """
+
+    masks: Callable[[np.ndarray], np.ndarray]
+    size_hw: tuple[int, int] | None
+    card: dict
+    engine: str
+
+
+def _by_onnxruntime(file: bytes) -> Program:
+    ready = session(file)
+    size_hw = ready.get_inputs()[0].shape[1:3]
+    return Program(
+        lambda images: ready.run([MASKS], {IMAGES: images})[0],
+        tuple(size_hw) if isinstance(size_hw[0], int) else None,
+        json.loads(ready.get_modelmeta().custom_metadata_map[CARD]),
+        f"onnxruntime {installed('onnxruntime').__version__} on the CPU",
+    )
+
+
+def _by_openvino(file: bytes) -> Program:
+    """In bfloat16 where the CPU computes in it, which OpenVINO chooses itself."""
+    core = installed("openvino", "openvino").Core()
+    model = core.read_model(file)
+    card = json.loads(model.get_rt_info(["framework", CARD]).value)
+    is_fixed = not model.input(0).partial_shape.is_dynamic
+    compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    request, precision = compiled.create_infer_request(), compiled.get_property("INFERENCE_PRECISION_HINT")
+    return Program(
+        lambda images: request.infer({IMAGES: images})[MASKS].copy(),  # the next image takes its place
+        tuple(model.input(0).shape)[1:3] if is_fixed else None,
+        card,
+        f"openvino {installed('openvino').__version__.split('-')[0]} on the CPU in {precision.get_type_name()}",
+    )
+
+
+ENGINES = {"onnxruntime": _by_onnxruntime, "openvino": _by_openvino}
+
+
 class OnnxPredictor:
     """Images u8[H,W,3] -> masks u8[H,W] by a file of `export --format onnx`.
 
     config   of the run that the weights are from
-    size_hw  of the images that the network sees
+    size_hw  of the images that the network sees; None: any
+    engine   what runs it, in words
     """
 
-    def __init__(self, path: str | Path):
-        """Raises EngineError if onnxruntime is missing or the file is none of ours."""
+    def __init__(self, path: str | Path, engine: str = "onnxruntime", file: bytes | None = None):
+        """
+        engine  one of ENGINES
+        file    what the path holds, where it was read already
+
+        Raises EngineError if the engine is missing or the file is none of ours.
+        """
         self._is_told = False
         try:
-            self._session = session(regular_files.read_bytes(path))
-            card = json.loads(self._session.get_modelmeta().custom_metadata_map[CARD])
-            self.config = config_files.from_json(card["config"])
-            self.size_hw: tuple[int, int] = tuple(self._session.get_inputs()[0].shape[1:3])
+            program = ENGINES[engine](file or regular_files.read_bytes(path))
+            self.config = config_files.from_json(program.card["config"])
         except EngineError:
             raise
-        except Exception as e:  # ONNX Runtime's own have no common class
+        except Exception as e:  # the engines' own have no common class
             reason = str(e).splitlines()[0] if not isinstance(e, KeyError) else "it has no card"
             raise EngineError(f"--checkpoint {path}: not a file of export --format onnx ({reason})") from e
+        self._masks, self.size_hw, self.engine = program.masks, program.size_hw, program.engine
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """u8[H,W,3] RGB -> u8[H,W] train ids"""
         image_hw = image.shape[:2]
-        if image_hw != self.size_hw:
-            self._say_once(image_hw)
-            image = cv2.resize(image, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
-        mask = self._session.run([MASKS], {IMAGES: image[None]})[0][0]
-        if image_hw == self.size_hw:
-            return mask
-        return cv2.resize(mask, image_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        if self.size_hw in (None, image_hw):
+            return self._masks(np.ascontiguousarray(image[None]))[0]
+        self._say_once(image_hw, self.size_hw)
+        seen = cv2.resize(image, self.size_hw[::-1], interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(self._masks(seen[None])[0], image_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
-    def _say_once(self, image_hw: tuple[int, int]) -> None:
+    def batch(self, images: np.ndarray) -> np.ndarray:
+        """u8[B,H,W,3] RGB -> u8[B,H,W] train ids"""
+        if self.size_hw:
+            return np.stack([self(image) for image in images])
+        return self._masks(np.ascontiguousarray(images))
+
+    def _say_once(self, image_hw: tuple[int, ...], seen_hw: tuple[int, int]) -> None:
         if self._is_told:
             return
         self._is_told = True
         _log.warning(
-            f"images of {size(image_hw)} (HxW) are resized to the file's {size(self.size_hw)}, "
-            "and their masks back to the nearest pixel; an export with --size of theirs avoids it"
+            f"images of {size(image_hw)} (HxW) are resized to the file's {size(seen_hw)}, "
+            "and their masks back to the nearest pixel; an export with --size any avoids it"
         )

@@ -47,6 +47,7 @@ def _fold(conv: nnx.Conv, bn: BatchNorm) -> None:
     factor = scale / np.sqrt(var + EPSILON)
     bias = 0.0 if conv.bias is None else np.asarray(conv.bias[...], np.float64)
     dtype = conv.kernel.dtype
-    conv.kernel[...] = jnp.asarray(np.asarray(conv.kernel[...], np.float64) * factor, dtype)
-    conv.bias = nnx.Param(jnp.asarray((bias - mean) * factor + shift, dtype))
+    # Rounded by NumPy: JAX would compile a program for each shape.
+    conv.kernel[...] = jnp.asarray((np.asarray(conv.kernel[...], np.float64) * factor).astype(dtype))
+    conv.bias = nnx.Param(jnp.asarray(((bias - mean) * factor + shift).astype(dtype)))
     conv.use_bias = True

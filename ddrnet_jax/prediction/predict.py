@@ -4,34 +4,38 @@ import collections
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from ddrnet_jax import memory
-from ddrnet_jax.build import Experiment, experiment
 from ddrnet_jax.data import decode, files, pictures
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.remarks import Remarks
 from ddrnet_jax.data.samples import Sample, Source
-from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.outputs import Outputs
-from ddrnet_jax.prediction import segmenter, videos
+from ddrnet_jax.prediction import engines, videos
 from ddrnet_jax.prediction.files import SAMPLES, PredictionFiles, names_of
-from ddrnet_jax.prediction.segmenter import Segmenter
-from ddrnet_jax.runs.checkpoints import CheckpointError
+
+if TYPE_CHECKING:
+    from ddrnet_jax.build import Experiment
 
 _log = logging.getLogger(__name__)
-ENGINES = ("jax", "onnxruntime")
 _SHEET_ROWS = 6
 
 
 def predict_files(
-    checkpoint: str | Path, source: str | Path, output: str | Path, *, engine: str = "jax", side_by_side: bool = False
+    checkpoint: str | Path,
+    source: str | Path,
+    output: str | Path,
+    *,
+    engine: str = engines.AUTO,
+    side_by_side: bool = False,
 ) -> int:
     """Write OUTPUT/masks/<stem>.png and OUTPUT/overlays/<stem>.png for an image or every image of a folder.
 
-    engine        "jax", or "onnxruntime": the checkpoint is then a file of `export --format onnx`
+    engine        one of engines.ENGINES
     side_by_side  overlays show the image beside them
     Masks are u8 train ids at the image's own size. Of a video: see `videos.predict_video`.
     Returns how many images or frames were written.
@@ -44,7 +48,7 @@ def predict_files(
         videos.check(source)
     outputs = Outputs(output, inputs=paths.values() or [source])
     outputs.require(videos.names_of(source) if is_video else names_of(paths))
-    predictor = _loaded(checkpoint, engine)
+    predictor = engines.load(checkpoint, engine)
     results = PredictionFiles(outputs, predictor.spec, side_by_side=side_by_side)
     if is_video:
         return videos.predict_video(predictor.predict, source, results)
@@ -71,16 +75,19 @@ def predict_files(
 def predict_held_out(
     checkpoint: str | Path,
     output: str | Path,
-    wanted: Experiment | None = None,
+    wanted: "Experiment | None" = None,
     *,
-    engine: str = "jax",
+    engine: str = engines.AUTO,
     side_by_side: bool = False,
 ) -> int:
     """The same for held-out images, and OUTPUT/samples.png with some of them beside their labels.
 
     wanted  whose eval split is predicted; None: the checkpoint's own
     """
-    predictor = _loaded(checkpoint, engine)
+    from ddrnet_jax.build import experiment  # which loads JAX
+    from ddrnet_jax.evaluation.evaluate import check_same_classes
+
+    predictor = engines.load(checkpoint, engine)
     trained = experiment(predictor.config)
     check_same_classes(wanted or trained, checkpoint, trained)
     source = (wanted or trained).eval_source()
@@ -105,15 +112,6 @@ def _check_unique_stems(source: Source) -> None:
     stem, count = counts.most_common(1)[0]
     if count > 1:
         raise DataError(f"{count} images to predict are called {stem}; predict one split at a time")
-
-
-def _loaded(checkpoint: str | Path, engine: str) -> Segmenter:
-    """Raises CheckpointError or EngineError where the engine does not run such a file."""
-    if engine == "onnxruntime":
-        return segmenter.load_onnx(checkpoint)
-    if Path(checkpoint).suffix == ".onnx":
-        raise CheckpointError(f"--checkpoint {checkpoint}: an exported file; add --engine onnxruntime")
-    return segmenter.load(checkpoint)
 
 
 def _each(source: Source) -> Iterator[Sample]:

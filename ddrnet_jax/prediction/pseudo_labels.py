@@ -65,7 +65,7 @@ def pseudo_label(
         raise CheckpointError(f"{checkpoint}: an exported file gives no probabilities; give its checkpoint")
     if wanted is not None:
         check_same_classes(wanted, checkpoint, experiment(trained.config))
-    view = View(**wanted.view) if wanted else trained.view
+    view = View(**wanted.view) if wanted else trained.view or View()
     outputs = Outputs(output, inputs=paths.values())
     images = _new_folder(outputs)
     graphdef, *weights = variables.split(trained.model)

@@ -1,59 +1,30 @@
-"""The prediction object: images in, masks out, by a checkpoint, an exported file, or a model in hand."""
+"""The prediction object: images in, masks out, by a checkpoint, an exported file, or a model in hand.
+
+Loads JAX where a network of ours is run by it.
+"""
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
-from ddrnet_jax import build, regular_files
+from ddrnet_jax import regular_files
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import pictures
+from ddrnet_jax.data.sets import of_config
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.errors import UserError
-from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, mask_program, prediction_view
-from ddrnet_jax.exports import load_stablehlo
 from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
-from ddrnet_jax.models import variables
-from ddrnet_jax.models.ddrnet import DDRNet
-from ddrnet_jax.models.folding import fold
-from ddrnet_jax.models.inference import logits_program
-from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runs.step_files import CheckpointError
 from ddrnet_jax.weights.card import card_path
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from flax import nnx
 
-
-class Predictor:
-    """Images u8[H,W,3] -> masks u8[H,W] by the network, folded if it is a DDRNet; compiled once per image size."""
-
-    def __init__(self, model: nnx.Module, view: View = WHOLE_IMAGES, dtype: DTypeLike | None = None):
-        """
-        dtype  to compute in; None: the network's own
-        """
-        folded = fold(model, dtype) if isinstance(model, DDRNet) else model
-        graphdef, *weights = variables.split(folded)
-        self._weights = jax.device_put(weights)
-        self._masks = mask_program(graphdef, view)
-        self._seen_sizes: set[tuple[int, ...]] = set()
-
-    def __call__(self, image: np.ndarray) -> np.ndarray:
-        """u8[H,W,3] RGB -> u8[H,W] train ids"""
-        return self.batch(image[None])[0]
-
-    def batch(self, images: np.ndarray) -> np.ndarray:
-        """u8[B,H,W,3] RGB -> u8[B,H,W] train ids"""
-        if images.shape not in self._seen_sizes:
-            self._seen_sizes.add(images.shape)
-            _log.info(f"compiling for {images.shape[1]}x{images.shape[2]} (HxW) images")
-        return np.asarray(self._masks(self._weights, images))
+    from ddrnet_jax.evaluation.views import View
 
 
 class Segmenter:
@@ -71,12 +42,12 @@ class Segmenter:
         spec: DatasetSpec,
         *,
         config: ConfigDict | None = None,
-        model: nnx.Module | None = None,
-        view: View = WHOLE_IMAGES,
+        model: "nnx.Module | None" = None,
+        view: "View | None" = None,
     ):
         """
         predict_one  u8[H,W,3] RGB -> u8[H,W] train ids
-        view         that the model is evaluated by
+        view         that the model is evaluated by; None: whole images
         """
         self._predict_one, self.spec = predict_one, spec
         self.classes, self.colors = spec.classes, spec.colors
@@ -113,6 +84,9 @@ class Segmenter:
         """
         if self.model is None:
             raise UserError("an exported file gives masks, not logits; load the checkpoint that it was made from")
+        from ddrnet_jax.models import variables
+        from ddrnet_jax.models.inference import logits_program
+
         images = _checked(images)
         graphdef, *weights = variables.split(self.model)
         self._logits = self._logits or logits_program(graphdef)
@@ -124,7 +98,7 @@ class Segmenter:
         return pictures.overlay(image, mask, self.spec)
 
 
-def load(path: str | Path, *, network: Callable[[nnx.Rngs], nnx.Module] | None = None) -> Segmenter:
+def load(path: str | Path, *, network: "Callable[[nnx.Rngs], nnx.Module] | None" = None) -> Segmenter:
     """A segmenter of a workdir (its best, else latest step), a step's directory, an .onnx or a .stablehlo file.
 
     network  makes what the weights are of, for a network of your own; None: that of the checkpoint's config
@@ -136,14 +110,24 @@ def load(path: str | Path, *, network: Callable[[nnx.Rngs], nnx.Module] | None =
         return load_onnx(path)
     if kind == ".stablehlo":
         return _of_stablehlo(path)
+    return _of_checkpoint(path, network)
+
+
+def _of_checkpoint(path: Path, network: "Callable[[nnx.Rngs], nnx.Module] | None") -> Segmenter:
+    import jax
+
+    from ddrnet_jax.evaluation.views import View, prediction_view
+    from ddrnet_jax.models import variables
+    from ddrnet_jax.prediction.predictor import Predictor
+    from ddrnet_jax.runs import checkpoints
+
     loaded = checkpoints.load_weights(path, network=network)
     if loaded.experiment.task != "segmentation":
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"{path}: a classifier, expected a segmenter, which alone predicts masks; "
             "train one from it with config.init_from"
         )
-    weights = jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats))
-    model = variables.merge(loaded.graphdef, *weights)
+    model = variables.merge(loaded.graphdef, *jax.device_put((loaded.params, loaded.batch_stats)))
     model.eval()
     view, settings = prediction_view(loaded.experiment.view), View(**loaded.experiment.view)
     return Segmenter(Predictor(model, view), loaded.experiment.spec, config=loaded.config, model=model, view=settings)
@@ -152,10 +136,12 @@ def load(path: str | Path, *, network: Callable[[nnx.Rngs], nnx.Module] | None =
 def load_onnx(path: str | Path) -> Segmenter:
     """A segmenter of a file of `export --format onnx`, by ONNX Runtime. Raises EngineError with one line."""
     predictor = OnnxPredictor(path)
-    return Segmenter(predictor, build.dataset_spec(predictor.config), config=predictor.config)
+    return Segmenter(predictor, of_config.dataset_spec(predictor.config), config=predictor.config)
 
 
 def _of_stablehlo(path: Path) -> Segmenter:
+    from ddrnet_jax.exports import load_stablehlo
+
     try:
         for file in (path, card_path(path)):
             regular_files.require(file)
@@ -164,7 +150,7 @@ def _of_stablehlo(path: Path) -> Segmenter:
     except Exception as e:  # damaged files raise many kinds
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise EngineError(f"{path}: not a file of export --format stablehlo with its card ({reason})") from e
-    return Segmenter(lambda image: np.asarray(masks(image[None]))[0], build.dataset_spec(config), config=config)
+    return Segmenter(lambda image: np.asarray(masks(image[None]))[0], of_config.dataset_spec(config), config=config)
 
 
 def _checked(images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
@@ -23,6 +22,7 @@ from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import DDRNet
 from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs.find import find_step
 from ddrnet_jax.runs.metrics_file import SCORES
 from ddrnet_jax.runs.step_files import CheckpointError, first_line
 
@@ -60,7 +60,7 @@ def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
     Raises   CheckpointError if there is no checkpoint or it cannot be read.
     """
     loaded = load_weights(path)
-    model = variables.merge(loaded.graphdef, *jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats)))
+    model = variables.merge(loaded.graphdef, *jax.device_put((loaded.params, loaded.batch_stats)))
     model.eval()
     return model, loaded.config
 
@@ -136,28 +136,3 @@ def _check_fits(folder: Path, weights: dict, model: dict) -> None:
             f"{folder}: its weights are not those of its config's model, {len(wrong)} differ, first {wrong[0]}: "
             f"{found.get(wrong[0], 'missing')} where {wanted.get(wrong[0], 'nothing')} is expected"
         )
-
-
-def find_step(path: str | Path) -> Path:
-    """The step directory that a workdir or step directory stands for: the best, else the latest.
-
-    Raises CheckpointError if there is none, or if a damaged one may be the best: another model must not
-    take its place unnoticed.
-    """
-    path = Path(path).expanduser().absolute()
-    if step_files.is_step(path):
-        return path
-    root = path / step_files.FOLDER if (path / step_files.FOLDER).is_dir() else path
-    steps = {int(p.name): p for p in step_files.steps(root) if step_files.is_step(p)}
-    for aside in step_files.replaced(root):  # whose replacement a kill may have cut short
-        steps.setdefault(int(aside.name.removesuffix(step_files.REPLACED)), aside)
-    ranked = {}
-    for number, step in steps.items():
-        try:
-            ranked[step] = (step_files.score(step_files.read_description(step)), number)
-        except CheckpointError as e:
-            if step.exists():  # a run that goes on may have removed it meanwhile
-                raise CheckpointError(f"{e}, and it may be the best{step_files.beside(step)}") from e
-    if not ranked:
-        raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
-    return max(ranked, key=ranked.__getitem__)

@@ -2,6 +2,8 @@
 
 Orbax notices missing and truncated files, but most flipped bits decode to other numbers (a flip in the arrays' own
 file always did, benchmarks/fault_injection.py); so a step carries checksums of what was saved, and reading compares.
+Which steps there are and what they are of is known without JAX: an exported network needs none. What reads arrays loads
+it.
 """
 
 import atexit
@@ -17,16 +19,16 @@ import tempfile
 import warnings
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
-import tensorstore as ts
-from orbax.checkpoint import v1 as ocp
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runs.metrics_file import SCORES
-from ddrnet_jax.runtime import devices
+
+if TYPE_CHECKING:
+    from orbax.checkpoint import v1 as ocp
 
 FOLDER = "checkpoints"  # in a workdir
 REPLACED = ".replaced"  # a step under this name until its replacement is complete
@@ -92,8 +94,12 @@ def described(state: dict, description: dict) -> dict:
     return description | {_CHECKSUMS: {part: _checksum(tree) for part, tree in state.items()} | _about(description)}
 
 
-def read_metadata(folder: Path) -> ocp.CheckpointMetadata:
+def read_metadata(folder: Path) -> "ocp.CheckpointMetadata":
     """Orbax's metadata of a step. Raises CheckpointError where it is damaged or not ours, DeviceError without JAX."""
+    from orbax.checkpoint import v1 as ocp
+
+    from ddrnet_jax.runtime import devices
+
     ignore_echoes()
     devices.check()
     try:
@@ -137,6 +143,8 @@ def check_saved(folder: Path, arrays: int, metric: str) -> None:
 
     Reads these lists alone, in some ms: Orbax itself takes seconds to describe the arrays of a large network.
     """
+    import tensorstore as ts
+
     place = {"driver": "file", "path": f"{plainly_named(folder)}/state/"}
     description = read_description(folder)
     try:
@@ -173,6 +181,9 @@ def read(folder: Path, like: dict) -> dict:
     Each process reads by itself, so that one which cannot leaves no other waiting.
     Raises CheckpointError if something cannot be read or is not what was saved.
     """
+    import jax
+    from orbax.checkpoint import v1 as ocp
+
     if not is_step(folder):
         raise CheckpointError(f"{folder}: the checkpoint cannot be read (it is not complete)")
     templates = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), like)
@@ -228,6 +239,8 @@ def first_line(error: BaseException) -> str:
 
 
 def _checksum(tree) -> int:
+    import jax
+
     value = 0
     for leaf in jax.tree.leaves(tree):
         array = np.ascontiguousarray(leaf)

@@ -11,8 +11,8 @@ import jax
 import jaxlib
 
 from ddrnet_jax import regular_files
+from ddrnet_jax.runtime import cache_folder
 
-CACHE_VARIABLE = "DDRNET_JAX_CACHE_DIR"
 _CACHE_BYTES = 2 * 2**30
 _BEING_WRITTEN_S = 60  # entries younger than this may be another process's that is not done
 
@@ -58,22 +58,14 @@ def enable_cache() -> Path | None:
     back costs a warning and a compile.
     Returns the folder, or None where the cache is off, the folder cannot be made, or it is someone else's.
     """
-    setting = os.environ.get(CACHE_VARIABLE, "")
-    if setting == "off":
+    folder = cache_folder.made(cache_key())
+    if folder is None:
         return None
+    has_names = _has_names()
     try:
-        base = (
-            Path(setting)
-            if setting
-            else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddrnet_jax"
-        )
-        folder = base / cache_key()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)  # programs in it are run: nobody else may write them. Fails on another user's folder
-        has_names = _has_names()
         if has_names:
             _remove_unfinished(folder)
-    except (OSError, RuntimeError):  # no home, or a read-only one
+    except OSError:  # as of a read-only one
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", _CACHE_BYTES if has_names else -1)

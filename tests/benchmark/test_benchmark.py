@@ -121,8 +121,6 @@ def test_a_program_from_the_cache_says_so(network):
 
 
 def test_onnxruntime_times_the_same(model, plain_logits, network):
-    for package in onnx_runtime.PACKAGES:
-        pytest.importorskip(package, reason="pip install 'ddrnet-jax[onnx]'")
     theirs = onnx_runtime.OnnxNetwork(model, SIZE_HW)
     assert_close(np.moveaxis(output_of(theirs.program(PROTOCOLS["logits"], 1)), 1, -1), plain_logits[:1], 1e-4)
     at_image_size = np.asarray(blocks.upsample_x8(plain_logits[:1], SIZE_HW))
@@ -423,10 +421,14 @@ def test_an_output_that_is_a_file(fake, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("engine", "missing", "extra"),
-    [("onnxruntime", "onnx", "onnx"), ("onnxruntime", "onnxruntime", "onnx"), ("torch", "torch", "torch")],
+    ("engine", "missing", "package"),
+    [
+        ("onnxruntime", "onnx", "onnx"),
+        ("onnxruntime", "onnxruntime", "onnxruntime"),
+        ("torch", "torch", "'ddrnet-jax[torch]'"),
+    ],
 )
-def test_an_engine_that_is_not_installed(engine, missing, extra, fake, tmp_path, capsys, monkeypatch):
+def test_an_engine_that_is_not_installed(engine, missing, package, fake, tmp_path, capsys, monkeypatch):
     import_module = importlib.import_module
 
     def without(name, *rest):
@@ -436,7 +438,7 @@ def test_an_engine_that_is_not_installed(engine, missing, extra, fake, tmp_path,
 
     monkeypatch.setattr(importlib, "import_module", without)
     result = command(capsys, "--engines", engine, "--output", tmp_path)
-    assert_one_error(result, f"{missing} is not installed: pip install 'ddrnet-jax[{extra}]'")
+    assert_one_error(result, f"{missing} is not installed: pip install {package}")
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])

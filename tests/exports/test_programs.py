@@ -8,6 +8,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import parity_fixtures as fixtures
 import pytest
 from flax import nnx
@@ -17,10 +18,12 @@ from ddrnet_jax import main as main_lib
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import pictures
 from ddrnet_jax.exports import onnx as to_onnx
-from ddrnet_jax.exports import onnx_engine
+from ddrnet_jax.exports import onnx_engine, onnx_graph
+from ddrnet_jax.exports.export import export
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import normalise
-from ddrnet_jax.prediction.segmenter import Predictor
+from ddrnet_jax.prediction.predictor import Predictor
+from ddrnet_jax.prediction.segmenter import load
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights.state_dicts import load_state_dict
 
@@ -120,18 +123,9 @@ def test_stablehlo_runs_with_jax_alone(checkpoint, images, masks, tmp_path, caps
     assert err == f"error: --output {path}: exists already; choose a new name\n"
 
 
-@pytest.fixture
-def onnxruntime():
-    pytest.importorskip("onnx", reason="needs onnx: pip install 'ddrnet-jax[onnx]'")
-    return pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'ddrnet-jax[onnx]'")
-
-
-def test_onnx_predicts_through_onnxruntime(onnxruntime, checkpoint, images, masks, tmp_path, capsys):
+def test_onnx_predicts_through_onnxruntime(checkpoint, images, masks, tmp_path, capsys):
     path = tmp_path / "street.onnx"
     flags = ("--mode", "export", "--checkpoint", checkpoint, "--format", "onnx", "--output", path)
-    code, _, err = run(capsys, *flags)
-    assert code == 1
-    assert err.endswith("say which: --size HEIGHTxWIDTH\n")
     code, out, err = run(capsys, *flags, "--size", "72x83")
     assert code == 0, err
     assert "ONNX Runtime agrees" in out
@@ -149,26 +143,87 @@ def test_onnx_predicts_through_onnxruntime(onnxruntime, checkpoint, images, mask
     rows, columns = (np.floor((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(*SIZES, strict=True))
     resized = onnx_engine.OnnxPredictor(path)(cv2.resize(images[0], SIZES[1][::-1]))
     np.testing.assert_array_equal(theirs[0], resized[rows][:, columns])
-    code, _, err = run(capsys, *flags)
+    code, _, err = run(capsys, *flags, "--engine", "jax")
     assert code == 1
     assert err == f"error: --checkpoint {path}: an exported file; add --engine onnxruntime\n"
 
 
-def test_an_onnx_file_that_computes_something_else_is_not_written(onnxruntime, model, monkeypatch):
-    def without_padding(g, x, size, stride):  # as jax2onnx would have it
-        padded = g.add("Pad", x.name, np.array([0, 0, *[size // 2] * 2] * 2), np.float32(7))
-        pooled = g.add("AveragePool", padded, kernel_shape=[size, size], strides=[stride, stride])
-        return to_onnx._Map(pooled, to_onnx._strided(x.size_hw, stride))
+def between(pixels):
+    """f64[pixels,ceil(pixels/8)], the bilinear weights of the stride-8 values at every pixel's centre"""
+    cells = -(-pixels // 8)
+    place = np.clip((np.arange(pixels) + 0.5) / 8 - 0.5, 0, cells - 1)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
 
-    monkeypatch.setattr(to_onnx, "_average_pool", without_padding)
+
+@pytest.mark.parametrize("num_classes", [2, 19])
+def test_the_sparse_tail_is_the_plain_one(num_classes):
+    """Of any number of images of any size: from areas of one class, noise, and classes that are equal everywhere."""
+    g = onnx_graph._Nodes(onnx)
+    onnx_graph._masks(g, "logits")
+    value, float32, uint8 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
+    inputs = [value("images", uint8, ["B", "H", "W", 3]), value("logits", float32, ["B", num_classes, "h", "w"])]
+    graph = onnx.helper.make_graph(g.nodes, "tail", inputs, [value("masks", uint8, ["B", "H", "W"])], g.constants)
+    opset = onnx.helper.make_opsetid("", onnx_graph.OPSET)
+    session = onnx_engine.session(onnx.helper.make_model(graph, opset_imports=[opset]).SerializeToString())
+    rng = np.random.default_rng(0)
+    for batch, height, width in ((1, 64, 96), (2, 77, 101), (1, 8, 8), (3, 1, 9)):
+        hw = (-(-height // 8), -(-width // 8))
+        noise = rng.normal(size=(batch, *hw, num_classes)).astype(np.float32)
+        areas = np.eye(num_classes, dtype=np.float32)[np.arange(hw[0])[:, None] // 3 % num_classes] + 0.1 * noise
+        for logits in (noise, areas, np.zeros_like(noise)):
+            feed = {"images": np.zeros((batch, height, width, 3), np.uint8), "logits": logits.transpose(0, 3, 1, 2)}
+            theirs = session.run(["masks"], feed)[0]
+            plain = np.einsum("yr,xc,brck->byxk", between(height), between(width), logits, optimize=True)
+            differ = theirs != plain.argmax(-1)
+            best = np.sort(plain[differ], -1)
+            assert theirs.shape == (batch, height, width)
+            assert (best[:, -1] - best[:, -2] < 1e-6).all()
+            assert differ.mean() < 1e-3
+
+
+def test_an_onnx_file_of_any_size(checkpoint, model, images, masks, tmp_path):
+    path = tmp_path / "any.onnx"
+    export(checkpoint, path, file_format="onnx", size_hw="any")
+    segmenter = load(path)
+    for image, mask in zip(images, masks, strict=True):
+        np.testing.assert_array_equal(segmenter.predict(image), mask)
+    two = np.stack([images[1], images[1][::-1]])
+    np.testing.assert_array_equal(segmenter.predict(two), np.stack([segmenter.predict(image) for image in two]))
+    np.testing.assert_array_equal(segmenter.predict(two)[1], Predictor(model)(two[1]))
+
+
+def test_predict_by_an_exported_network_loads_no_jax(checkpoint, images, masks, tmp_path, monkeypatch):
+    monkeypatch.setenv("DDRNET_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    (tmp_path / "a.png").write_bytes(pictures.png(images[1]))
+    program = (
+        "import sys; from ddrnet_jax.main import main\n"
+        f"code = main(['--mode', 'predict', '--checkpoint', {str(checkpoint)!r}, '--input', 'a.png', *sys.argv[1:]])\n"
+        "sys.exit(code or 10 + any(name in sys.modules for name in ('jax', 'flax', 'orbax', 'grain')))"
+    )
+    for out, code in (("first", 11), ("second", 10)):
+        flags = ("--engine", "onnxruntime", "--output", out)
+        done = subprocess.run([sys.executable, "-c", program, *flags], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        mask = cv2.imread(str(tmp_path / out / "masks" / "a.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(mask, masks[1])
+        assert ("exporting the network" in done.stderr) == (out == "first")
+
+
+def test_an_onnx_file_that_computes_something_else_is_not_written(model, monkeypatch):
+    def without_padding(g, x, size, stride):  # as jax2onnx would have it
+        padded = g.add("Pad", x, np.array([0, 0, *[size // 2] * 2] * 2), np.float32(7))
+        return g.add("AveragePool", padded, kernel_shape=[size, size], strides=[stride, stride])
+
+    monkeypatch.setattr(onnx_graph, "_average_pool", without_padding)
     with pytest.raises(onnx_engine.EngineError, match="ONNX Runtime differs from our network: logits by"):
         to_onnx.to_onnx(model, (64, 96))
 
 
-def test_what_is_no_exported_file_is_named(onnxruntime, checkpoint, tmp_path, capsys):
+def test_what_is_no_exported_file_is_named(tmp_path, capsys):
     (tmp_path / "other.onnx").write_bytes(b"not a model")
     (tmp_path / "a.png").write_bytes(pictures.png(np.zeros((64, 64, 3), np.uint8)))
-    for path in (tmp_path / "other.onnx", tmp_path / "none.onnx", checkpoint):
+    for path in (tmp_path / "other.onnx", tmp_path / "none.onnx"):
         flags = ("--mode", "predict", "--checkpoint", path, "--input", tmp_path / "a.png", "--output", tmp_path / "o")
         code, _, err = run(capsys, *flags, "--engine", "onnxruntime")
         assert code == 1

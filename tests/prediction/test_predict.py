@@ -19,11 +19,11 @@ def loaded(monkeypatch):
     config, names = base(), []
     config.data.name, config.data.classes = "folder", ("ground", "car")
 
-    def load(checkpoint):
+    def load(checkpoint, engine):
         names.append(checkpoint)
         return Segmenter(lambda image: np.full(image.shape[:2], int(checkpoint), np.uint8), build.dataset_spec(config))
 
-    monkeypatch.setattr(predict.segmenter, "load", load)
+    monkeypatch.setattr(predict.engines, "load", load)
     return names
 
 

@@ -157,7 +157,7 @@ def test_predict_takes_a_video_and_warns_of_those_in_a_folder(tmp_path, monkeypa
     config = base()
     config.data.name, config.data.classes = "folder", SPEC.classes
     monkeypatch.setattr(
-        predict.segmenter, "load", lambda checkpoint: Segmenter(by_brightness, build.dataset_spec(config))
+        predict.engines, "load", lambda checkpoint, engine: Segmenter(by_brightness, build.dataset_spec(config))
     )
     source = write_video(tmp_path / "drive.MP4")
     assert predict.predict_files("run", source, tmp_path / "out") == 12
@@ -195,7 +195,7 @@ def test_the_decoder_decides_what_a_file_is(tmp_path, monkeypatch):
     config = base()
     config.data.name, config.data.classes = "folder", SPEC.classes
     segmenter = Segmenter(by_brightness, build.dataset_spec(config))
-    monkeypatch.setattr(predict.segmenter, "load", lambda checkpoint: segmenter)
+    monkeypatch.setattr(predict.engines, "load", lambda checkpoint, engine: segmenter)
 
     def predicted(name, data):
         (tmp_path / name).write_bytes(data)

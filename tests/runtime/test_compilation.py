@@ -11,11 +11,11 @@ import jax
 import jaxlib
 import pytest
 
-from ddrnet_jax.runtime import compilation
+from ddrnet_jax.runtime import cache_folder, compilation
 
 PROGRAM = """
 import jax, jax.numpy as jnp
-from ddrnet_jax.runtime import compilation
+from ddrnet_jax.runtime import cache_folder, compilation
 print(compilation.enable_cache())
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 hits = []
@@ -61,7 +61,7 @@ def test_programs_are_kept_and_damaged_ones_cost_a_compile(tmp_path):
 
 
 def test_the_folder_is_the_users_alone_and_of_this_cpu(tmp_path, monkeypatch):
-    monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path))
     folder = compilation.enable_cache()
     assert folder.parent == tmp_path
     assert re.fullmatch(rf"jaxlib-{re.escape(jaxlib.__version__)}-\w+-[0-9a-f]{{8}}", folder.name)
@@ -84,13 +84,13 @@ def test_it_can_be_off_or_impossible(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     (tmp_path / "file").touch()
     for setting in ("off", str(tmp_path / "file")):
-        monkeypatch.setenv(compilation.CACHE_VARIABLE, setting)
+        monkeypatch.setenv(cache_folder.VARIABLE, setting)
         assert compilation.enable_cache() is None
     assert jax.config.jax_compilation_cache_dir == before
 
 
 def test_what_was_never_finished_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path))
     folder = compilation.enable_cache()
     for name in ("done-cache", "done-atime", "cut-cache", "young-cache"):
         (folder / name).write_bytes(b"12345678")
@@ -120,7 +120,7 @@ def test_a_user_without_a_name_writes_to_the_cache_too(tmp_path, monkeypatch):
         raise KeyError(f"getpwuid(): uid not found: {uid}")
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path))
     folder = compilation.enable_cache()
     for _ in range(2):  # the second finds the first
         LRUCache(str(folder), max_size=jax.config.jax_compilation_cache_max_size).put("a", b"program")

@@ -1,0 +1,114 @@
+"""The engine that predicts: which one is fastest here, and a segmenter that runs by it.
+
+Loads JAX where the engine is JAX, or a checkpoint's network has to be exported first.
+"""
+
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+from ddrnet_jax.data.sets import of_config
+from ddrnet_jax.exports import cached, onnx_engine
+from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
+from ddrnet_jax.prediction import segmenter
+from ddrnet_jax.prediction.segmenter import Segmenter
+from ddrnet_jax.runs import find, step_files
+from ddrnet_jax.runtime import cpu
+
+_log = logging.getLogger(__name__)
+AUTO, JAX = "auto", "jax"
+ENGINES = (AUTO, JAX, *onnx_engine.ENGINES)
+
+
+def load(checkpoint: str | Path, engine: str = AUTO) -> Segmenter:
+    """A segmenter of a checkpoint or an exported file by an engine of ENGINES; one line says which.
+
+    "auto" is the fastest that is installed for this machine. Other engines than JAX run the checkpoint's network as an
+    ONNX file, which is made and compared with ours once, and kept in the cache.
+    Raises EngineError where the engine cannot run it, CheckpointError where there is nothing to run.
+    """
+    path = Path(checkpoint).expanduser()
+    if path.suffix == ".onnx":
+        if engine == JAX:
+            raise EngineError(f"--checkpoint {path}: an exported file; add --engine onnxruntime")
+        return _by(OnnxPredictor(path, _fastest() if engine == AUTO else engine))
+    reason = _why_jax(path, engine)
+    if reason is None:
+        predictor, reason = _exported(find.find_step(path), _fastest() if engine == AUTO else engine)
+        if predictor:
+            return _by(predictor)
+    if engine not in (AUTO, JAX):
+        raise EngineError(f"--engine {engine}: cannot run {checkpoint} ({reason}); --engine jax can")
+    return _by_jax(path, reason if engine == AUTO else "")
+
+
+def _by(predictor: OnnxPredictor) -> Segmenter:
+    _log.info(f"engine: {predictor.engine}")
+    return Segmenter(predictor, of_config.dataset_spec(predictor.config), config=predictor.config)
+
+
+def _by_jax(path: Path, reason: str | None) -> Segmenter:
+    from ddrnet_jax.runtime import compilation, devices
+
+    compilation.enable_cache()
+    devices.check()
+    _log.info(f"engine: jax{f' ({reason})' if reason else ''}")
+    return segmenter.load(path)
+
+
+def _why_jax(path: Path, engine: str) -> str | None:
+    """What keeps the network of a checkpoint from other engines; None: nothing that is known before it is read."""
+    if engine == JAX:
+        return ""
+    if path.suffix == ".stablehlo":
+        return "which alone runs StableHLO"
+    view = step_files.read_description(find.find_step(path))["config"].get("eval", {})
+    for key in ("size_hw", "tile_hw"):
+        if view.get(key):
+            return f"eval.{key}, which an exported file does not know"
+    if cached.folder() is None:
+        return "no cache folder to keep an exported file in"
+    if engine != AUTO:
+        return None
+    if _has_accelerator():
+        return "for the accelerator that is installed"
+    return None
+
+
+def _has_accelerator() -> bool:
+    """True if JAX may find an accelerator: one of its plugins is installed, and it may look."""
+    plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    return plugins and os.environ.get("JAX_PLATFORMS", "") != "cpu"
+
+
+def _fastest() -> str:
+    """Of the engines for ONNX files. In bfloat16 OpenVINO takes half of ONNX Runtime's time; in float32 the same."""
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    return "openvino" if has_openvino and cpu.has("avx512_bf16", "amx_bf16") else "onnxruntime"
+
+
+def _exported(step: Path, engine: str) -> tuple[OnnxPredictor | None, str | None]:
+    """(the predictor of a step's network by an engine, None), or (None, why there is none)."""
+    folder = cached.folder()
+    if folder is None:
+        return None, "no cache folder to keep an exported file in"
+    entry = cached.Entry(step, folder)
+    try:
+        file = entry.read()
+        if file is None:
+            _log.info(f"exporting the network for {engine}, once a checkpoint")
+            file = _export(step)
+            entry.write(file)
+        return OnnxPredictor(step, engine, file), None
+    except EngineError as e:
+        return None, str(e)
+
+
+def _export(step: Path) -> bytes:
+    from ddrnet_jax.exports import export
+    from ddrnet_jax.runtime import compilation, devices
+
+    compilation.enable_cache()
+    devices.check()
+    return export.onnx_of_any_size(step)

@@ -1,0 +1,40 @@
+"""Prediction by JAX: the network folded, and compiled once per image size."""
+
+import logging
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, mask_program
+from ddrnet_jax.models import variables
+from ddrnet_jax.models.ddrnet import DDRNet
+from ddrnet_jax.models.folding import fold
+
+_log = logging.getLogger(__name__)
+
+
+class Predictor:
+    """Images u8[H,W,3] -> masks u8[H,W] by the network, folded if it is a DDRNet; compiled once per image size."""
+
+    def __init__(self, model: nnx.Module, view: View = WHOLE_IMAGES, dtype: DTypeLike | None = None):
+        """
+        dtype  to compute in; None: the network's own
+        """
+        folded = fold(model, dtype) if isinstance(model, DDRNet) else model
+        graphdef, *weights = variables.split(folded)
+        self._weights = jax.device_put(weights)
+        self._masks = mask_program(graphdef, view)
+        self._seen_sizes: set[tuple[int, ...]] = set()
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """u8[H,W,3] RGB -> u8[H,W] train ids"""
+        return self.batch(image[None])[0]
+
+    def batch(self, images: np.ndarray) -> np.ndarray:
+        """u8[B,H,W,3] RGB -> u8[B,H,W] train ids"""
+        if images.shape not in self._seen_sizes:
+            self._seen_sizes.add(images.shape)
+            _log.info(f"compiling for {images.shape[1]}x{images.shape[2]} (HxW) images")
+        return np.asarray(self._masks(self._weights, images))

@@ -1,0 +1,162 @@
+"""Which engine predicts, and that an exported network is found, whole and the right one, or not used."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from ddrnet_jax import config
+from ddrnet_jax.config import files as config_files
+from ddrnet_jax.exports import cached, onnx_engine
+from ddrnet_jax.exports.onnx_engine import CARD, IMAGES, MASKS, EngineError
+from ddrnet_jax.prediction import engines
+from ddrnet_jax.prediction.segmenter import Segmenter
+from ddrnet_jax.runs import checkpoints, find
+from ddrnet_jax.runs.checkpoints import CheckpointError
+
+IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+
+
+def red_channel(card="{}", size=("B", "H", "W")):
+    """A file whose masks are the first channel of the images."""
+    shape, uint8 = list(size), onnx.TensorProto.UINT8
+    value = onnx.helper.make_tensor_value_info
+    zero = onnx.numpy_helper.from_array(np.array(0), "zero")
+    node = onnx.helper.make_node("Gather", [IMAGES, "zero"], [MASKS], axis=3)
+    graph = onnx.helper.make_graph(
+        [node], "red", [value(IMAGES, uint8, [*shape, 3])], [value(MASKS, uint8, shape)], [zero]
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+    onnx.helper.set_model_props(model, {CARD: card})
+    return model.SerializeToString()
+
+
+def saved(folder, weight=1.0, **view):
+    """A checkpoint's folder whose config has this view."""
+    ours = config.base()
+    ours.eval.update(view)
+    tree = {"weight": np.full((4,), weight, np.float32)}
+    checkpoints.save_weights(folder, tree, tree, config_files.to_json(ours))
+    return folder
+
+
+@pytest.fixture
+def exports(tmp_path, monkeypatch):
+    """The steps that were exported, each a program that gives the red channel; JAX is the engine of zeros."""
+    found = []
+
+    def export(step):
+        found.append(Path(step).name)
+        return red_channel(json.dumps({"config": config_files.to_json(config.base())}))
+
+    monkeypatch.setenv("DDRNET_JAX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(engines, "_export", export)
+    monkeypatch.setattr(engines, "_has_accelerator", lambda: False)
+    monkeypatch.setattr(engines, "_fastest", lambda: "onnxruntime")
+    monkeypatch.setattr(
+        engines.segmenter,
+        "load",
+        lambda path: Segmenter(lambda image: 0 * image[..., 0], engines.of_config.dataset_spec(config.base())),
+    )
+    return found
+
+
+def test_a_checkpoint_is_exported_once(exports, tmp_path, said):
+    one, other = saved(tmp_path / "one"), saved(tmp_path / "other", weight=2.0)
+    for _ in range(2):
+        np.testing.assert_array_equal(engines.load(one).predict(IMAGE), IMAGE[..., 0])
+    engines.load(other, "onnxruntime")
+    assert exports == ["one", "other"]
+    (tmp_path / "one").rename(tmp_path / "moved")
+    engines.load(tmp_path / "moved")
+    assert exports == ["one", "other"], "its weights are the same wherever it lies"
+    assert said.count("exporting the network for onnxruntime, once a checkpoint") == 2
+    assert sum(line.startswith("engine: onnxruntime 1.") for line in said) == 4
+
+
+def test_a_file_in_the_cache_that_has_changed_is_made_again(exports, tmp_path):
+    step = saved(tmp_path / "one")
+    engines.load(step)
+    (path,) = (tmp_path / "cache" / "exported").iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    engines.load(step)
+    assert exports == ["one", "one"]
+
+
+def test_the_cache_keeps_the_files_of_the_last_checkpoints(exports, tmp_path, monkeypatch):
+    monkeypatch.setattr(cached, "_MOST_FILES", 2)
+    entries = [cached.Entry(saved(tmp_path / name, weight=i), cached.folder()) for i, name in enumerate("abc", start=1)]
+    for entry in entries:
+        entry.write(red_channel())
+    assert [entry.read() is None for entry in entries] == [True, False, False]
+
+
+def test_what_an_exported_file_does_not_know_is_run_by_jax(exports, tmp_path, said, monkeypatch):
+    resized, plain = saved(tmp_path / "resized", size_hw=(64, 64)), saved(tmp_path / "plain")
+    assert not engines.load(resized).predict(IMAGE).any()
+    assert said[-1] == "engine: jax (eval.size_hw, which an exported file does not know)"
+    with pytest.raises(EngineError, match=r"--engine onnxruntime: cannot run .*resized \(eval.size_hw"):
+        engines.load(resized, "onnxruntime")
+    engines.load(plain, "jax")
+    assert said[-1] == "engine: jax"
+    monkeypatch.setattr(engines, "_has_accelerator", lambda: True)
+    engines.load(plain)
+    assert said[-1] == "engine: jax (for the accelerator that is installed)"
+    monkeypatch.setenv("DDRNET_JAX_CACHE_DIR", "off")
+    engines.load(plain)
+    assert said[-1] == "engine: jax (no cache folder to keep an exported file in)"
+    assert exports == []
+
+
+def test_an_export_that_differs_leaves_jax(exports, tmp_path, said, monkeypatch):
+    def fails(step):
+        raise EngineError("ONNX Runtime differs from our network")
+
+    monkeypatch.setattr(engines, "_export", fails)
+    assert not engines.load(saved(tmp_path / "one")).predict(IMAGE).any()
+    assert said[-1] == "engine: jax (ONNX Runtime differs from our network)"
+
+
+def test_test_time_views_are_no_part_of_a_prediction(exports, tmp_path):
+    engines.load(saved(tmp_path / "one", scales=(0.5, 1.0), flip=True))
+    assert exports == ["one"]
+
+
+@pytest.mark.parametrize("engine", onnx_engine.ENGINES)
+def test_every_engine_runs_a_file(exports, engine, tmp_path, said):
+    if engine == "openvino":
+        pytest.importorskip("openvino", reason="pip install 'ddrnet-jax[openvino]'")
+    card = json.dumps({"config": config_files.to_json(config.base())})
+    (tmp_path / "any.onnx").write_bytes(red_channel(card))
+    (tmp_path / "fixed.onnx").write_bytes(red_channel(card, (1, 4, 5)))
+    for name in ("any.onnx", "fixed.onnx"):
+        segmenter = engines.load(tmp_path / name, engine)
+        assert said[-1].startswith(f"engine: {engine} ")
+        both = np.stack([IMAGE, IMAGE + 1])
+        first = segmenter.predict(both[0])
+        np.testing.assert_array_equal(segmenter.predict(both), both[..., 0])
+        np.testing.assert_array_equal(first, IMAGE[..., 0], "a result is not overwritten by the next")
+        np.testing.assert_array_equal(segmenter.predict(IMAGE[::2]).shape, (2, 5))
+    with pytest.raises(EngineError, match=r"any.onnx: an exported file; add --engine onnxruntime"):
+        engines.load(tmp_path / "any.onnx", "jax")
+
+
+def test_bfloat16_decides_which_engine_is_fastest(monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: object())
+    for flags, fastest in (("avx2 avx512_bf16", "openvino"), ("avx2", "onnxruntime")):
+        monkeypatch.setattr(
+            engines.cpu.regular_files, "read_text", lambda path, flags=flags: f"model: 1\nflags : {flags}\n"
+        )
+        assert engines._fastest() == fastest
+
+
+def test_a_step_is_known_by_its_content(tmp_path):
+    one, same, other = (saved(tmp_path / name, weight) for name, weight in (("a", 1.0), ("b", 1.0), ("c", 2.0)))
+    assert find.fingerprint(one) != find.fingerprint(other)
+    assert find.fingerprint(one) == find.fingerprint(one)
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        engines.load(tmp_path / "none")
