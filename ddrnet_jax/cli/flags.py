@@ -32,7 +32,7 @@ modes:
   predict   --input (an image, a folder of images, or a video) -> OUTPUT/masks/
             <stem>.png (train ids) and OUTPUT/overlays/<stem>.png, of a video
             .mkv (lossless) and .mp4; --side_by_side shows the image beside;
-            --input 0 is a camera, rtsp:// and http:// are streams, until Ctrl-C;
+            --input 0: a camera, rtsp:// and http://: streams, until Ctrl-C;
             without --input, the held-out images of the run (or of --config),
             and OUTPUT/samples.png;
             --engine onnxruntime: --checkpoint is an exported .onnx file
