@@ -146,7 +146,7 @@ def experiment(config: ConfigDict) -> Experiment:
         optimizer=optimizer,
         ema_decay=config.ema_decay,
         remat=config.model.remat,
-        view={key: config.eval[key] for key in ("scales", "flip", "size_hw", "tile_hw")},
+        view={key: config.eval[key] for key in ("scales", "flip", "average", "size_hw", "tile_hw")},
         eval_batch_size=config.eval.batch_size,
         eval_every_steps=config.eval.every_steps,
         checkpoint_every_steps=config.checkpoint.every_steps,

@@ -126,7 +126,7 @@ def test_the_table_of_modes_names_the_flags_that_they_take(repo):
     assert rows.keys() == flags.FLAGS.keys()
     for mode, names in rows.items():
         for name in set().union(*rows.values()) - {"--workdir"}:  # which the page speaks of apart
-            given = [name] if name in ("--side_by_side", "--int8") else [name, values.get(name, "1")]
+            given = [name] if name in ("--side_by_side", "--int8", "--live") else [name, values.get(name, "1")]
             with contextlib.nullcontext() if name in names else pytest.raises(flags.UsageError):
                 flags.parse(["--mode", mode, *given])
 

@@ -64,7 +64,9 @@ def _predict(arguments, overrides) -> None:
     output = arguments.output or "predictions"
     options = {"engine": arguments.engine or "auto", "side_by_side": arguments.side_by_side}
     if arguments.input:
-        count = predict.predict_files(checkpoint, arguments.input, output, **options)
+        count = predict.predict_files(checkpoint, arguments.input, output, **options, is_live=arguments.live)
+    elif arguments.live:
+        raise UsageError("--live: drops frames of a camera or a stream; say which with --input")
     else:
         count = predict.predict_held_out(checkpoint, output, wanted, **options)
         print(f"image, label and prediction side by side: {Path(output) / 'samples.png'}")

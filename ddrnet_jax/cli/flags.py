@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Literal, NoReturn
 
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.prediction.sources import is_stream
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
 from ddrnet_jax.text import cut
 
@@ -33,6 +34,7 @@ modes:
   predict   --input (an image, a folder of images, or a video) -> OUTPUT/masks/
             <stem>.png (train ids) and OUTPUT/overlays/<stem>.png, of a video
             .mkv (lossless) and .mp4; --side_by_side shows the image beside;
+            --input 0: a camera, rtsp:// and http://: streams, until Ctrl-C;
             without --input, the held-out images of the run (or of --config),
             and OUTPUT/samples.png;
             --checkpoint may be an exported .onnx or .stablehlo file
@@ -103,7 +105,7 @@ class UsageError(UserError):
 FLAGS = {
     "train": {"workdir", "distributed"},
     "evaluate": {"workdir", "checkpoint", "distributed", "engine", "compare"},
-    "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side"},
+    "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side", "live"},
     "pseudo_label": {"workdir", "checkpoint", "input", "output", "confidence"},
     "import_weights": {"input", "output"},
     "export": {"workdir", "checkpoint", "output", "format", "naming", "size", "int8", "calibrate", "max_loss"},
@@ -144,7 +146,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--compare", metavar="DIR", help="report: a second workdir or step; evaluate: an engine or a file"
     )
-    parser.add_argument("--input", metavar="PATH", help="image, folder or video to predict; weights file")
+    parser.add_argument("--input", metavar="PATH", help="image, folder, video, camera or stream; weights file")
     parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
     parser.add_argument("--size", metavar="HxW", help="export: of the images a program takes, as 1024x2048, or any")
@@ -156,6 +158,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--max_loss", metavar="POINTS", help="export: of mIoU, that int8 may cost (default: 1)")
     parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
+    parser.add_argument("--live", action="store_true", help="predict: drop frames of a stream rather than delay them")
     parser.add_argument("--verbose", action="store_true", help="what the libraries log too")
     parser.add_argument("--topology", metavar="NAME", help="accelerators to plan for; cpu: this machine")
     parser.add_argument(
@@ -176,7 +179,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         if isinstance(value, str) and value.startswith("~"):
             setattr(arguments, name, os.path.expanduser(value))
     for name in ("workdir", "checkpoint", "compare", "input", "output"):
-        if "://" in (getattr(arguments, name) or ""):
+        may_stream = name == "input" and arguments.mode == "predict"
+        if "://" in (getattr(arguments, name) or "") and not (may_stream and is_stream(arguments.input)):
             raise UsageError(
                 f"--{name} {getattr(arguments, name)}: a bucket cannot be used directly; mount it (gcsfuse, Filestore) "
                 "and give the folder"

@@ -103,8 +103,9 @@ def base() -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.every_steps = 5000  # 0 = only after the last step
     config.eval.batch_size = 4  # images a forward pass, over all devices
-    config.eval.scales = (1.0,)  # of the image, in evaluation only; several: their logits are averaged
+    config.eval.scales = (1.0,)  # of the image, in evaluation only; what is seen in several is averaged
     config.eval.flip = False  # average with the mirrored image, in evaluation only
+    config.eval.average = "logits"  # of scales and mirror images; "probabilities" = as mmsegmentation does
     config.eval.tile_hw = None  # pixels the network sees at a time, in overlapping tiles; None = all of an image
     config.eval.size_hw = None  # pixels the network sees; None = each image at its own size, a classifier data.crop_hw
 
@@ -127,6 +128,7 @@ def validate(config: ConfigDict) -> None:
         ("optimizer.name", ("sgd", "adamw", "muon")),
         ("optimizer.schedule", ("poly", "cosine", "step")),
         ("loss.name", ("cross_entropy", "ohem", "dice_edge")),
+        ("eval.average", ("logits", "probabilities")),
     ):
         _require(config, name, lambda v, key=key: v in key, f"one of {', '.join(map(repr, key))}")
     _require(config, "total_steps", lambda v: v < 2**31, "below 2**31")

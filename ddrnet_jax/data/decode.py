@@ -177,6 +177,12 @@ def _check_complete(data: bytes, name: str) -> None:
         raise DataError(f"{name}: truncated JPEG (its end is missing); replace the file")
 
 
+def is_large(data: bytes) -> bool:
+    """True of an image file that may not fit into memory beside others."""
+    height, width = headers.size_hw(data) or (0, 0)
+    return height * width >= _LARGE_PIXELS
+
+
 def _check_fits(data: bytes, name: str) -> None:
     """Refuse what the memory cannot hold before it is decoded: the system would kill the process, and not say why."""
     height, width = headers.size_hw(data) or (0, 0)

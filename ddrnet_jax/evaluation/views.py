@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,12 +14,14 @@ from flax import nnx
 from jax.sharding import Sharding
 
 from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.models.blocks import resize, upsample_x8
 from ddrnet_jax.models.ddrnet import normalise
 from ddrnet_jax.models.inference import merged
 from ddrnet_jax.models.upsampling import argmax_x8
 from ddrnet_jax.runtime import compilation
 
+AVERAGES = ("logits", "probabilities")
 _LEAST_OVERLAP = 1 / 3  # of a tile, with the next
 
 
@@ -26,16 +29,22 @@ _LEAST_OVERLAP = 1 / 3  # of a tile, with the next
 class View:
     """The sizes, tiles, scales and mirror images in which the network sees an image.
 
-    scales   of its input; the logits of several are averaged
+    scales   of its input; what it sees in several is averaged
     flip     average with the mirrored image
+    average  one of AVERAGES, of scales and mirror images: their logits, or their probabilities as mmsegmentation does
     size_hw  pixels that images are resized to first; None: each image at its own size
     tile_hw  pixels it sees at a time, of each scale; None: all of them
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    average: str = "logits"
     size_hw: tuple[int, int] | None = None
     tile_hw: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.average not in AVERAGES:
+            raise UserError(f"View(average={self.average!r}): expected one of {', '.join(map(repr, AVERAGES))}")
 
 
 WHOLE_IMAGES = View()
@@ -134,6 +143,7 @@ def averaged_logits(model: nnx.Module, images: jax.Array, view: View = WHOLE_IMA
     """Logits at image size, averaged over scales (rounded to multiples of 8), mirror images and overlapping tiles.
 
     images [B,H,W,3] (0..255) -> f32[B,H,W,C]; view.size_hw is not looked at
+    Where the view averages probabilities, these are their logarithms: softmax gives back the mean probabilities.
     """
     x = normalise(images)
     image_hw = images.shape[1:3]
@@ -141,14 +151,18 @@ def averaged_logits(model: nnx.Module, images: jax.Array, view: View = WHOLE_IMA
     def logits_of(scaled):
         return resize(upsample_x8(_logits_by_tiles(model, scaled, view.tile_hw), scaled.shape[1:3]), image_hw)
 
-    total: Any = 0.0
-    for scale in view.scales:
-        scaled_hw = image_hw if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in image_hw)
-        scaled = resize(x, scaled_hw)
-        total += logits_of(scaled)
-        if view.flip:
-            total += logits_of(scaled[:, :, ::-1])[:, :, ::-1]
-    return total / (len(view.scales) * (1 + view.flip))
+    def each() -> Iterator[jax.Array]:
+        for scale in view.scales:
+            scaled_hw = image_hw if scale == 1 else tuple(max(8, round(n * scale / 8) * 8) for n in image_hw)
+            scaled = resize(x, scaled_hw)
+            yield logits_of(scaled)
+            if view.flip:
+                yield logits_of(scaled[:, :, ::-1])[:, :, ::-1]
+
+    count = len(view.scales) * (1 + view.flip)
+    if view.average == "logits" or count == 1:
+        return functools.reduce(operator.add, each()) / count
+    return functools.reduce(jnp.logaddexp, map(jax.nn.log_softmax, each())) - math.log(count)
 
 
 def _logits_by_tiles(model: nnx.Module, x: jax.Array, tile_hw: tuple[int, int] | None) -> jax.Array:
@@ -161,7 +175,7 @@ def average_of_tiles(network: Callable[[jax.Array], jax.Array], x: jax.Array, ti
     network  f32[B,h,w,3] -> f32[B,ceil(h/8),ceil(w/8),C]
     x        f32[B,H,W,3] -> f32[B,ceil(H/8),ceil(W/8),C]
     tile_hw  multiples of 8; where x is smaller, a tile has its size. One tile that covers x gives network(x) itself.
-    Source: neighbours share a third of a tile or more, as in the sliding windows of HRNet and mmsegmentation.
+    Neighbours share a third of a tile or more, as in mmsegmentation's sliding windows; HRNet's do not overlap.
     """
     if tile_hw[0] >= x.shape[1] and tile_hw[1] >= x.shape[2]:
         return network(x)

@@ -1,5 +1,7 @@
 """A checkpoint of ours as a file for others, with a card: weights by anyone's naming, or a program that runs alone."""
 
+import calendar
+import datetime
 import json
 import os
 from collections.abc import Callable
@@ -156,6 +158,7 @@ def _stablehlo(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[d
     if view.tile_hw and not (size_hw or view.size_hw):
         raise ExportError("eval.tile_hw: a program that sees tiles takes images of one size; say which with --size")
     program = to_stablehlo.to_stablehlo(fold(model), view, size_hw)
+    expires = six_months_after(datetime.date.today())
 
     def write(output: Path) -> None:
         regular_files.write(output, program)
@@ -165,10 +168,19 @@ def _stablehlo(loaded: Loaded, model: DDRNet, size: Size, card: dict) -> tuple[d
         "platforms": list(to_stablehlo.PLATFORMS),
         "compiler_options": compilation.OPTIONS,  # an exported program does not keep its own
         "jax": jax.__version__,
+        "expires": str(expires),
         "notes": [
-            f"{load_stablehlo.__name__.split('.')[-1]}.py beside it runs it; it needs jax {jax.__version__} or newer"
+            f"{load_stablehlo.__name__.split('.')[-1]}.py beside it runs it; it needs jax {jax.__version__} or newer",
+            f"jax guarantees that versions up to six months newer than {jax.__version__} read it, so none after "
+            f"{expires}: the checkpoint is the archive, export again from it",
         ],
     }, write
+
+
+def six_months_after(day: datetime.date) -> datetime.date:
+    """The same day of the month, or its last."""
+    year, month = day.year + (day.month + 5) // 12, (day.month + 5) % 12 + 1
+    return datetime.date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
 
 
 def _onnx(

@@ -40,8 +40,16 @@ class PredictionFiles:
 
     def write(self, stem: str, image: np.ndarray, mask: np.ndarray) -> None:
         """image u8[H,W,3] RGB, mask u8[H,W] train ids. Raises OutputError if a file cannot be written."""
-        self.outputs.write(mask_name(stem), pictures.png(mask))
-        self.outputs.write(overlay_name(stem), pictures.png(self.picture(image, mask)))
+        self.write_encoded(stem, *self.encoded(image, mask))
+
+    def encoded(self, image: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
+        """The files' bytes, of the mask and of the overlay: image u8[H,W,3] RGB, mask u8[H,W] train ids."""
+        return pictures.png(mask), pictures.png(self.picture(image, mask))
+
+    def write_encoded(self, stem: str, mask_png: bytes, overlay_png: bytes) -> None:
+        """Raises OutputError if a file cannot be written."""
+        self.outputs.write(mask_name(stem), mask_png)
+        self.outputs.write(overlay_name(stem), overlay_png)
 
     def picture(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """The picture for people, u8[h,w,3] RGB; of the image's own size unless side by side."""

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from ddrnet_jax import memory
-from ddrnet_jax.data import decode, files, pictures
+from ddrnet_jax.data import files, pictures
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.remarks import Remarks
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.outputs import Outputs
-from ddrnet_jax.prediction import engines, videos
+from ddrnet_jax.prediction import engines, streams, videos
 from ddrnet_jax.prediction.files import SAMPLES, PredictionFiles, names_of
+from ddrnet_jax.prediction.images import predict_images
+from ddrnet_jax.prediction.pipeline import ahead, behind
+from ddrnet_jax.prediction.sources import is_stream
 
 if TYPE_CHECKING:
     from ddrnet_jax.build import Experiment
@@ -32,15 +33,22 @@ def predict_files(
     *,
     engine: str = engines.AUTO,
     side_by_side: bool = False,
+    is_live: bool = False,
 ) -> int:
     """Write OUTPUT/masks/<stem>.png and OUTPUT/overlays/<stem>.png for an image or every image of a folder.
 
+    source        also a video, the number of a camera, or the address of a stream: see `videos` and `streams`
     engine        one of engines.ENGINES
     side_by_side  overlays show the image beside them
-    Masks are u8 train ids at the image's own size. Of a video: see `videos.predict_video`.
+    is_live       of a camera or a stream: frames are dropped rather than late
+    Masks are u8 train ids at the image's own size.
     Returns how many images or frames were written.
     Raises DataError if there is nothing to read; images that cannot be read are named at the end.
     """
+    if is_stream(source):
+        return _predict_stream(checkpoint, str(source), output, engine, side_by_side=side_by_side, is_live=is_live)
+    if is_live:
+        raise DataError(f"--live: {source} is no camera or stream, its frames can wait; leave it out")
     source = Path(source)
     is_video = source.is_file() and _is_video(source)
     paths = {} if is_video else input_files(source)
@@ -52,24 +60,17 @@ def predict_files(
     results = PredictionFiles(outputs, predictor.spec, side_by_side=side_by_side)
     if is_video:
         return videos.predict_video(predictor.predict, source, results)
-    broken, remarks = [], Remarks(predictor.spec)
-    for stem, path in tqdm(paths.items(), unit="image", disable=None, ncols=80):
-        try:
-            data = files.read_file(path)
-            image = decode.decode_image(data, str(path), predictor.spec.value_range)
-            mask = predictor.predict(image)
-        except Exception as e:
-            if not isinstance(e, DataError) and not memory.is_out_of_memory(e):
-                raise
-            broken.append(str(e) if isinstance(e, DataError) else f"{path}: does not fit into memory; cut or shrink it")
-            continue
-        remarks.add(data, str(path))
-        results.write(stem, image, mask)
-    for line in remarks.lines():
-        _log.warning(line)
-    if broken:
-        raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
-    return len(paths)
+    return predict_images(predictor.predict, paths, results)
+
+
+def _predict_stream(
+    checkpoint: str | Path, source: str, output: str | Path, engine: str, *, side_by_side: bool, is_live: bool
+) -> int:
+    outputs = Outputs(output)
+    outputs.require(streams.names_of(source))
+    predictor = engines.load(checkpoint, engine)
+    results = PredictionFiles(outputs, predictor.spec, side_by_side=side_by_side)
+    return streams.predict_stream(predictor.predict, source, results, is_live=is_live)
 
 
 def predict_held_out(
@@ -98,11 +99,12 @@ def predict_held_out(
     outputs.require([*names_of(Path(name).stem for name in source.names()), SAMPLES])
     results = PredictionFiles(outputs, trained.spec, side_by_side=side_by_side)
     rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for sample in tqdm(_each(source), total=len(source), unit="image", disable=None, ncols=80):
-        mask = predictor.predict(sample["image"])
-        results.write(Path(sample["name"]).stem, sample["image"], mask)
-        if len(rows) < _SHEET_ROWS:
-            rows.append((sample["image"], sample["label"], mask))
+    with ahead(_each(source)) as samples, behind(lambda entry: results.write(*entry)) as writing:
+        for sample in tqdm(samples, total=len(source), unit="image", disable=None, ncols=80):
+            mask = predictor.predict(sample["image"])
+            writing.put((Path(sample["name"]).stem, sample["image"], mask))
+            if len(rows) < _SHEET_ROWS:
+                rows.append((sample["image"], sample["label"], mask))
     outputs.write(SAMPLES, pictures.png(pictures.contact_sheet(rows, trained.spec)))
     return len(source)
 

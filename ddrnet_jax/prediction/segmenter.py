@@ -147,6 +147,8 @@ def _of_stablehlo(path: Path) -> Segmenter:
             regular_files.require(file)
         masks = load_stablehlo.load(path)
         config = config_files.from_json(json.loads(regular_files.read_text(card_path(path)))["config"])
+    except load_stablehlo.Unreadable as e:
+        raise EngineError(str(e)) from e
     except Exception as e:  # damaged files raise many kinds
         reason = (str(e).splitlines() or [type(e).__name__])[0]
         raise EngineError(f"{path}: not a file of export --format stablehlo with its card ({reason})") from e

@@ -1,4 +1,4 @@
-"""A video to its masks and overlays, frame by frame: memory for one frame, whatever its length."""
+"""A video to its masks and overlays, frame by frame: memory for a few frames, whatever its length."""
 
 import array
 import codecs
@@ -6,7 +6,9 @@ import contextlib
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from tqdm import tqdm
 from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.prediction.files import LEGEND, PredictionFiles, mask_name, overlay_name
+from ddrnet_jax.prediction.pipeline import ahead, behind
 
 _log = logging.getLogger(__name__)
 # By which videos are known in a folder; of a file that is given the decoder decides.
@@ -37,6 +40,21 @@ class Video(NamedTuple):
     frames_per_s: float
 
 
+class Frame(NamedTuple):
+    """A frame on its way to its results.
+
+    image      u8[H,W,3] RGB
+    arrived_s  when it was decoded, by time.monotonic
+    place      among all frames that arrived
+    times      that it is written: more than once where it stands for others that were dropped
+    """
+
+    image: np.ndarray
+    arrived_s: float = 0.0
+    place: int = 0
+    times: int = 1
+
+
 def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, files: PredictionFiles) -> int:
     """Write OUTPUT/overlays/<stem>.mp4 and the exact train ids as OUTPUT/masks/<stem>.mkv (FFV1, lossless, grey).
 
@@ -47,25 +65,59 @@ def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, fil
     """
     video, frames = _open(path)
     count = 0
+    with (
+        written(path, video.frames_per_s, files) as writers,
+        writing_behind(writers, files) as writing,
+        ahead(frames) as taken,
+    ):
+        for frame in tqdm(taken, total=video.frames or None, unit="frame", disable=None, ncols=80):
+            writing(Frame(frame), predictor(frame))
+            count += 1
+    if not count:
+        raise DataError(f"{path}: no frame can be read")
+    if not is_whole(count, video):
+        raise DataError(f"{path}: breaks off after frame {count} of {video.frames}; the frames before it are written")
+    return count
+
+
+@contextlib.contextmanager
+def written(source: Path, frames_per_s: float, files: PredictionFiles) -> Iterator["Writers"]:
+    """The writers of a video's results, which are closed and in their places at the end, also of an error or Ctrl-C.
+
+    Raises DataError if not all frames could be written.
+    """
     with contextlib.ExitStack() as stack:
         overlays, masks = (
-            stack.enter_context(files.outputs.replacing(name, keeps_part=True)) for name in names_of(path)[1:]
+            stack.enter_context(files.outputs.replacing(name, keeps_part=True)) for name in names_of(source)[1:]
         )
-        writers = _Writers(overlays, masks, video.frames_per_s, path)
+        writers = Writers(overlays, masks, frames_per_s, source)
         try:
-            for frame in tqdm(frames, total=video.frames or None, unit="frame", disable=None, ncols=80):
-                mask = predictor(frame)
-                writers.write(files.picture(frame, mask), mask)
-                count += 1
+            yield writers
         finally:  # a video without its end cannot be played
             writers.close()
         for target in (overlays, masks):
-            _check_written(target, count, path)
-    if not count:
-        raise DataError(f"{path}: no frame can be read")
-    if count < (1 - _LOST_SHARE) * video.frames:
-        raise DataError(f"{path}: breaks off after frame {count} of {video.frames}; the frames before it are written")
-    return count
+            _check_written(target, writers.count, source)
+
+
+@contextlib.contextmanager
+def writing_behind(
+    writers: "Writers", files: PredictionFiles, when_written: Callable[[Frame], object] = lambda frame: None
+) -> Iterator[Callable[[Frame, np.ndarray], None]]:
+    """A function (frame, mask u8[H,W]) that draws in one thread and writes in another, in order."""
+
+    def write(entry: tuple[Frame, Future, np.ndarray]) -> None:
+        frame, drawn, mask = entry
+        for _ in range(frame.times):
+            writers.write(drawn.result(), mask)
+        when_written(frame)
+
+    with ThreadPoolExecutor(1) as drawer, behind(write) as writing:
+        yield lambda frame, mask: writing.put((frame, drawer.submit(files.picture, frame.image, mask), mask))
+
+
+def is_whole(count: int, video: Video) -> bool:
+    """True if so many frames are about as many as a video announces."""
+    return count >= (1 - _LOST_SHARE) * video.frames
 
 
 def names_of(path: Path) -> list[str]:
@@ -75,15 +127,21 @@ def names_of(path: Path) -> list[str]:
 
 def _open(path: Path) -> tuple[Video, Iterator[np.ndarray]]:
     capture = _captured(path)
+    video = announced(capture, str(path))
+    return video, _frames(capture, path, video.frames_per_s)
+
+
+def announced(capture: cv2.VideoCapture, name: str) -> Video:
+    """What an opened capture says of itself, and a warning where it does not say its rate."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     if not (math.isfinite(rate) and 0 < rate < _MOST_FRAMES_PER_S):
-        _log.warning(f"{path} does not say its frame rate; {_FRAMES_PER_S:g} a second are written")
+        _log.warning(f"{name} does not say its frame rate; {_FRAMES_PER_S:g} a second are written")
         rate, count = _FRAMES_PER_S, 0  # the count is an estimate by the rate
-    return Video(count, _writable_rate(rate)), _frames(capture, path, rate)
+    return Video(count, writable_rate(rate))
 
 
-def _writable_rate(frames_per_s: float) -> float:
+def writable_rate(frames_per_s: float) -> float:
     """The nearest rate that MPEG-4 can hold: a fraction whose denominator, and a second's ticks, fit 16 bits."""
     return round(frames_per_s, 3 if frames_per_s < 65 else 2 if frames_per_s < 655 else 0)
 
@@ -161,8 +219,11 @@ def _frames(capture: cv2.VideoCapture, path: Path, frames_per_s: float) -> Itera
         capture.release()
 
 
-class _Writers:
-    """Both results of a video, made once the size of the first frame is known."""
+class Writers:
+    """Both results of a video, made once the size of the first frame is known.
+
+    count  of the frames that were written
+    """
 
     def __init__(self, overlays: Path, masks: Path, frames_per_s: float, source: Path):
         """source is the video's own file, for messages"""
@@ -171,9 +232,16 @@ class _Writers:
         self._frames_per_s = frames_per_s
         self._writers: dict[Path, cv2.VideoWriter] = {}
         self._sizes: dict[Path, tuple[int, ...]] = {}
+        self.count = 0
+        self._lock, self._is_closed = threading.Lock(), False  # OpenCV crashes on a writer that is closed meanwhile
 
     def write(self, picture: np.ndarray, mask: np.ndarray) -> None:
-        """picture u8[h,w,3] RGB, mask u8[H,W] of one frame"""
+        """picture u8[h,w,3] RGB, mask u8[H,W] of one frame; after `close` nothing"""
+        with self._lock:
+            if not self._is_closed:
+                self._write(picture, mask)
+
+    def _write(self, picture: np.ndarray, mask: np.ndarray) -> None:
         frames = (cv2.cvtColor(_even(picture), cv2.COLOR_RGB2BGR), _even(mask, 255))
         for (path, (codec, has_color)), frame in zip(self._targets.items(), frames, strict=True):
             if path not in self._writers:
@@ -185,6 +253,7 @@ class _Writers:
                     "the frames before it are written"
                 )
             self._writers[path].write(frame)
+        self.count += 1
 
     def _opened(self, path: Path, codec: str, size_wh: tuple[int, int], has_color: bool) -> cv2.VideoWriter:
         code = cv2.VideoWriter.fourcc(*codec)
@@ -195,8 +264,11 @@ class _Writers:
         return writer
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.release()
+        """Makes files of what was written."""
+        with self._lock:
+            self._is_closed = True
+            for writer in self._writers.values():
+                writer.release()
 
 
 def _even(picture: np.ndarray, fill: int | None = None) -> np.ndarray:

@@ -28,7 +28,7 @@ from ddrnet_jax.runs.step_files import CheckpointError
 _log = logging.getLogger(__name__)
 _EVALUATED_BY = (
     *("data.name", "data.root", "data.eval_split"),
-    *("eval.scales", "eval.flip", "eval.size_hw", "eval.tile_hw"),
+    *("eval.scales", "eval.flip", "eval.average", "eval.size_hw", "eval.tile_hw"),
 )
 
 

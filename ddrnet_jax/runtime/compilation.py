@@ -19,6 +19,10 @@ _BEING_WRITTEN_S = 60  # entries younger than this may be another process's that
 # cpu: XLA sends float32 convolutions to YNNPACK, which keeps 1.2-1.7 of 2 cores busy on this network; the list
 #   names what may still go there, and convolutions are no longer in it. Experimental in XLA. Gain of the forward
 #   pass of 23-slim on 2 Zen 3 cores, jaxlib 0.10.2: 8 % at 1024x2048, 21 % at 720x960, 24 % at 360x480.
+#   On every CPU alike: no instruction set is known to decide. CPU time by XLA's own choice / by ours, `logits` on one
+#   core: Zen 4 (AVX-512 VNNI) 1.03 at 1024x2048, 0.91 at 720x960, 0.97 at 360x480 (benchmarks/cpu_options.py); an
+#   Intel (AVX-512 VNNI, AMX) 0.94 at 720x960. The two are alike there; on several cores neither was measured
+#   undisturbed. A training step gains more than the forward pass (benchmarks/train_step.py).
 # gpu, tpu: none. What XLA documents for them (latency hiding, collective combining) is on by default or is for
 #   models that do not fit one device. Not measured by us.
 OPTIONS = {"cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}}

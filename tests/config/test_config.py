@@ -101,6 +101,7 @@ def test_only_free_keys_may_change():
         ("optimizer.step_fractions=(0.6, 0.3)", "increasing fractions between 0 and 1"),
         ("optimizer.step_fractions=(2.0,)", "increasing fractions between 0 and 1"),
         ("eval.scales=()", "one or more scales"),
+        ("eval.average=mean", "eval.average: 'mean' given, expected one of 'logits', 'probabilities'"),
         ("data.colour=(0.1, 0.5, 0.5)", "data.colour: (0.1, 0.5, 0.5) given, expected () or four ranges"),
         ("data.colour=(0.1, -0.5, 0.5, 0.1)", "expected () or four ranges from 0 to 1"),
         ("data.colour=(0.1, 0.5, 1.5, 0.1)", "expected () or four ranges from 0 to 1"),

@@ -1,13 +1,16 @@
 """What the network sees of an image: the mean over scales, mirror images and overlapping tiles, written out slowly."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.evaluate import Evaluator
-from ddrnet_jax.evaluation.views import View, averaged_logits, prediction_program, tile_starts
+from ddrnet_jax.evaluation.views import View, averaged_logits, prediction_program, sure_mask_program, tile_starts
 from ddrnet_jax.models import blocks, variables
 from ddrnet_jax.models.ddrnet import Output, normalise
 from ddrnet_jax.runtime import devices
@@ -79,6 +82,82 @@ def test_tiles_of_every_scale_and_mirror_image(model):
             total += blocks.resize(jnp.asarray(seen), (32, 40))[:, :, ::mirror]
     ours = averaged_logits(model, images, View(scales=(1.0, 1.5), flip=True, tile_hw=(32, 32)))
     np.testing.assert_allclose(ours, total / 4, atol=2e-5)
+
+
+def slow_resize(x, size_hw):
+    """Bilinear, half-pixel centres, one row and one column after another, in float64: [h,w,C] -> [H,W,C]"""
+    for axis, length in enumerate(size_hw):
+        x = np.moveaxis(x, axis, 0)
+        rows = []
+        for i in range(length):
+            at = min(max((i + 0.5) * len(x) / length - 0.5, 0), len(x) - 1)
+            low = int(at)
+            high = min(low + 1, len(x) - 1)
+            rows.append((1 - (at - low)) * x[low] + (at - low) * x[high])
+        x = np.moveaxis(np.array(rows), 0, axis)
+    return x
+
+
+def slow_passes(model, image, scales_hw):
+    """The logits at image size of each size and its mirror image: f64[P,H,W,C]; all sizes are multiples of 8."""
+    x = slow_resize(np.asarray(normalise(image), np.float64), image.shape[:2])
+    found = []
+    for size_hw in scales_hw:
+        scaled = slow_resize(x, size_hw)
+        for mirror in (1, -1):
+            logits = np.asarray(model(scaled[None, :, ::mirror].astype(np.float32)).logits[0], np.float64)
+            at_size = slow_resize(slow_resize(logits, size_hw), image.shape[:2])
+            found.append(at_size[:, ::mirror])
+    return np.array(found)
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def passes(model):
+    """An image, the view of two scales and their mirror images, and the logits of the four"""
+    image = images_of(32, 48, count=1)[0]
+    return image, View(scales=(1.0, 0.5), flip=True), slow_passes(model, image, [(32, 48), (16, 24)])
+
+
+def test_either_logits_or_probabilities_are_averaged(model, passes):
+    image, view, passes = passes
+    by_logits, by_probabilities = passes.mean(0), softmax(passes).mean(0)
+    np.testing.assert_allclose(averaged_logits(model, image[None], view)[0], by_logits, atol=2e-5)
+    ours = averaged_logits(model, image[None], dataclasses.replace(view, average="probabilities"))[0]
+    np.testing.assert_allclose(jax.nn.softmax(ours), by_probabilities, atol=1e-5)
+    assert (by_logits.argmax(-1) != by_probabilities.argmax(-1)).mean() > 0.002, "the two must differ somewhere"
+
+
+def test_every_program_averages_as_its_view_says(model, passes):
+    image, view, passes = passes
+    graphdef, *weights = variables.split(model)
+    expected, view = softmax(passes).mean(0), dataclasses.replace(view, average="probabilities")
+    mask = np.asarray(prediction_program(graphdef, lambda p: p, view)(weights, image[None]))[0]
+    top = np.sort(expected, -1)
+    limit = np.median(top[..., -1])
+    best, sure = (np.asarray(found)[0] for found in sure_mask_program(graphdef, view)(weights, image[None], limit))
+    is_clear = top[..., -1] - top[..., -2] > 1e-4
+    assert is_clear.mean() > 0.99
+    for found in (mask, best):
+        np.testing.assert_array_equal(found[is_clear], expected.argmax(-1)[is_clear])
+    differ = (sure != 255) != (top[..., -1] >= limit)
+    assert (np.abs(top[..., -1][differ] - limit) < 1e-4).all()
+
+
+def test_of_one_pass_there_is_nothing_to_average(model):
+    images = images_of(40, 51)
+    np.testing.assert_array_equal(
+        averaged_logits(model, images, View(average="probabilities")), averaged_logits(model, images)
+    )
+
+
+def test_another_average_is_refused():
+    with pytest.raises(UserError, match=r"View\(average='mean'\): expected one of 'logits', 'probabilities'"):
+        View(average="mean")
 
 
 @pytest.mark.parametrize("tile_hw", [(40, 56), (64, 64), (40, 1024)])

@@ -1,5 +1,6 @@
 """The network as one program: the fast mask is the plain one, and exported files predict what `Predictor` does."""
 
+import datetime
 import json
 import subprocess
 import sys
@@ -103,6 +104,8 @@ def test_stablehlo_runs_with_jax_alone(checkpoint, images, masks, tmp_path, caps
     assert code == 0, err
     assert "load_stablehlo.py" in out
     card = json.loads((tmp_path / "street.stablehlo.json").read_text())
+    assert f"so none after {card['expires']}: the checkpoint is the archive, export again from it" in out
+    assert 181 <= (datetime.date.fromisoformat(card["expires"]) - datetime.date.today()).days <= 184
     assert (card["classes"][0], card["colors"][0]) == ("road", [128, 64, 128])
     assert card["platforms"] == ["cpu", "cuda", "tpu"]
     assert len(card["weights_sha256"]) == 64

@@ -75,7 +75,7 @@ def test_odd_sizes_are_made_even(size_hw, tmp_path):
 
 @pytest.mark.parametrize("rate", [239.7631, 240.123, 65.536789, 29.97002997, 59.94005994, 14.9873])
 def test_every_frame_rate_can_be_written(rate, tmp_path):
-    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", videos._writable_rate(rate), tmp_path)
+    writers = videos.Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", videos.writable_rate(rate), tmp_path)
     for _ in range(3):
         writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
     writers.close()
@@ -86,7 +86,7 @@ def test_every_frame_rate_can_be_written(rate, tmp_path):
 
 
 def test_frames_of_another_size_are_refused(tmp_path):
-    writers = videos._Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", RATE, tmp_path)
+    writers = videos.Writers(tmp_path / "a.mp4", tmp_path / "a.mkv", RATE, tmp_path)
     writers.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8))
     with pytest.raises(DataError, match="the frames change their size"):
         writers.write(np.zeros((16, 32, 3), np.uint8), np.zeros((16, 32), np.uint8))
@@ -105,7 +105,7 @@ def test_side_by_side_shows_image_overlay_and_legend(tmp_path):
 
 def test_memory_does_not_grow_with_the_length(tmp_path):
     peaks = []
-    for count in (4, 60):
+    for count in (16, 60):  # of which a dozen are on their way at a time
         source = write_video(tmp_path / f"{count}.mp4", count, (240, 320))
         tracemalloc.start()
         videos.predict_video(by_brightness, source, PredictionFiles(Outputs(tmp_path / "out"), SPEC))
@@ -131,14 +131,16 @@ def test_a_file_that_is_no_video_or_breaks_off_is_named(tmp_path):
 def test_frames_that_are_not_written_are_noticed(tmp_path, monkeypatch):
     source = write_video(tmp_path / "drive.mp4")
 
-    class Full(videos._Writers):
+    class Full(videos.Writers):
         """A disk that is full after the first frame."""
 
         def write(self, picture, mask):
             if not self._writers:
                 super().write(picture, mask)
+            else:
+                self.count += 1
 
-    monkeypatch.setattr(videos, "_Writers", Full)
+    monkeypatch.setattr(videos, "Writers", Full)
     with pytest.raises(DataError, match="only 1 of its 12 frames could be written; is the disk full"):
         videos.predict_video(by_brightness, source, PredictionFiles(Outputs(tmp_path / "out"), SPEC))
 
