@@ -189,6 +189,19 @@ def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run):
 
 
 @pytest.mark.slow
+def test_the_others_of_a_coordinator_that_was_killed_end_in_one_line(new_run):
+    """JAX itself ends them with a stack of C++."""
+    run = new_run("run", "--config.total_steps=3000", "--config.eval.every_steps=0")
+    before = time.monotonic()
+    (killed, _, _), (code, _, err) = ended(run.start(2, of_process={0: {"fail_at": 5, "fault": "SIGKILL"}}))
+    assert (killed, code) == (-9, processes.AGAIN_EXIT_CODE), err
+    assert [line for line in err.splitlines() if line] == [
+        "error: process 0, which coordinates the run, is gone; run the same command again in all processes"
+    ]
+    assert time.monotonic() - before < 60
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_process_that_is_stopped_for_ever_ends_the_other_in_one_line(stopped, new_run):
     """As by SIGSTOP, or a host without a network: it sends no message, and leaves its connections open."""
@@ -337,7 +350,7 @@ def test_wrong_places_are_named(text, expected):
         busy.listen()
         text = text.replace("BUSY", str(busy.getsockname()[1]))
         with pytest.raises(joining.ProcessesError, match=f"^--distributed {text}: {expected}"):
-            joining.join(joining.parse(text))
+            joining.join(joining.parse(text), lost=pytest.fail)
 
 
 @pytest.mark.slow
