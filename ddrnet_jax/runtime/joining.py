@@ -63,8 +63,9 @@ def join(setting: Place | str, lost: Callable[[], object]) -> None:
     with _time_limit(f"{waiting} within {JOIN_TIMEOUT_S:.0f} s; start each of them, with the same address and count"):
         try:
             address, count, index = setting if isinstance(setting, Place) else _detected()
-            if address is not None and index:
-                address = relayed(address, lost)
+            if address is not None:
+                _leave_proxies_out(address)
+                address = relayed(address, lost) if index else address
             jax.distributed.initialize(
                 address,
                 count,
@@ -91,6 +92,16 @@ def _detected() -> tuple[str | None, int | None, int | None]:
     from jax._src.clusters import ClusterEnv  # the public API finds the address and connects in one
 
     return ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, round(JOIN_TIMEOUT_S))[:3]
+
+
+def _leave_proxies_out(address: str) -> None:
+    """A proxy of the environment is for the way out, but gRPC would take it to the processes of the run too."""
+    import jax
+
+    host = address.rsplit(":", 1)[0].strip("[]")
+    others = os.environ.get("no_grpc_proxy", os.environ.get("no_proxy", ""))
+    os.environ["no_grpc_proxy"] = ",".join(name for name in (host, "127.0.0.1", others) if name)
+    jax.config.update("jax_check_proxy_envs", False)  # its warning says to unset them
 
 
 def _check_address(place: Place, flag: str) -> None:
