@@ -181,12 +181,24 @@ def test_what_stops_one_process_stops_all_and_says_why(fault, failing, new_run):
 def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # of no concern to processes of one run
     run = new_run("run", "--config.total_steps=3000", "--config.eval.every_steps=0")
-    results = ended(run.start(2, of_process={1: {"fail_at": 5, "fault": "SIGTERM"}}), timeout_s=300)
+    results = ended(run.start(2, of_process={1: {"fail_at": 5, "fault": "SIGTERM"}}), timeout_s=60)
     assert [code for code, _, _ in results] == [75, 75], results
     saved = int(re.search(r"step (\d+) of 3000 is saved", results[0][2])[1])
     assert 5 <= saved < 3000
     assert (run.folder / "run" / "checkpoints" / str(saved)).is_dir()
     assert [len(rows) for rows in run.recorded("samples")] == [saved] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_two_sigterms_end_all_processes_in_the_middle_of_a_long_compilation(stopped, new_run):
+    job = {"delay_s": 200}
+    before = time.monotonic()
+    results = ended(new_run("run", *STEPS).start(2, of_process={0: job, 1: job, stopped: job | {"twice": True}}))
+    assert [code for code, _, _ in results] == [processes.AGAIN_EXIT_CODE] * 2, results
+    assert "SIGTERM: stopped at once" in results[stopped][2]
+    assert f"error: process {stopped} of 2 failed: SIGTERM: stopped at once" in results[1 - stopped][2]
+    assert time.monotonic() - before < 100
 
 
 @pytest.mark.slow
