@@ -181,7 +181,7 @@ def test_what_stops_one_process_stops_all_and_says_why(fault, failing, new_run):
 def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # of no concern to processes of one run
     run = new_run("run", "--config.total_steps=3000", "--config.eval.every_steps=0")
-    results = ended(run.start(2, of_process={1: {"fail_at": 5, "fault": "SIGTERM"}}), timeout_s=60)
+    results = ended(run.start(2, of_process={1: {"fail_at": 5, "fault": "SIGTERM"}}), timeout_s=300)
     assert [code for code, _, _ in results] == [75, 75], results
     saved = int(re.search(r"step (\d+) of 3000 is saved", results[0][2])[1])
     assert 5 <= saved < 3000
