@@ -57,10 +57,7 @@ def share_not_finite(data: bytes) -> float:
 
 def deep_range(data: bytes) -> tuple[int, int] | None:
     """(lowest, highest) raw value that an image of 16 bits makes use of; None of any other."""
-    if data[:8] == _PNG:
-        is_deep = data[24:25] == b"\x10"
-    else:
-        is_deep = data[:4] in _TIFF or data[:2] in (b"P5", b"P6")
+    is_deep = data[24:25] == b"\x10" if data[:8] == _PNG else data[:4] in _TIFF or data[:2] in (b"P5", b"P6")
     pixels = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR) if is_deep else None
     if pixels is None or pixels.dtype != np.uint16:
         return None

@@ -24,7 +24,7 @@ from ddrnet_jax.runs.step_files import CheckpointError, first_line
 from ddrnet_jax.runs.workdir import WorkdirLost
 from ddrnet_jax.runtime import devices
 
-# Orbax reads the time of day to limit a save: it jumps where a laptop has slept, or a board had none before it was online.
+# Orbax limits a save by the time of day, which jumps: a laptop has slept, a board had none before it was online.
 _NO_LIMIT_S = 100 * 365 * 86_400
 
 

@@ -99,8 +99,9 @@ def _leave_proxies_out(address: str) -> None:
     import jax
 
     host = address.rsplit(":", 1)[0].strip("[]")
-    others = os.environ.get("no_grpc_proxy", os.environ.get("no_proxy", ""))
-    os.environ["no_grpc_proxy"] = ",".join(name for name in (host, "127.0.0.1", others) if name)
+    ours = "no_grpc_proxy"
+    others = os.environ.get(ours, os.environ.get("no_proxy", ""))
+    os.environ[ours] = ",".join(name for name in (host, "127.0.0.1", others) if name)
     jax.config.update("jax_check_proxy_envs", False)  # its warning says to unset them
 
 

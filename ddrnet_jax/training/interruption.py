@@ -31,8 +31,8 @@ class Interruption:
 
     A second SIGTERM within seconds of the first changes nothing once there are steps to save: schedulers send several.
     In a run of several processes a signal to any of them ends all after the same step: JAX tells the others, by its own
-    handler of SIGTERM. Python takes handlers in the main thread only; elsewhere, as in a server's worker, signals keep doing what
-    they did.
+    handler of SIGTERM. Python takes handlers in the main thread only; elsewhere, as in a server's worker, signals keep
+    doing what they did.
     """
 
     def __init__(self) -> None:
