@@ -17,6 +17,7 @@ from ddrnet_jax.data.sets.specs import DatasetSpec
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error names the damaged file
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_TIFF = (b"II*\0", b"MM\0*")
 _MOST_PIXELS = 2**30  # that OpenCV reads, unless it is told otherwise
 _LARGE_PIXELS = 2**25  # a smaller picture fits beside any network
 _BYTES_A_PIXEL = 16  # of the decoder, its result and a copy or two
@@ -48,12 +49,15 @@ def _deep(data: bytes) -> np.ndarray | None:
     return np.repeat(pixels[..., None], 3, axis=2)
 
 
+def share_not_finite(data: bytes) -> float:
+    """The share of an image's values that are no finite numbers; only TIFF can hold such."""
+    pixels = stored_pixels(data) if data[:4] in _TIFF else None
+    return 0.0 if pixels is None else 1 - float(np.isfinite(pixels).mean())
+
+
 def deep_range(data: bytes) -> tuple[int, int] | None:
     """(lowest, highest) raw value that an image of 16 bits makes use of; None of any other."""
-    if data[:8] == _PNG:
-        is_deep = data[24:25] == b"\x10"
-    else:
-        is_deep = data[:4] in (b"II*\0", b"MM\0*") or data[:2] in (b"P5", b"P6")
+    is_deep = data[24:25] == b"\x10" if data[:8] == _PNG else data[:4] in _TIFF or data[:2] in (b"P5", b"P6")
     pixels = _imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR) if is_deep else None
     if pixels is None or pixels.dtype != np.uint16:
         return None
@@ -111,7 +115,8 @@ def _values_to_ids(mask: np.ndarray, data: bytes, name: str, spec: DatasetSpec) 
         mask = mask[..., 0] if mask.ndim == 3 else mask
     if mask.ndim != 2:
         raise DataError(
-            f"{name}: the label has {mask.shape[2]} channels; an index mask has one (for colour masks give data.colors)"
+            f"{name}: the label has more than one channel; an index mask has one: save it as grey without alpha (for "
+            "colour masks give data.colors)"
         )
     if mask.dtype != np.uint8:
         raise DataError(f"{name}: the label is {mask.dtype}; an index mask is 8-bit")

@@ -9,12 +9,18 @@ FEW_LEVELS = 32  # of 256 grey levels
 _ABOUT = {
     "oriented": "image(s) are turned as their EXIF orientation says, as viewers show them; labels as theirs say",
     "narrow": "16-bit image(s) use little of their range, and most of what they show is lost: set data.value_range",
+    "no number": "image(s) have pixels that are no finite numbers (NaN), which become black: fill them",
 }
 _RAW = DatasetSpec("raw", (), (), values={value: value for value in range(256)})
 
 
 def of_image(data: bytes, spec: DatasetSpec, label: bytes = b"") -> dict[str, str]:
-    """{kind: what} of an image's file: "oriented" (not as its label is), "narrow" (16 bits, mostly unused)."""
+    """{kind: what} of an image's file.
+
+    oriented   not as its label is
+    narrow     16 bits, mostly unused
+    no number  floats that are not finite
+    """
     found = {}
     orientations = exif.orientation(data), exif.orientation(label)
     if orientations[0] != orientations[1]:
@@ -22,6 +28,8 @@ def of_image(data: bytes, spec: DatasetSpec, label: bytes = b"") -> dict[str, st
     values = None if spec.value_range else decode.deep_range(data)
     if values and decode.grey_levels(*values) < FEW_LEVELS:
         found["narrow"] = f"values {values[0]}..{values[1]}, {decode.grey_levels(*values)} of 256 grey levels"
+    if spec.value_range and (share := decode.share_not_finite(data)):
+        found["no number"] = f"{share:.1%} of the pixels"
     return found
 
 

@@ -24,6 +24,9 @@ from ddrnet_jax.runs.step_files import CheckpointError, first_line
 from ddrnet_jax.runs.workdir import WorkdirLost
 from ddrnet_jax.runtime import devices
 
+# Orbax limits a save by the time of day, which jumps: a laptop has slept, a board had none before it was online.
+_NO_LIMIT_S = 100 * 365 * 86_400
+
 
 class OtherRun(UserError):
     """A step among a run's own is of another run: going on would make a mixture of both."""
@@ -180,13 +183,15 @@ class Checkpoints:
 
     def _orbax(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
-            policies = ocp.training.preservation_policies
+            policies, context = ocp.training.preservation_policies, ocp.Context()
+            context.asynchronous.timeout_secs = _NO_LIMIT_S
             best = policies.BestN(
                 get_metric_fn=step_files.score, reverse=False, n=1, keep_checkpoints_without_metrics=False
             )
             self._checkpointer = ocp.training.Checkpointer(
                 step_files.plainly_named(self._root),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
+                context=context,
             )
         return self._checkpointer
 

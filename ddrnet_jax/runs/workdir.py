@@ -57,6 +57,7 @@ class Claim:
             )
 
     def _locked(self) -> tuple[int, int] | None:
+        regular_files.require(self._workdir / _LOCK)
         lock = filelock.FileLock(self._workdir / _LOCK)
         lock.acquire(timeout=0)
         self._stack.callback(lock.release)
@@ -90,7 +91,8 @@ def _made(workdir: Path, stack: contextlib.ExitStack) -> Claim:
     except filelock.Timeout as e:
         raise ConfigError(f"--workdir {workdir}: another run is writing there; wait for it or choose another") from e
     except OSError as e:
-        raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror})") from e
+        place = f": {e.filename}" if e.filename and Path(e.filename) != workdir else ""
+        raise ConfigError(f"--workdir {workdir}: cannot be written ({e.strerror}{place})") from e
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

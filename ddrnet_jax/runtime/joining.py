@@ -5,10 +5,11 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, NoReturn
 
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.runtime.relay import relayed
 
 # Hosts of a pod start minutes apart, and JAX aborts without a word to Python where it waits itself.
 JOIN_TIMEOUT_S = 300.0
@@ -45,22 +46,30 @@ def parse(text: str | None) -> Place | str:
     return place
 
 
-def join(setting: Place | str) -> None:
-    """Wait for the other processes, before any use of a JAX backend. Raises ProcessesError if they are not found."""
+def join(setting: Place | str, lost: Callable[[], object]) -> None:
+    """Wait for the other processes, before any use of a JAX backend.
+
+    lost  called when process 0 is gone
+    Raises ProcessesError if they are not found.
+    """
     import jax
 
-    place: dict[str, Any] = {}
     flag = "--distributed auto"
     if isinstance(setting, Place):
-        place = {"coordinator_address": setting.address, "num_processes": setting.count, "process_id": setting.index}
         flag = f"--distributed {setting.address},{setting.count},{setting.index}"
         _check_address(setting, flag)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     waiting = f"{flag}: not all processes of the run have joined"
     with _time_limit(f"{waiting} within {JOIN_TIMEOUT_S:.0f} s; start each of them, with the same address and count"):
         try:
+            address, count, index = setting if isinstance(setting, Place) else _detected()
+            if address is not None:
+                _leave_proxies_out(address)
+                address = relayed(address, lost) if index else address
             jax.distributed.initialize(
-                **place,
+                address,
+                count,
+                index,
                 initialization_timeout=round(JOIN_TIMEOUT_S) + 60,  # the limit here comes first: JAX's own aborts
                 heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
             )
@@ -76,6 +85,28 @@ def join(setting: Place | str) -> None:
             f"{flag}: process {jax.process_index()} of {jax.process_count()} has {own} of all {devices} devices; "
             "expected the same number in each"
         )
+
+
+def _detected() -> tuple[str | None, int | None, int | None]:
+    """What JAX finds out of a cluster by itself: address, count and index, None where there is none."""
+    try:
+        from jax._src.clusters import ClusterEnv  # the public API finds the address and connects in one
+
+        detect = ClusterEnv.auto_detect_unset_distributed_params
+    except (ImportError, AttributeError):  # another jax: it finds them where it connects, without a relay
+        return None, None, None
+    return detect(None, None, None, None, None, round(JOIN_TIMEOUT_S))[:3]
+
+
+def _leave_proxies_out(address: str) -> None:
+    """A proxy of the environment is for the way out, but gRPC would take it to the processes of the run too."""
+    import jax
+
+    host = address.rsplit(":", 1)[0].strip("[]")
+    ours = "no_grpc_proxy"
+    others = os.environ.get(ours, os.environ.get("no_proxy", ""))
+    os.environ[ours] = ",".join(name for name in (host, "127.0.0.1", others) if name)
+    jax.config.update("jax_check_proxy_envs", False)  # its warning says to unset them
 
 
 def _check_address(place: Place, flag: str) -> None:

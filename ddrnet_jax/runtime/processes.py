@@ -26,6 +26,7 @@ _MEET_TIMEOUT_S = 3600
 _POLL_S = 0.5
 _BEAT_S = 5.0
 _GRACE_S = 5.0
+_COORDINATOR_GONE = "process 0, which coordinates the run, is gone; run the same command again in all processes"
 _FAILED = "ddrnet_jax/failed"
 _SEEN = "ddrnet_jax/seen"
 _BEAT = "ddrnet_jax/beat"
@@ -45,7 +46,7 @@ def joined(setting: Place | str, *, leaving_in_order: tuple[type[BaseException],
     if setting == "off":
         yield
         return
-    join(setting)
+    join(setting, _coordinator_lost)
     _member = _Member()
     try:
         with ending_if_lost():
@@ -116,6 +117,18 @@ def _leave() -> None:
     _member = None
 
 
+def _coordinator_lost() -> None:
+    """End this process, unless it leaves just now or is already saying why it ends."""
+    if _member is None or _member.may_end():
+        _say(_COORDINATOR_GONE)
+        end(AGAIN_EXIT_CODE)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads any more: it ends all the same
+        print(f"error: {message}", file=sys.stderr)
+
+
 def is_joined() -> bool:
     """True if this process is one of several, or was started as one."""
     return _member is not None
@@ -169,6 +182,10 @@ class _Member:
         self._watch.join()
         jax.distributed.shutdown()
 
+    def may_end(self) -> bool:
+        """True if this process has not left the run. Who asks while another thread ends it gets no answer."""
+        return not self._is_left.is_set() and self._ending.acquire()
+
     def fail(self, message: str, code: int) -> NoReturn:
         self._ending.acquire()
         with contextlib.suppress(Exception):  # the service itself may be what failed
@@ -181,7 +198,7 @@ class _Member:
             f"process {self.index} of {self.count} lost another one ({str(error).splitlines()[0][:200]}); run the same "
             "command again in all processes: a training run goes on from its last checkpoint"
         )
-        print(f"error: {message}", file=sys.stderr)
+        _say(message)
         self.fail(message, AGAIN_EXIT_CODE)
 
     def _watch_others(self) -> None:
@@ -197,10 +214,7 @@ class _Member:
             except Exception:
                 if self._is_left.is_set():
                     return
-                self._end(
-                    "process 0, which coordinates the run, is gone; run the same command again in all processes",
-                    AGAIN_EXIT_CODE,
-                )
+                self._end(_COORDINATOR_GONE, AGAIN_EXIT_CODE)
             for key, value in failed:
                 index, (code, message) = key.rsplit("/", 1)[1], value.split(" ", 1)
                 if int(index) != self.index:
@@ -219,8 +233,7 @@ class _Member:
 
     def _end(self, message: str, code: int) -> NoReturn:
         self._ending.acquire()  # whoever fails at the same time speaks for itself
-        with contextlib.suppress(OSError):  # nobody reads any more: it ends all the same
-            print(f"error: {message}", file=sys.stderr)
+        _say(message)
         self._exit_in_turn(code)
 
     def _exit_in_turn(self, code: int) -> NoReturn:

@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ddrnet_jax.runtime import processes
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
 
 _NAMES: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
@@ -28,15 +30,16 @@ class Interruption:
     """While the context lasts, SIGTERM and the first Ctrl-C end the run between two steps; a second one at once.
 
     A second SIGTERM within seconds of the first changes nothing once there are steps to save: schedulers send several.
-    In a run of several processes a signal to any of them ends all after the same step; there JAX has SIGTERM for
-    itself. Python takes handlers in the main thread only; elsewhere, as in a server's worker, signals keep doing what
-    they did.
+    In a run of several processes a signal to any of them ends all after the same step: JAX tells the others, by its own
+    handler of SIGTERM. Python takes handlers in the main thread only; elsewhere, as in a server's worker, signals keep
+    doing what they did.
     """
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
         self._processes = 1
+        self._jaxs_handler = 0  # its address
         self._asked = 0  # more than once: there are steps to save
         self._handled: collections.Counter[int] = collections.Counter()
         self._arrivals = -1, -1
@@ -51,14 +54,15 @@ class Interruption:
             os.set_blocking(self._arrivals[1], False)
             self._watch.start()
             self._previous_wakeup = signal.set_wakeup_fd(self._arrivals[1], warn_on_full_buffer=False)
-            # Of several processes JAX itself takes SIGTERM, and tells the others.
-            taken = (signal.SIGINT, signal.SIGTERM)[: 1 if self._processes > 1 else 2]
-            self._previous = {number: signal.signal(number, self._handle) for number in taken}
+            self._jaxs_handler = _address_of_handler(signal.SIGTERM) if self._processes > 1 else 0
+            self._previous = {n: signal.signal(n, self._handle) for n in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if self._jaxs_handler:
+            ctypes.CDLL(None).signal(signal.SIGTERM, ctypes.c_void_p(self._jaxs_handler))
         if self._previous:
             signal.set_wakeup_fd(self._previous_wakeup)
             os.close(self._arrivals[1])
@@ -94,8 +98,8 @@ class Interruption:
             raise KeyboardInterrupt("stopped at once; the same command goes on from the last checkpoint")
         if self._received is not signal.SIGINT:  # who pressed Ctrl-C wants the shell's exit code of it
             self._received = signal.Signals(number)
-        if self._processes > 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self._jaxs_handler > signal.SIG_IGN:
+            ctypes.CFUNCTYPE(None, ctypes.c_int)(self._jaxs_handler)(signal.SIGTERM)
 
     def _watch_arrivals(self) -> None:
         """Answer signals that the main thread cannot handle yet: a compilation keeps it for minutes."""
@@ -118,9 +122,19 @@ class Interruption:
                     _end_at_once(number)
 
 
+def _address_of_handler(number: int) -> int:
+    """The function that the process calls at a signal, also one of C; 0 and 1 are the system's own answers."""
+    action = (ctypes.c_void_p * 64)()  # longer than any struct sigaction, whose first member it is
+    ctypes.CDLL(None).sigaction(number, None, action)
+    return action[0] or 0
+
+
 def _end_at_once(number: int) -> None:
-    _say(f"{_NAMES[number]}: stopped at once; the same command goes on from the last checkpoint")
-    os._exit(AGAIN_EXIT_CODE if number == signal.SIGTERM else 130)
+    message = f"{_NAMES[number]}: stopped at once; the same command goes on from the last checkpoint"
+    code = AGAIN_EXIT_CODE if number == signal.SIGTERM else 130
+    _say(message)
+    processes.end_all(message, code)
+    os._exit(code)
 
 
 def _say(text: str) -> None:

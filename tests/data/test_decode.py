@@ -143,7 +143,7 @@ def test_raw_values_with_holes():
     ("mask", "message"),
     [
         (np.full((4, 4), 12, np.uint8), "bad.png: label value 12 is not one of camvid's: 0, 1,"),
-        (np.full((4, 4, 3), 3, np.uint8), "bad.png: the label has 3 channels"),
+        (np.full((4, 4, 3), 3, np.uint8), "bad.png: the label has more than one channel"),
         (np.full((4, 4), 300, np.uint16), "bad.png: the label is uint16"),
     ],
 )

@@ -1,9 +1,11 @@
 """A run's checkpoints on a disk that damages, loses or has no room for them; states without a model save in no time."""
 
+import itertools
 import os
 import resource
 import shutil
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -190,6 +192,18 @@ def test_what_is_not_known_to_be_the_disk_is_not_called_the_disk(run, monkeypatc
     assert "GB free" not in str(e.value)
     assert "room" not in str(e.value)
     assert "run the same command again" in str(e.value)
+
+
+def test_a_clock_that_jumps_costs_no_save(run, monkeypatch):
+    """As after a night with the lid closed, or when a board gets the time from the network."""
+    days = itertools.count(1)
+    clock = types.SimpleNamespace(time=lambda: 1e9 + next(days) * 86_400)
+    monkeypatch.setattr("orbax.checkpoint._src.futures.future.time", clock)  # by which it limits a save
+    manager = tiny_checkpoints(run)
+    manager.save(4, tiny_state(4))
+    manager.close()
+    assert next(days) > 5
+    assert_is_step(resume(run), 4)
 
 
 def test_a_removed_step_is_saved_again(run):

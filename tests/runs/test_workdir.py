@@ -1,6 +1,7 @@
 """A workdir is one run's, from its start to its end; a folder of the user's is none."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -121,3 +122,11 @@ def test_of_two_runs_that_a_removed_lock_let_in_the_first_ends(tmp_path):
             with pytest.raises(WorkdirLost, match="another run has begun there"):
                 first.check()
             second.check()
+
+
+def test_a_lock_that_is_a_pipe_is_named(tmp_path):
+    claim_once(tmp_path)
+    (tmp_path / ".lock").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(ConfigError, match=rf"cannot be written \(not a regular file: {tmp_path}/\.lock\)"):
+        claim_once(tmp_path)

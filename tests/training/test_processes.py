@@ -178,7 +178,8 @@ def test_what_stops_one_process_stops_all_and_says_why(fault, failing, new_run):
     assert "Traceback" not in other[2]
 
 
-def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run):
+def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # of no concern to processes of one run
     run = new_run("run", "--config.total_steps=3000", "--config.eval.every_steps=0")
     results = ended(run.start(2, of_process={1: {"fail_at": 5, "fault": "SIGTERM"}}), timeout_s=300)
     assert [code for code, _, _ in results] == [75, 75], results
@@ -186,6 +187,31 @@ def test_sigterm_to_one_process_saves_the_same_step_in_all(new_run):
     assert 5 <= saved < 3000
     assert (run.folder / "run" / "checkpoints" / str(saved)).is_dir()
     assert [len(rows) for rows in run.recorded("samples")] == [saved] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_two_sigterms_end_all_processes_in_the_middle_of_a_long_compilation(stopped, new_run):
+    job = {"delay_s": 200}
+    before = time.monotonic()
+    results = ended(new_run("run", *STEPS).start(2, of_process={0: job, 1: job, stopped: job | {"twice": True}}))
+    assert [code for code, _, _ in results] == [processes.AGAIN_EXIT_CODE] * 2, results
+    assert "SIGTERM: stopped at once" in results[stopped][2]
+    assert f"error: process {stopped} of 2 failed: SIGTERM: stopped at once" in results[1 - stopped][2]
+    assert time.monotonic() - before < 100
+
+
+@pytest.mark.slow
+def test_the_others_of_a_coordinator_that_was_killed_end_in_one_line(new_run):
+    """JAX itself ends them with a stack of C++."""
+    run = new_run("run", "--config.total_steps=3000", "--config.eval.every_steps=0")
+    before = time.monotonic()
+    (killed, _, _), (code, _, err) = ended(run.start(2, of_process={0: {"fail_at": 5, "fault": "SIGKILL"}}))
+    assert (killed, code) == (-9, processes.AGAIN_EXIT_CODE), err
+    assert [line for line in err.splitlines() if line] == [
+        "error: process 0, which coordinates the run, is gone; run the same command again in all processes"
+    ]
+    assert time.monotonic() - before < 60
 
 
 @pytest.mark.slow
@@ -337,7 +363,7 @@ def test_wrong_places_are_named(text, expected):
         busy.listen()
         text = text.replace("BUSY", str(busy.getsockname()[1]))
         with pytest.raises(joining.ProcessesError, match=f"^--distributed {text}: {expected}"):
-            joining.join(joining.parse(text))
+            joining.join(joining.parse(text), lost=pytest.fail)
 
 
 @pytest.mark.slow

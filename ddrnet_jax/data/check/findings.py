@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ddrnet_jax.data import remarks
 from ddrnet_jax.data.check.samples import Observation
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.sets.specs import DatasetSpec
@@ -35,7 +36,7 @@ _KINDS = {
     "name": ("error", "label(s) with classes that are not in data.classes", ""),
     "color for index": ("error", "label(s) are colour masks, but no colours are set", ""),
     "index for color": ("error", "label(s) are index masks, but colours are set", ""),
-    "greys": ("error", "index label(s) saved with three equal channels", ""),
+    "greys": ("error", "index label(s) saved with equal colour channels, or with alpha", ""),
     "blended": (
         "error",
         "label(s) with blended colours",
@@ -49,6 +50,7 @@ _KINDS = {
         "(exiftool -Orientation= FILE), else all is well; the picture of samples shows it",
     ),
     "narrow": ("warning", "16-bit image(s) that use little of their range: most of what they show is lost", ""),
+    "no number": ("warning", "image(s) with pixels that are no finite numbers (NaN)", "fill them: they become black"),
     "damaged inside": (
         "warning",
         "JPEG(s) that a decoder complains about",
@@ -93,7 +95,7 @@ class Tally:
     sizes    {(W, H): images}
     names    {digest of an image's file: its name}
     sound    indices of the samples without error
-    deep_range  (lowest, highest) raw value of the images of 16 bits
+    deep_ranges  {image of more than 8 bits: (lowest, highest) raw value}
     unfit    indices of those whose labels have colours that do not fit the data set
     """
 
@@ -109,7 +111,7 @@ class Tally:
     problems: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     names: dict[int, str] = dataclasses.field(default_factory=dict)
     sound: list[int] = dataclasses.field(default_factory=list)
-    deep_range: tuple[float, float] | None = None
+    deep_ranges: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     unfit: list[int] = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
@@ -131,8 +133,7 @@ class Tally:
             self.sizes[seen.size_wh] += 1
             self.names[seen.digest] = seen.name
         if seen.deep_range:
-            known = self.deep_range or seen.deep_range
-            self.deep_range = min(known[0], seen.deep_range[0]), max(known[1], seen.deep_range[1])
+            self.deep_ranges[seen.name] = seen.deep_range
         self.unknown.update(seen.unknown)
         self.colors.update(seen.colors)
 
@@ -154,13 +155,23 @@ def of_samples(tallies: Sequence[Tally], spec: DatasetSpec) -> list[Finding]:
     return findings
 
 
+def _advice_for_ranges(used: dict[str, tuple[float, float]]) -> tuple[str, tuple[str, ...]]:
+    """used  {image: (lowest, highest) raw value}"""
+    low, high = min(low for low, _ in used.values()), max(high for _, high in used.values())
+    narrow, wide = (pick(used, key=lambda name: used[name][1] - used[name][0]) for pick in (min, max))
+    span = used[narrow][1] - used[narrow][0]
+    if 0 < span < remarks.FEW_LEVELS / 256 * (high - low):
+        far = wide if used[wide] != used[narrow] else max(used, key=lambda name: used[name][1])
+        ranges = ", ".join(f"{name} uses {used[name][0]:g} to {used[name][1]:g}" for name in (narrow, far))
+        return f"no one data.value_range shows them all ({ranges}): save them with 8 bits, each kind by its range", ()
+    return "let the values that there are become 0 to 255", (f"config.data.value_range = {(low, high)}",)
+
+
 def _advice(kind: str, tallies: Sequence[Tally], spec: DatasetSpec) -> tuple[str, tuple[str, ...]]:
     if kind in ("narrow", "unread bits"):
-        ranges = [tally.deep_range for tally in tallies if tally.deep_range]
-        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-        return "let the values that there are become 0 to 255", (f"config.data.value_range = {(low, high)}",)
+        return _advice_for_ranges({name: used for tally in tallies for name, used in tally.deep_ranges.items()})
     if kind == "greys":
-        return "save them with one channel", ()
+        return "save them as grey, with one channel", ()
     if spec.name != "folder":
         return f"these are not the labels of {spec.name}; unzip its release again, or use data.name='folder'", ()
     if kind in ("color for index", "index for color") and 2 * _with(kind, tallies) < sum(t.count for t in tallies):

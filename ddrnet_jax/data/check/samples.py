@@ -28,7 +28,7 @@ class Observation:
     name      of the image; "" if it could not be read
     size_wh   of the image in pixels, or None
     digest    of the bytes of the image's file
-    deep_range  (lowest, highest) raw value of an image of 16 bits
+    deep_range  (lowest, highest) raw value that an image of more than 8 bits makes use of
     counts    i64[C+1] labelled pixels (or samples) by class, the ignored ones last; None if the label is unreadable
     raw       i64[256] pixels by raw value, of index masks
     unknown   {raw value, RGB or name: pixels} that the data set does not know
@@ -96,12 +96,14 @@ def _inspect_image(
         seen.note("alpha", f"{name}: {channels} channels")
     if bits > 8 and not spec.value_range:
         what = remarks.of_image(data, spec).get("narrow")
-        seen.deep_range = decode.deep_range(data) if what else None
+        seen.deep_range = decode.deep_range(data)
         seen.note("narrow" if what else "deep", f"{name}: {what or f'{bits} bits'}")
     elif bits > 8 and (levels := len(np.unique(image))) < remarks.FEW_LEVELS:
         low, high = spec.value_range
         seen.deep_range = ranges.used(_pixels(data))
         seen.note("narrow", f"{name}: {levels} of 256 grey levels by data.value_range = ({low:g}, {high:g})")
+    if what := remarks.of_image(data, spec).get("no number"):
+        seen.note("no number", f"{name}: {what}")
     if (image[::8, ::8] == image[0, 0]).all() and (image == image[0, 0]).all():
         seen.note("blank", f"{name}: RGB {tuple(map(int, image[0, 0]))} everywhere")
     return image.shape[:2]

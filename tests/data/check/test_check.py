@@ -1,6 +1,7 @@
 """check_data: every kind of damage planted and found by name, nothing found where nothing is wrong, exit codes."""
 
 import dataclasses
+import re
 import shutil
 import struct
 import zlib
@@ -176,7 +177,7 @@ def deep_label(data):
 
 def three_equal_channels(data):
     write_png(data / "labels/train/0.png", np.ones((HEIGHT, WIDTH, 3), np.uint8))
-    return "error", "1 index label(s) saved with three equal channels", ["labels/train/0.png: values 1"]
+    return "error", "1 index label(s) saved with equal colour channels, or with alpha", ["labels/train/0.png: values 1"]
 
 
 def blended_colors(data):
@@ -745,3 +746,35 @@ def test_an_exif_rotation_is_told(data):
     exif = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
     (data / "images/train/1.jpg").write_bytes(jpeg[:2] + exif + jpeg[2:])
     assert_found(look(data), "error", "1 label(s) turned", names=["label 64x48, image 48x64"])
+
+
+def test_no_range_is_proposed_that_shows_one_image_and_hides_the_others(data):
+    rng = np.random.default_rng(2)
+    for stem, (low, high) in {"1": (0, 65536), "2": (22100, 22950)}.items():
+        pixels = rng.integers(low, high, (HEIGHT, WIDTH)).astype(np.uint16)
+        (data / f"images/train/{stem}.png").write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    (finding,) = (f for f in look(data).findings if "little of their range" in f.message)
+    assert finding.paste == ()
+    assert re.search(r"no one data.value_range .*2\.png uses 221\d\d to 229\d\d, .*1\.png uses", finding.what_to_do)
+
+
+def test_pixels_that_are_no_numbers_are_said(data):
+    pixels = np.eye(HEIGHT, WIDTH, dtype=np.float32)
+    pixels[: HEIGHT // 4] = np.nan
+    (data / "images/train/2.png").unlink()
+    (data / "images/train/2.tif").write_bytes(cv2.imencode(".tif", pixels)[1].tobytes())
+    spec = dataclasses.replace(folder_spec(CLASSES), value_range=(0.0, 1.0))
+    splits = [
+        check.Split(role, "train", lambda: FolderPairs(data, "train", spec)) for role in ("training", "evaluation")
+    ]
+    report = check.check(splits, spec, root=data, crop_hw=(HEIGHT, WIDTH), scale_range=(1, 1), eval_size_hw=None)
+    (finding,) = (f for f in report.findings if "no finite numbers" in f.message)
+    assert "2.tif: 25.0% of the pixels" in finding.names[0]
+
+
+def test_a_grey_index_mask_with_alpha_is_named(data):
+    grey = cv2.imread(str(data / "labels/train/0.png"), cv2.IMREAD_UNCHANGED)
+    rgba = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    (data / "labels/train/0.png").write_bytes(cv2.imencode(".png", rgba)[1].tobytes())
+    (finding,) = (f for f in look(data).findings if f.severity == "error")
+    assert "equal colour channels, or with alpha" in finding.message
