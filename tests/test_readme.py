@@ -120,7 +120,7 @@ def anchors(page):
 
 
 def test_the_table_of_modes_names_the_flags_that_they_take(repo):
-    values = {"--engine": "jax", "--format": "onnx", "--naming": "official"}
+    values = {"--engine": "jax", "--format": "onnx", "--naming": "official", "--dtype": "float16"}
     text = (repo / "docs" / "command_line.md").read_text()
     rows = {mode: names.split() for mode, names in re.findall(r"^\| `(\w+)`.*\| `(--.+)` \|$", text, re.MULTILINE)}
     assert rows.keys() == flags.FLAGS.keys()
