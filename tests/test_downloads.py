@@ -212,7 +212,7 @@ def test_a_full_disk_is_said_before_and_while_it_fills(server, folder, monkeypat
     refused(
         f"{server.address}/w",
         "needs 1 MB, the disk of",
-        "has 0 MB free; free some of the disk, or set DDRNET_JAX_CACHE_DIR",
+        "has 0 MB free; free some of the disk, or set",
     )
     monkeypatch.undo()
     monkeypatch.setenv(cache_folder.VARIABLE, "/proc/nowhere")

@@ -33,6 +33,8 @@ OURS = "python -m ddrnet_jax.main "
 NEEDS = {
     "cityscapes": "the data set",
     "best_val_smaller": "a published file",
+    "hf://": "a model hub",
+    "https://": "a server",
     "--input frames": "frames without labels; tests/cli/test_main.py trains on what it writes",
     "data.pseudo_root=pseudo": "what the line before writes; the same test",
     "--mode plan": "libtpu, and minutes",
