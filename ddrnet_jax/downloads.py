@@ -23,6 +23,7 @@ from tqdm import tqdm
 from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.runtime import cache_folder
+from ddrnet_jax.text import cut, printable
 
 _log = logging.getLogger(__name__)
 _MOST_BYTES = 4 * 2**30  # a trainer's whole state of the largest network has less than one
@@ -275,4 +276,5 @@ def _sha256(path: Path) -> str:
 
 
 def _failed(place: str, why: str, remedy: str) -> DownloadError:
-    return DownloadError(f"{shown(place)}: {why}; {remedy}")
+    one_line = cut(printable(" ".join(why.split())), 300)  # which may quote what a server sent
+    return DownloadError(f"{shown(place)}: {one_line}; {remedy}")

@@ -22,7 +22,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 class Server(http.server.ThreadingHTTPServer):
     """Serves CONTENT.
 
-    faults  what happens to the next requests, in their order: a status, or a number of bytes after which it hangs up
+    faults  what happens to the next requests, in their order: a status, a number of bytes after which it hangs up, or
+            what it sends in the place of an answer
     seen    (method, path, Range, If-None-Match) of every request
     """
 
@@ -64,6 +65,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", f"http://example.invalid:{server.server_address[1]}/w")
             return self.end_headers()
+        if isinstance(fault, bytes):
+            return self.wfile.write(fault)
         if fault and fault in range(400, 600):
             return self.refuse(fault)
         if headers.get("If-None-Match") == server.tag:
@@ -194,6 +197,32 @@ def test_what_is_not_there_or_not_open_is_named_at_once(server):
         server.faults = [code]
         refused(f"{server.address}/w", part)
     assert len(server.seen) == 4
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\x00\xff nonsense\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+        b"HTTP/1.0 206 Partial\r\nContent-Range: bytes 7-9/10\r\n\r\nabc",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\nETag: W/x\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_an_answer_that_is_none_is_asked_for_again(server, answer):
+    server.faults = [answer]
+    assert fetched(f"{server.address}/w").read_bytes() == CONTENT
+    server.faults = [answer] * 4
+    refused(f"{server.address}/v", "look at the network and run it again")
+
+
+def test_redirections_end(server):
+    around = f"HTTP/1.0 302 Found\r\nLocation: {server.address}/w\r\n\r\n".encode()
+    server.faults = [around] * 100
+    refused(f"{server.address}/w", "the server says 302")
+    server.faults = [b"HTTP/1.0 302 Found\r\nLocation: file:///etc/passwd\r\n\r\n"]
+    refused(f"{server.address}/w", "the server says 302")
 
 
 def test_offline_what_was_fetched_before_is_used_and_else_one_line_ends_it(server, said):
