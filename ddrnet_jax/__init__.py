@@ -19,6 +19,7 @@ build.py     what a config describes, made: data, model
 data/        from files to batches; no jax
 config/      every key, its unit, its limits; configs from files, flags and JSON
 models/      the network alone
+downloads.py files at an address: fetched once, checked, kept
 runtime/     devices, processes, compilation
 errors.py    what ends in one line
 memory.py    what of it is free, and who says that there is too little
@@ -38,7 +39,7 @@ _LAZY = {
     "evaluate": "ddrnet_jax.api",
     "export": "ddrnet_jax.exports.export",
     "load": "ddrnet_jax.prediction.segmenter",
-    "load_checkpoint": "ddrnet_jax.runs.checkpoints",
+    "load_checkpoint": "ddrnet_jax.weights.loading",
     "load_pretrained": "ddrnet_jax.weights.pretrained",
     "train": "ddrnet_jax.api",
 }

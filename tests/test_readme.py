@@ -33,6 +33,8 @@ OURS = "python -m ddrnet_jax.main "
 NEEDS = {
     "cityscapes": "the data set",
     "best_val_smaller": "a published file",
+    "hf://": "a model hub",
+    "https://": "a server",
     "--input frames": "frames without labels; tests/cli/test_main.py trains on what it writes",
     "data.pseudo_root=pseudo": "what the line before writes; the same test",
     "--mode plan": "libtpu, and minutes",
@@ -120,7 +122,7 @@ def anchors(page):
 
 
 def test_the_table_of_modes_names_the_flags_that_they_take(repo):
-    values = {"--engine": "jax", "--format": "onnx", "--naming": "official"}
+    values = {"--engine": "jax", "--format": "onnx", "--naming": "official", "--dtype": "float16"}
     text = (repo / "docs" / "command_line.md").read_text()
     rows = {mode: names.split() for mode, names in re.findall(r"^\| `(\w+)`.*\| `(--.+)` \|$", text, re.MULTILINE)}
     assert rows.keys() == flags.FLAGS.keys()

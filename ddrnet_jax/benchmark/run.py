@@ -24,9 +24,9 @@ from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import VARIANTS, DDRNet
 from ddrnet_jax.outputs import Outputs
-from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runs.checkpoints import CheckpointError
 from ddrnet_jax.text import size
+from ddrnet_jax.weights import loading
 
 LEAST_PIXELS = 32  # of an image each way: a drawn scene's
 _log = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def _random(variant: str, classes: int) -> DDRNet:
 
 def _trained(checkpoint: str | Path) -> tuple[dict[str, Callable[[tuple[int, int]], DDRNet]], str]:
     """(by its variant, for an image size; the data set it was trained on); checked to be a segmenter."""
-    loaded = checkpoints.load_weights(checkpoint)
+    loaded = loading.load_weights(checkpoint)
     if loaded.config.task != "segmentation":
         raise CheckpointError(f"{checkpoint}: a classifier, expected a segmenter, which alone predicts masks")
     weights = jax.tree.map(jnp.asarray, (loaded.params, loaded.batch_stats))

@@ -103,7 +103,7 @@ def _export(arguments, overrides) -> None:
         raise UsageError("--mode export takes no --config but with --int8: a checkpoint carries its own")
     output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
     options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_or_any(arguments.size)}
-    options["int8"] = _int8(arguments, overrides)
+    options["int8"], options["dtype"] = _int8(arguments, overrides), arguments.dtype or "float32"
     card = export.export(_checkpoint(arguments), output, **options)
     for note in card["notes"]:
         print(f"note: {note}")

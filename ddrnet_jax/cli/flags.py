@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection
 from typing import Literal, NoReturn
 
+from ddrnet_jax import downloads
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.prediction.sources import is_stream
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
@@ -101,6 +102,9 @@ class UsageError(UserError):
     """The flags do not make a command."""
 
 
+# The flag that names trained weights, and so takes an address, where it is another than --checkpoint.
+_WEIGHTS = {"import_weights": "input", "report": ""}
+
 # The flags beside --config that a mode takes.
 FLAGS = {
     "train": {"workdir", "distributed"},
@@ -108,7 +112,7 @@ FLAGS = {
     "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side", "live"},
     "pseudo_label": {"workdir", "checkpoint", "input", "output", "confidence"},
     "import_weights": {"input", "output"},
-    "export": {"workdir", "checkpoint", "output", "format", "naming", "size", "int8", "calibrate", "max_loss"},
+    "export": {"workdir", "checkpoint", "output", "format", "naming", "dtype", "size", "int8", "calibrate", "max_loss"},
     "benchmark": {"checkpoint", "output", "engines", "variants", "sizes", "protocols", "batch_sizes", "seconds"},
     "submit": {"workdir", "checkpoint", "output"},
     "check_data": {"output"},
@@ -137,7 +141,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--config", metavar="FILE", help="config file, FILE or FILE:ARGUMENT")
     parser.add_argument("--mode", metavar="MODE", choices=FLAGS, default="train", help="see below (default: train)")
     parser.add_argument("--workdir", metavar="DIR", help="where a run lives (default: runs/<config name>)")
-    parser.add_argument("--checkpoint", metavar="DIR", help="a workdir (its best, else latest step) or a step")
+    parser.add_argument("--checkpoint", metavar="PATH", help="a workdir (its best, else latest step), a step, a file")
     parser.add_argument(
         "--distributed",
         metavar="HOW",
@@ -149,6 +153,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--input", metavar="PATH", help="image, folder, video, camera or stream; weights file")
     parser.add_argument("--output", metavar="PATH", help="where results go (predict: default predictions)")
     parser.add_argument("--format", choices=("safetensors", "pth", "stablehlo", "onnx"), help="of the exported file")
+    parser.add_argument("--dtype", choices=("float32", "float16"), help="of exported kernels (default: float32)")
     parser.add_argument("--size", metavar="HxW", help="export: of the images a program takes, as 1024x2048, or any")
     parser.add_argument(
         "--engine", choices=ENGINES, help="predict: default auto, the fastest here; evaluate: default jax"
@@ -179,11 +184,13 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         if isinstance(value, str) and value.startswith("~"):
             setattr(arguments, name, os.path.expanduser(value))
     for name in ("workdir", "checkpoint", "compare", "input", "output"):
-        may_stream = name == "input" and arguments.mode == "predict"
-        if "://" in (getattr(arguments, name) or "") and not (may_stream and is_stream(arguments.input)):
+        value = getattr(arguments, name) or ""
+        is_of_weights = name == _WEIGHTS.get(arguments.mode, "checkpoint") and downloads.is_fetched(value)
+        may_stream = name == "input" and arguments.mode == "predict" and is_stream(value)
+        if downloads.is_address(value) and not (is_of_weights or may_stream):
             raise UsageError(
-                f"--{name} {getattr(arguments, name)}: a bucket cannot be used directly; mount it (gcsfuse, Filestore) "
-                "and give the folder"
+                f"--{name} {value}: an address cannot be used here; download it, or mount the bucket (gcsfuse, "
+                "Filestore), and give the path"
             )
     for name, value in vars(arguments).items():
         if value == "":  # as of a shell's variable that is not set

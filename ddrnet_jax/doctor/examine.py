@@ -15,11 +15,12 @@ from ddrnet_jax.data.check.findings import SEVERITIES, Finding
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.samples import Sample, Source
 from ddrnet_jax.doctor import checkpoint_causes, config_causes, prediction_causes
+from ddrnet_jax.downloads import DownloadError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import View
-from ddrnet_jax.runs import checkpoints
-from ddrnet_jax.weights import pretrained
+from ddrnet_jax.runs.checkpoints import CheckpointError
+from ddrnet_jax.weights import loading, pretrained
 from ddrnet_jax.weights.files import WeightsFileError
 
 _log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def examine(experiment: Experiment, checkpoint: str | Path | None) -> Examinatio
     if experiment.task != "segmentation":
         raise ConfigError(f"config.task: {experiment.task!r} given, but --mode doctor examines segmenters")
     train_source, eval_source = experiment.train_source(), experiment.eval_source()
-    loaded = None if checkpoint is None else checkpoints.load_weights(checkpoint)
+    loaded = None if checkpoint is None else loading.load_weights(checkpoint)
     if checkpoint is not None and loaded is not None:
         check_same_classes(experiment, checkpoint, loaded.experiment)
     _log.info(
@@ -95,7 +96,7 @@ def examine(experiment: Experiment, checkpoint: str | Path | None) -> Examinatio
     if checkpoint_causes.not_finite(loaded) or not held_out:
         return Examination(_sorted(found), recorded=loaded.miou)
     _log.info("compiling the network, twice, to see the same images in several ways")
-    raw = checkpoints.load_weights(checkpoint, averaged=False) if loaded.is_averaged else None
+    raw = loading.load_weights(checkpoint, averaged=False) if loaded.is_averaged else None
     scores, of_predictions = prediction_causes.findings(
         loaded,
         raw,
@@ -113,7 +114,7 @@ def _initial_weights(experiment: Experiment) -> list[Finding]:
         return []
     try:
         weights = pretrained.read(experiment.init_from)
-    except (pretrained.PretrainedError, checkpoints.CheckpointError, WeightsFileError) as e:
+    except (pretrained.PretrainedError, CheckpointError, WeightsFileError, DownloadError) as e:
         return [Finding("error", f"config.init_from: {e}", "give weights of the same variant")]
     if weights.variant == experiment.variant:
         return []

@@ -23,8 +23,9 @@ from ddrnet_jax.data.transforms import CentreCrop
 from ddrnet_jax.evaluation import batches, metrics
 from ddrnet_jax.evaluation.classification import ClassEvaluator
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, prediction_program
-from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runs.checkpoints import CheckpointError
 from ddrnet_jax.runtime import devices
+from ddrnet_jax.weights import loading
 
 _log = logging.getLogger(__name__)
 _MANY_SIZES = 16
@@ -138,7 +139,7 @@ def evaluate_checkpoint(
     Raises CheckpointError if the checkpoint was trained for another task or on other classes.
     """
     source = experiment.eval_source()
-    loaded = checkpoints.load_weights(checkpoint)
+    loaded = loading.load_weights(checkpoint)
     check_same_classes(experiment, checkpoint, loaded.experiment)
     for line in other_network(experiment, loaded.experiment):
         _log.warning(line)
@@ -147,7 +148,7 @@ def evaluate_checkpoint(
         {"weights": weights, "number of images": len(source), "eval": (experiment.view, experiment.eval_batch_size)}
     )
     if differing:
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"{checkpoint}: the processes of this run differ in: {', '.join(differing)}; give all of them the same "
             "command, checkpoint and data"
         )
@@ -171,12 +172,12 @@ def other_network(wanted: Experiment, trained: Experiment) -> list[str]:
 def check_same_classes(wanted: Experiment, checkpoint: str | Path, trained: Experiment) -> None:
     """Raises CheckpointError unless the checkpoint was trained for the task and classes that are wanted."""
     if trained.task != wanted.task:
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"{checkpoint}: trained for {trained.task}, but the config's task is {wanted.task}; "
             "use the config it was trained with"
         )
     if trained.spec.classes != wanted.spec.classes:
-        raise checkpoints.CheckpointError(
+        raise CheckpointError(
             f"{checkpoint}: trained on {trained.spec.num_classes} classes of {trained.spec.name!r}, but the config's "
             f"data set {wanted.spec.name!r} has {wanted.spec.num_classes}; use the config it was trained with"
         )

@@ -30,8 +30,9 @@ from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.evaluate import check_same_classes, other_network
 from ddrnet_jax.evaluation.views import View, prediction_program
 from ddrnet_jax.outputs import Outputs
-from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runs.checkpoints import Loaded
 from ddrnet_jax.runtime import devices
+from ddrnet_jax.weights import loading
 
 # What the server finds a prediction by: CITY_SEQUENCE_FRAME*.png. Source: cityscapesscripts, getPrediction.
 _NAME = re.compile(r"[A-Za-z-]+_\d{6}_\d{6}_leftImg8bit\.png")
@@ -56,7 +57,7 @@ def submit(experiment: Experiment, checkpoint: str | Path, output: str | Path) -
     if output.suffix != ".zip" or output.is_dir():
         raise SubmissionError(f"--output {output}: expected the name of a file that ends in .zip")
     Outputs(output.parent).require([output.name])
-    loaded = checkpoints.load_weights(checkpoint)
+    loaded = loading.load_weights(checkpoint)
     check_same_classes(experiment, checkpoint, loaded.experiment)
     for line in other_network(experiment, loaded.experiment):
         _log.warning(line)
@@ -159,7 +160,7 @@ def _test_images(experiment: Experiment) -> Images:
     return Images(paths)
 
 
-def _masks(experiment: Experiment, loaded: checkpoints.Loaded, source: Images) -> Iterator[tuple[str, np.ndarray]]:
+def _masks(experiment: Experiment, loaded: Loaded, source: Images) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (name, u8[H,W] label values) of every image; the next batch is computed meanwhile."""
     mesh = devices.data_mesh()
     batch_size = -(-experiment.eval_batch_size // mesh.size) * mesh.size

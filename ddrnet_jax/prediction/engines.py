@@ -15,6 +15,7 @@ from ddrnet_jax.prediction import segmenter
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import find, step_files
 from ddrnet_jax.runtime import cpu
+from ddrnet_jax.weights import places
 
 _log = logging.getLogger(__name__)
 AUTO, JAX = "auto", "jax"
@@ -28,7 +29,7 @@ def load(checkpoint: str | Path, engine: str = AUTO) -> Segmenter:
     ONNX file, which is made and compared with ours once, and kept in the cache.
     Raises EngineError where the engine cannot run it, CheckpointError where there is nothing to run.
     """
-    path = Path(checkpoint).expanduser()
+    path = places.local(checkpoint)
     if path.suffix == ".onnx":
         if engine == JAX:
             raise EngineError(f"--checkpoint {path}: an exported file; add --engine onnxruntime")
@@ -63,6 +64,8 @@ def _why_jax(path: Path, engine: str) -> str | None:
         return ""
     if path.suffix == ".stablehlo":
         return "which alone runs StableHLO"
+    if path.is_file():
+        return "which alone runs a weights file"
     view = step_files.read_description(find.find_step(path))["config"].get("eval", {})
     for key in ("size_hw", "tile_hw"):
         if view.get(key):

@@ -19,6 +19,7 @@ from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
 from ddrnet_jax.runs.step_files import CheckpointError
+from ddrnet_jax.weights import places
 from ddrnet_jax.weights.card import card_path
 
 if TYPE_CHECKING:
@@ -98,13 +99,14 @@ class Segmenter:
         return pictures.overlay(image, mask, self.spec)
 
 
-def load(path: str | Path, *, network: "Callable[[nnx.Rngs], nnx.Module] | None" = None) -> Segmenter:
-    """A segmenter of a workdir (its best, else latest step), a step's directory, an .onnx or a .stablehlo file.
+def load(place: str | Path, *, network: "Callable[[nnx.Rngs], nnx.Module] | None" = None) -> Segmenter:
+    """A segmenter of a workdir (its best, else latest step), a step's directory, or a file.
 
+    place    its path: of a weights file, an .onnx or a .stablehlo file too; or the address of a weights file
     network  makes what the weights are of, for a network of your own; None: that of the checkpoint's config
-    Raises   CheckpointError or EngineError with one line.
+    Raises   CheckpointError, EngineError, WeightsFileError, PretrainedError or DownloadError with one line.
     """
-    path = Path(path).expanduser()
+    path = places.local(place)
     kind = path.suffix
     if kind == ".onnx":
         return load_onnx(path)
@@ -119,9 +121,9 @@ def _of_checkpoint(path: Path, network: "Callable[[nnx.Rngs], nnx.Module] | None
     from ddrnet_jax.evaluation.views import View, prediction_view
     from ddrnet_jax.models import variables
     from ddrnet_jax.prediction.predictor import Predictor
-    from ddrnet_jax.runs import checkpoints
+    from ddrnet_jax.weights import loading
 
-    loaded = checkpoints.load_weights(path, network=network)
+    loaded = loading.load_weights(path, network=network)
     if loaded.experiment.task != "segmentation":
         raise CheckpointError(
             f"{path}: a classifier, expected a segmenter, which alone predicts masks; "
@@ -135,7 +137,7 @@ def _of_checkpoint(path: Path, network: "Callable[[nnx.Rngs], nnx.Module] | None
 
 def load_onnx(path: str | Path) -> Segmenter:
     """A segmenter of a file of `export --format onnx`, by ONNX Runtime. Raises EngineError with one line."""
-    predictor = OnnxPredictor(path)
+    predictor = OnnxPredictor(places.local(path))
     return Segmenter(predictor, of_config.dataset_spec(predictor.config), config=predictor.config)
 
 

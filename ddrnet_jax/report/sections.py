@@ -8,7 +8,7 @@ import numpy as np
 from ddrnet_jax.report import charts
 from ddrnet_jax.report.markup import DASH, Markup, element, name_of, table
 from ddrnet_jax.report.run import Run
-from ddrnet_jax.runs.metrics_file import not_finite, series
+from ddrnet_jax.runs.metrics_file import not_finite, series, training_time
 
 Ious = Sequence[tuple[str, Sequence[float | None]]]  # (class, its IoU in each run)
 LETTERS = "AB"
@@ -83,11 +83,8 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _training_time(run: Run) -> tuple[float, float]:
     """(seconds of the logged steps, images a second in them); compilation, evaluations and saves are not in it."""
-    seconds, previous = 0.0, 0
-    for step, rate in zip(*series(run.lines, "images_per_s"), strict=True):
-        seconds += (step - previous) * run.config["batch_size"] / rate if rate > 0 else 0.0
-        previous = step
-    return seconds, previous * run.config["batch_size"] / seconds if seconds else 0.0
+    seconds, images = training_time(run.lines, run.config["batch_size"])
+    return seconds, images / seconds if seconds else 0.0
 
 
 def duration(seconds: float) -> str:

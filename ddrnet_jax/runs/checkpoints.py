@@ -20,13 +20,12 @@ from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.ddrnet import DDRNet
 from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.find import find_step
 from ddrnet_jax.runs.metrics_file import SCORES
 from ddrnet_jax.runs.step_files import CheckpointError, first_line
 
-__all__ = ["CheckpointError", "Loaded", "find_step", "load_checkpoint", "load_weights", "save_weights"]
+__all__ = ["CheckpointError", "Loaded", "find_step", "load_weights", "save_weights"]
 
 
 class Loaded(NamedTuple):
@@ -52,26 +51,15 @@ class Loaded(NamedTuple):
         return self.score if self.metric == SCORES["segmentation"] else None
 
 
-def load_checkpoint(path: str | Path) -> tuple[DDRNet, ConfigDict]:
-    """A trained model on whatever devices this machine has, however many it was saved on.
-
-    path     a workdir (its best, else latest step), or one step's directory, anywhere it was copied to
-    Returns  (model in eval mode, its config); the moving average of the weights where the run kept one
-    Raises   CheckpointError if there is no checkpoint or it cannot be read.
-    """
-    loaded = load_weights(path)
-    model = variables.merge(loaded.graphdef, *jax.device_put((loaded.params, loaded.batch_stats)))
-    model.eval()
-    return model, loaded.config
-
-
 def load_weights(
     path: str | Path, *, averaged: bool = True, network: Callable[[nnx.Rngs], nnx.Module] | None = None
 ) -> Loaded:
-    """The weights of a checkpoint and what they are the weights of; see load_checkpoint.
+    """The weights of a checkpoint, and what they are the weights of.
 
+    path      a workdir (its best, else latest step), or one step's directory, anywhere it was copied to
     averaged  the moving average where the run kept one; False: the weights themselves
     network   makes what the weights are of; None: the network of the checkpoint's config
+    Raises CheckpointError if there is no checkpoint or it cannot be read.
     """
     folder = find_step(path)
     metadata = step_files.read_metadata(folder)
@@ -104,7 +92,7 @@ def load_weights(
 
 
 def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: dict) -> None:
-    """Write weights alone as one step's directory that load_checkpoint reads; the config as JSON values.
+    """Write weights alone as one step's directory that load_weights reads; the config as JSON values.
 
     Raises CheckpointError if there is something already, or it cannot be written.
     """

@@ -18,6 +18,15 @@ def series(lines: list[dict], name: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in pairs], [value for _, value in pairs]
 
 
+def training_time(lines: list[dict], batch_size: int) -> tuple[float, int]:
+    """(seconds, images) of the logged steps; compilation, evaluations and saves are not in them."""
+    seconds, previous = 0.0, 0
+    for step, rate in zip(*series(lines, "images_per_s"), strict=True):
+        seconds += (step - previous) * batch_size / rate if rate > 0 else 0.0
+        previous = step
+    return seconds, previous * batch_size
+
+
 def not_finite(lines: list[dict], name: str) -> list[int]:
     """The steps whose value of this name is there and is no finite number."""
     return [line["step"] for line in lines if name in line and not is_number(line[name])]

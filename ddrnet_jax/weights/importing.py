@@ -1,5 +1,6 @@
 """A PyTorch or safetensors file -> a checkpoint of ours, and a report that two people can compare."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from ddrnet_jax.data.sets.known import SPECS
 from ddrnet_jax.models import variables
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.weights import files as weight_files
-from ddrnet_jax.weights import fingerprint, pretrained
+from ddrnet_jax.weights import fingerprint, places, pretrained
 from ddrnet_jax.weights.card import CONFIG_ENTRY, card_path
 from ddrnet_jax.weights.pretrained import PretrainedError, Weights
 
@@ -22,17 +23,17 @@ from ddrnet_jax.weights.pretrained import PretrainedError, Weights
 def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | None = None) -> dict:
     """Write the weights of a file as a checkpoint, and describe them.
 
-    source   .pth, .pt or .safetensors
+    source   .pth, .pt or .safetensors, or its address
     output   a new folder, one step's directory for --checkpoint
     wanted   what network the weights are for; None: what the file itself says, with the data set of that many classes
     Returns  the report, plain JSON values
     Raises   PretrainedError, WeightsFileError or CheckpointError with one line, before anything is written.
     """
-    source = Path(source)
-    if source.is_dir():
-        raise PretrainedError(f"--input {source}: a folder; expected a .pth, .pt or .safetensors file")
-    weights = pretrained.read(source)
-    known = wanted or config_in(source)
+    path = places.local(source)
+    if path.is_dir():
+        raise PretrainedError(f"--input {path}: a folder; expected a .pth, .pt or .safetensors file")
+    weights = dataclasses.replace(pretrained.read(path), path=str(source))
+    known = wanted or config_in(path)
     ours = (known or config_of(weights)).copy_and_resolve_references()
     fresh_head = wanted is not None and wanted.init_head == "fresh"
     if weights.task == ours.task:
@@ -47,7 +48,7 @@ def import_weights(source: str | Path, output: str | Path, wanted: ConfigDict | 
     moving = pretrained.load_into(model, weights, fresh_head=fresh_head)
     report = {
         "file": str(source),
-        "file_sha256": _file_sha256(source),
+        "file_sha256": _file_sha256(path),
         "origin": weights.origin,
         "network": weights.describe(),
         "data_set": ours.data.name + ("" if known else f", by its {weights.num_classes} classes"),
@@ -114,7 +115,7 @@ def config_of(weights: Weights) -> ConfigDict:
         known = ", ".join(f"{spec.num_classes} ({name})" for name, spec in SPECS.items())
         raise PretrainedError(
             f"{weights.path}: {weights.describe()}; which data set that is cannot be told (known: {known}); "
-            "say it with --config"
+            "say it with --mode import_weights --config"
         )
     ours = config.base()
     ours.task, ours.model.variant, ours.model.aux_head = weights.task, weights.variant, weights.has_aux_head

@@ -12,7 +12,7 @@ from ddrnet_jax.errors import UserError
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS, DDRNet, builder
 from ddrnet_jax.runs import checkpoints
-from ddrnet_jax.weights import state_dicts
+from ddrnet_jax.weights import places, state_dicts
 from ddrnet_jax.weights.origins import Recognised, WeightsMismatch, recognise
 
 _log = logging.getLogger(__name__)
@@ -81,17 +81,17 @@ def count_tensors(leaves: Collection[str]) -> int:
     return len(leaves) + sum(path.endswith(".mean") for path in leaves)
 
 
-def read(path: str | Path) -> Weights:
-    """The weights of a workdir, of one step's directory, or of a .pth, .pt or .safetensors file.
+def read(place: str | Path) -> Weights:
+    """The weights of a workdir, of one step's directory, or of a .pth, .pt or .safetensors file, or of its address.
 
-    Raises CheckpointError, WeightsFileError or PretrainedError with one line that names the path.
+    Raises CheckpointError, WeightsFileError, PretrainedError or DownloadError with one line that names the place.
     """
-    path = Path(path)
+    path = places.local(place)
     if path.is_dir():
         return _of_checkpoint(path)
     if not path.exists():
         raise PretrainedError(f"{path}: no such file; expected a checkpoint's folder, or a .pth or .safetensors file")
-    return _of_file(path)
+    return dataclasses.replace(_of_file(path), path=str(place))
 
 
 def transfer(weights: Weights, model: DDRNet, *, fresh_head: bool = False) -> Transfer:
@@ -120,10 +120,10 @@ def transfer(weights: Weights, model: DDRNet, *, fresh_head: bool = False) -> Tr
 def load_pretrained(model: DDRNet, path: str | Path, *, fresh_head: bool = False) -> Transfer:
     """Copy the weights of a checkpoint or file into `model`, all that the two networks have in common.
 
-    path        a workdir, one step's directory, a .pth, .pt or .safetensors file
+    path        a workdir, one step's directory, a .pth, .pt or .safetensors file, or its address
     fresh_head  leave the heads out: for another number of classes
     Returns     what moved, what stayed fresh and what was not used, with the reasons
-    Raises      PretrainedError, CheckpointError or WeightsFileError with one line; `model` is then unchanged.
+    Raises      PretrainedError, CheckpointError, WeightsFileError or DownloadError; `model` is then unchanged.
     """
     return load_into(model, read(path), fresh_head=fresh_head)
 

@@ -29,6 +29,7 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.outputs import RECORD, OutputError, Outputs
 from ddrnet_jax.runs import checkpoints
 from ddrnet_jax.runtime import compilation
+from ddrnet_jax.weights import loading
 
 SIZE_HW = (32, 64)
 NAMES = [
@@ -100,7 +101,7 @@ def test_the_zip_holds_what_evaluation_predicts_as_label_ids(root, small_split, 
     assert out.startswith(f"5 predictions are in {output}")
     assert sorted(os.listdir(output.parent)) == [RECORD, "mine.zip"]
 
-    model, _ = checkpoints.load_checkpoint(checkpoint)
+    model, _ = loading.load_checkpoint(checkpoint)
     graphdef, *weights = variables.split(model)
     logits = jax.jit(
         lambda w, images: averaged_logits(variables.merge(graphdef, *w), images, View(flip=True, tile_hw=(32, 32))),

@@ -174,7 +174,7 @@ def test_our_safetensors_carry_their_config(tmp_path, capsys):
         run(capsys, "--mode", "import_weights", "--input", tmp_path / "plain.safetensors", "--output", tmp_path / "no"),
         f"{tmp_path}/plain.safetensors: DDRNet-23_slim segmentation, 3 classes, without auxiliary head; which data set "
         "that is cannot be told (known: 9 (scenes), 11 (camvid), 19 (cityscapes), 171 (coco_stuff_10k), "
-        "171 (coco_stuff_164k), 1000 (imagenet)); say it with --config",
+        "171 (coco_stuff_164k), 1000 (imagenet)); say it with --mode import_weights --config",
     )
 
 
