@@ -20,12 +20,15 @@ def folder() -> Path | None:
 
 
 class Entry:
-    """The place of one step's network in the cache, by the content of the step and the code that exports it."""
+    """The place of one network in the cache, by the content of its weights and the code that exports it."""
 
-    def __init__(self, step: Path, folder: Path):
-        """Raises CheckpointError if the step cannot be read."""
+    def __init__(self, weights: Path, folder: Path):
+        """
+        weights  a step's folder, or a file
+        Raises   CheckpointError if it cannot be read.
+        """
         exporter = hashlib.sha256(b"".join(map(regular_files.read_bytes, _EXPORTER))).hexdigest()
-        self._folder, self._key = folder, f"{exporter[:8]}-{find.fingerprint(step)[:32]}"
+        self._folder, self._key = folder, f"{exporter[:8]}-{find.fingerprint(weights)[:32]}"
 
     def read(self) -> bytes | None:
         """The file, None if there is none that is whole."""

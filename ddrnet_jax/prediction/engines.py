@@ -4,6 +4,7 @@ Loads JAX where the engine is JAX, or a checkpoint's network has to be exported 
 """
 
 import importlib.util
+import json
 import logging
 import os
 from pathlib import Path
@@ -15,7 +16,9 @@ from ddrnet_jax.prediction import segmenter
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import find, step_files
 from ddrnet_jax.runtime import cpu
+from ddrnet_jax.weights import files as weight_files
 from ddrnet_jax.weights import places
+from ddrnet_jax.weights.card import CONFIG_ENTRY
 
 _log = logging.getLogger(__name__)
 AUTO, JAX = "auto", "jax"
@@ -23,10 +26,10 @@ ENGINES = (AUTO, JAX, *onnx_engine.ENGINES)
 
 
 def load(checkpoint: str | Path, engine: str = AUTO) -> Segmenter:
-    """A segmenter of a checkpoint or an exported file by an engine of ENGINES; one line says which.
+    """A segmenter of a checkpoint, weights or an exported file by an engine of ENGINES; one line says which.
 
-    "auto" is the fastest that is installed for this machine. Other engines than JAX run the checkpoint's network as an
-    ONNX file, which is made and compared with ours once, and kept in the cache.
+    "auto" is the fastest that is installed for this machine. Other engines than JAX run a network of ours as an ONNX
+    file, which is made and compared with ours once, and kept in the cache.
     Raises EngineError where the engine cannot run it, CheckpointError where there is nothing to run.
     """
     path = places.local(checkpoint)
@@ -36,7 +39,7 @@ def load(checkpoint: str | Path, engine: str = AUTO) -> Segmenter:
         return _by(OnnxPredictor(path, _fastest() if engine == AUTO else engine))
     reason = _why_jax(path, engine)
     if reason is None:
-        predictor, reason = _exported(find.find_step(path), _fastest() if engine == AUTO else engine)
+        predictor, reason = _exported(_weights(path), _fastest() if engine == AUTO else engine)
         if predictor:
             return _by(predictor)
     if engine not in (AUTO, JAX):
@@ -64,9 +67,7 @@ def _why_jax(path: Path, engine: str) -> str | None:
         return ""
     if path.suffix == ".stablehlo":
         return "which alone runs StableHLO"
-    if path.is_file():
-        return "which alone runs a weights file"
-    view = step_files.read_description(find.find_step(path))["config"].get("eval", {})
+    view = _config(_weights(path)).get("eval", {})
     for key in ("size_hw", "tile_hw"):
         if view.get(key):
             return f"eval.{key}, which an exported file does not know"
@@ -77,6 +78,22 @@ def _why_jax(path: Path, engine: str) -> str | None:
     if _has_accelerator():
         return "for the accelerator that is installed"
     return None
+
+
+def _weights(path: Path) -> Path:
+    """The step's folder, or the file, that holds the weights."""
+    return path if path.is_file() else find.find_step(path)
+
+
+def _config(weights: Path) -> dict:
+    """The values of their config; none of a file of anyone's."""
+    if weights.is_dir():
+        return step_files.read_description(weights)["config"]
+    entry = weight_files.read_metadata(weights).get(CONFIG_ENTRY, "{}")
+    try:
+        return dict(json.loads(entry))
+    except (ValueError, TypeError, RecursionError):
+        return {}  # what reads the weights says what is wrong with it
 
 
 def _has_accelerator() -> bool:
@@ -91,27 +108,27 @@ def _fastest() -> str:
     return "openvino" if has_openvino and cpu.has("avx512_bf16", "amx_bf16") else "onnxruntime"
 
 
-def _exported(step: Path, engine: str) -> tuple[OnnxPredictor | None, str | None]:
-    """(the predictor of a step's network by an engine, None), or (None, why there is none)."""
+def _exported(weights: Path, engine: str) -> tuple[OnnxPredictor | None, str | None]:
+    """(the predictor of the weights' network by an engine, None), or (None, why there is none)."""
     folder = cached.folder()
     if folder is None:
         return None, "no cache folder to keep an exported file in"
-    entry = cached.Entry(step, folder)
+    entry = cached.Entry(weights, folder)
     try:
         file = entry.read()
         if file is None:
             _log.info(f"exporting the network for {engine}, once a checkpoint")
-            file = _export(step)
+            file = _export(weights)
             entry.write(file)
-        return OnnxPredictor(step, engine, file), None
+        return OnnxPredictor(weights, engine, file), None
     except EngineError as e:
         return None, str(e)
 
 
-def _export(step: Path) -> bytes:
+def _export(weights: Path) -> bytes:
     from ddrnet_jax.exports import export
     from ddrnet_jax.runtime import compilation, devices
 
     compilation.enable_cache()
     devices.check()
-    return export.onnx_of_any_size(step)
+    return export.onnx_of_any_size(weights)

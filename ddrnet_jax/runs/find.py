@@ -34,13 +34,14 @@ def find_step(path: str | Path) -> Path:
     return max(ranked, key=ranked.__getitem__)
 
 
-def fingerprint(folder: Path) -> str:
-    """sha256 of all files of a step and their names. Raises CheckpointError where one cannot be read."""
+def fingerprint(weights: Path) -> str:
+    """sha256 of a file, or of all files of a step and their names. Raises CheckpointError where one cannot be read."""
     digest = hashlib.sha256()
+    paths = [weights] if weights.is_file() else sorted(p for p in weights.rglob("*") if not p.is_dir())
     try:
-        for path in sorted(p for p in folder.rglob("*") if not p.is_dir()):
+        for path in paths:
             content = hashlib.sha256(regular_files.read_bytes(path)).digest()
-            digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + content)
+            digest.update(os.fsencode(path.relative_to(weights)) + b"\0" + content)
     except OSError as e:
-        raise CheckpointError(f"{folder}: the checkpoint cannot be read ({e.strerror or e})") from e
+        raise CheckpointError(f"{weights}: the checkpoint cannot be read ({e.strerror or e})") from e
     return digest.hexdigest()

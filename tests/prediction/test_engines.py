@@ -15,6 +15,8 @@ from ddrnet_jax.prediction import engines
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import checkpoints, find
 from ddrnet_jax.runs.checkpoints import CheckpointError
+from ddrnet_jax.weights import files as weight_files
+from ddrnet_jax.weights.card import CONFIG_ENTRY
 
 IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 
@@ -124,6 +126,20 @@ def test_an_export_that_differs_leaves_jax(exports, tmp_path, said, monkeypatch)
 def test_test_time_views_are_no_part_of_a_prediction(exports, tmp_path):
     engines.load(saved(tmp_path / "one", scales=(0.5, 1.0), flip=True))
     assert exports == ["one"]
+
+
+def test_a_weights_file_is_exported_once(exports, tmp_path, said):
+    (tmp_path / "anyones.pth").write_bytes(b"weights")
+    ours, resized = config.base(), config.base()
+    resized.eval.size_hw = (64, 64)
+    for name, of in (("ours", ours), ("resized", resized)):
+        metadata = {CONFIG_ENTRY: json.dumps(config_files.to_json(of))}
+        weight_files.write_safetensors(tmp_path / f"{name}.safetensors", {"a": IMAGE}, metadata)
+    for name in ("anyones.pth", "ours.safetensors", "ours.safetensors"):
+        np.testing.assert_array_equal(engines.load(tmp_path / name).predict(IMAGE), IMAGE[..., 0])
+    assert exports == ["anyones.pth", "ours.safetensors"]
+    engines.load(tmp_path / "resized.safetensors")
+    assert said[-1] == "engine: jax (eval.size_hw, which an exported file does not know)"
 
 
 @pytest.mark.parametrize("engine", onnx_engine.ENGINES)
