@@ -31,7 +31,7 @@ SIZE_HW = (1024, 2048)
 
 
 def one_after_another(predictor, paths: dict[str, Path], results: PredictionFiles) -> None:
-    """What predict_images did before it had threads."""
+    """The same without threads."""
     for stem, path in paths.items():
         image = decode.decode_image(files.read_file(path), str(path))
         results.write(stem, image, predictor(image))

@@ -11,11 +11,14 @@ from ddrnet_jax.text import printable
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _GAP = 6
 _INK = (40, 40, 40)
+_FOR_PHOTOS = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+if hasattr(cv2, "IMWRITE_PNG_FILTER"):  # not in all versions of OpenCV 4
+    _FOR_PHOTOS += (cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_UP)
 
 
 def colorize(ids: np.ndarray, spec: DatasetSpec) -> np.ndarray:
     """Train ids u8[H,W] -> u8[H,W,3] RGB in the colours of the data set, black where ignored."""
-    return spec.palette()[ids]
+    return np.take(spec.palette(), ids, axis=0)  # a quarter of the time of palette[ids]
 
 
 def overlay(image: np.ndarray, ids: np.ndarray, spec: DatasetSpec, opacity: float = 0.55) -> np.ndarray:
@@ -24,7 +27,8 @@ def overlay(image: np.ndarray, ids: np.ndarray, spec: DatasetSpec, opacity: floa
     image u8[H,W,3] RGB, ids u8[H,W], opacity 0..1 -> u8[H,W,3] RGB
     """
     mixed = cv2.addWeighted(image, 1 - opacity, colorize(ids, spec), opacity, 0)
-    return np.where((ids < spec.num_classes)[..., None], mixed, image)
+    has_class = ids < spec.num_classes
+    return mixed if has_class.all() else np.where(has_class[..., None], mixed, image)
 
 
 def legend(spec: DatasetSpec, width: int) -> np.ndarray:
@@ -77,7 +81,11 @@ def put_text(canvas: np.ndarray, text: str, place_xy: tuple[int, int], *, scale:
     cv2.putText(canvas, printable(text), place_xy, _FONT, scale, _INK, 1, cv2.LINE_AA)
 
 
-def png(picture: np.ndarray) -> bytes:
-    """u8[H,W] or u8[H,W,3] RGB -> the bytes of a PNG file"""
+def png(picture: np.ndarray, *, is_photo: bool = False) -> bytes:
+    """u8[H,W] or u8[H,W,3] RGB -> the bytes of a PNG file
+
+    is_photo  half the time and about as many bytes for what was photographed, several times as many for what was drawn
+    """
     pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", pixels, (cv2.IMWRITE_PNG_COMPRESSION, 1))[1].tobytes()
+    options = (cv2.IMWRITE_PNG_COMPRESSION, 1, *(_FOR_PHOTOS if is_photo else ()))
+    return cv2.imencode(".png", pixels, options)[1].tobytes()

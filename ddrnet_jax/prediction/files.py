@@ -44,7 +44,7 @@ class PredictionFiles:
 
     def encoded(self, image: np.ndarray, mask: np.ndarray) -> tuple[bytes, bytes]:
         """The files' bytes, of the mask and of the overlay: image u8[H,W,3] RGB, mask u8[H,W] train ids."""
-        return pictures.png(mask), pictures.png(self.picture(image, mask))
+        return pictures.png(mask), pictures.png(self.picture(image, mask), is_photo=True)
 
     def write_encoded(self, stem: str, mask_png: bytes, overlay_png: bytes) -> None:
         """Raises OutputError if a file cannot be written."""

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ddrnet_jax import build
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.cli import commands
+from ddrnet_jax.cli import commands, flags
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.check import check
 from ddrnet_jax.models import variables
@@ -467,3 +467,14 @@ def test_help_is_readable_and_fits_80_columns(capsys):
     assert caught.value.code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert all(mode in out for mode in ("train", "evaluate", "predict"))
+
+
+def test_only_predict_reads_addresses_and_only_streams(tmp_path, capsys):
+    arguments, _ = flags.parse(["--mode", "predict", "--input", "rtsp://camera/1", "--live"])
+    assert (arguments.input, arguments.live) == ("rtsp://camera/1", True)
+    for mode, address in (("predict", "gs://bucket/a.mp4"), ("pseudo_label", "http://host/a.mp4")):
+        with pytest.raises(flags.UsageError, match=f"--input {address}: "):
+            flags.parse(["--mode", mode, "--input", address])
+    code = main_lib.main(["--mode", "predict", "--checkpoint", str(tmp_path), "--live"])
+    assert code == 1
+    assert capsys.readouterr().err == ("error: --live: drops frames of a camera or a stream; say which with --input\n")
