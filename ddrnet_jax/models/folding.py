@@ -1,7 +1,6 @@
 """The inference network: batch norm folded into the convolution before it, the auxiliary head gone."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -47,7 +46,9 @@ def _fold(conv: nnx.Conv, bn: BatchNorm) -> None:
     factor = scale / np.sqrt(var + EPSILON)
     bias = 0.0 if conv.bias is None else np.asarray(conv.bias[...], np.float64)
     dtype = conv.kernel.dtype
-    # Rounded by NumPy: JAX would compile a program for each shape.
-    conv.kernel[...] = jnp.asarray((np.asarray(conv.kernel[...], np.float64) * factor).astype(dtype))
-    conv.bias = nnx.Param(jnp.asarray(((bias - mean) * factor + shift).astype(dtype)))
+    kernel = np.asarray(conv.kernel[...], np.float64) * factor
+    bias = (bias - mean) * factor + shift
+    # Rounded by NumPy and put, since jnp.asarray compiles a program for each shape.
+    conv.kernel[...], bias = jax.device_put((kernel.astype(dtype), bias.astype(dtype)))
+    conv.bias = nnx.Param(bias)
     conv.use_bias = True

@@ -9,6 +9,10 @@ import logging
 import os
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from ddrnet_jax.config import ConfigError, base
+from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.sets import of_config
 from ddrnet_jax.exports import cached, onnx_engine
 from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
@@ -28,15 +32,15 @@ ENGINES = (AUTO, JAX, *onnx_engine.ENGINES)
 def load(checkpoint: str | Path, engine: str = AUTO) -> Segmenter:
     """A segmenter of a checkpoint, weights or an exported file by an engine of ENGINES; one line says which.
 
-    "auto" is the fastest that is installed for this machine. Other engines than JAX run a network of ours as an ONNX
-    file, which is made and compared with ours once, and kept in the cache.
+    "auto" is the fastest that is installed for this machine, and ONNX Runtime for an ONNX file in hand. Other engines
+    than JAX run a network of ours as such a file, made and compared with ours once, and kept in the cache.
     Raises EngineError where the engine cannot run it, CheckpointError where there is nothing to run.
     """
     path = places.local(checkpoint)
     if path.suffix == ".onnx":
         if engine == JAX:
             raise EngineError(f"--checkpoint {path}: an exported file; add --engine onnxruntime")
-        return _by(OnnxPredictor(path, _fastest() if engine == AUTO else engine))
+        return _by(OnnxPredictor(path, "onnxruntime" if engine == AUTO else engine))
     reason = _why_jax(path, engine)
     if reason is None:
         predictor, reason = _exported(_weights(path), _fastest() if engine == AUTO else engine)
@@ -67,17 +71,18 @@ def _why_jax(path: Path, engine: str) -> str | None:
         return ""
     if path.suffix == ".stablehlo":
         return "which alone runs StableHLO"
-    view = _config(_weights(path)).get("eval", {})
+    try:
+        config = _config(_weights(path))
+    except ConfigError as e:
+        return str(e)
+    if config.task != "segmentation":
+        raise segmenter.not_a_segmenter(path)
     for key in ("size_hw", "tile_hw"):
-        if view.get(key):
+        if config.eval[key]:
             return f"eval.{key}, which an exported file does not know"
     if cached.folder() is None:
         return "no cache folder to keep an exported file in"
-    if engine != AUTO:
-        return None
-    if _has_accelerator():
-        return "for the accelerator that is installed"
-    return None
+    return "for the accelerator that is installed" if engine == AUTO and _has_accelerator() else None
 
 
 def _weights(path: Path) -> Path:
@@ -85,15 +90,15 @@ def _weights(path: Path) -> Path:
     return path if path.is_file() else find.find_step(path)
 
 
-def _config(weights: Path) -> dict:
-    """The values of their config; none of a file of anyone's."""
+def _config(weights: Path) -> ConfigDict:
+    """That of a step, or of a file of ours; a file of anyone's has the config that nobody changed."""
     if weights.is_dir():
-        return step_files.read_description(weights)["config"]
-    entry = weight_files.read_metadata(weights).get(CONFIG_ENTRY, "{}")
+        return config_files.from_json(step_files.read_description(weights)["config"])
+    entry = weight_files.read_metadata(weights).get(CONFIG_ENTRY)
     try:
-        return dict(json.loads(entry))
-    except (ValueError, TypeError, RecursionError):
-        return {}  # what reads the weights says what is wrong with it
+        return config_files.from_json(json.loads(entry)) if entry else base()
+    except (ValueError, RecursionError) as e:
+        raise ConfigError(f"{weights}: its config cannot be read") from e
 
 
 def _has_accelerator() -> bool:
@@ -115,6 +120,7 @@ def _exported(weights: Path, engine: str) -> tuple[OnnxPredictor | None, str | N
         return None, "no cache folder to keep an exported file in"
     entry = cached.Entry(weights, folder)
     try:
+        onnx_engine.installed(engine, extra="openvino" if engine == "openvino" else "")
         file = entry.read()
         if file is None:
             _log.info(f"exporting the network for {engine}, once a checkpoint")

@@ -115,6 +115,14 @@ def load(place: str | Path, *, network: "Callable[[nnx.Rngs], nnx.Module] | None
     return _of_checkpoint(path, network)
 
 
+def not_a_segmenter(path: Path) -> CheckpointError:
+    """What is wrong with a classifier that is to predict masks."""
+    return CheckpointError(
+        f"{path}: a classifier, expected a segmenter, which alone predicts masks; "
+        "train one from it with config.init_from"
+    )
+
+
 def _of_checkpoint(path: Path, network: "Callable[[nnx.Rngs], nnx.Module] | None") -> Segmenter:
     import jax
 
@@ -125,10 +133,7 @@ def _of_checkpoint(path: Path, network: "Callable[[nnx.Rngs], nnx.Module] | None
 
     loaded = loading.load_weights(path, network=network)
     if loaded.experiment.task != "segmentation":
-        raise CheckpointError(
-            f"{path}: a classifier, expected a segmenter, which alone predicts masks; "
-            "train one from it with config.init_from"
-        )
+        raise not_a_segmenter(path)
     model = variables.merge(loaded.graphdef, *jax.device_put((loaded.params, loaded.batch_stats)))
     model.eval()
     view, settings = prediction_view(loaded.experiment.view), View(**loaded.experiment.view)

@@ -35,9 +35,11 @@ def red_channel(card="{}", size=("B", "H", "W")):
     return model.SerializeToString()
 
 
-def saved(folder, weight=1.0, **view):
+def saved(folder, weight=1.0, task="segmentation", **view):
     """A checkpoint's folder whose config has this view."""
     ours = config.base()
+    if task == "classification":
+        ours.task, ours.model.aux_head, ours.loss.name = task, False, "cross_entropy"
     ours.eval.update(view)
     tree = {"weight": np.full((4,), weight, np.float32)}
     checkpoints.save_weights(folder, tree, tree, config_files.to_json(ours))
@@ -114,6 +116,15 @@ def test_what_an_exported_file_does_not_know_is_run_by_jax(exports, tmp_path, sa
     assert exports == []
 
 
+def test_a_classifier_and_an_engine_that_is_not_there(exports, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="a classifier, expected a segmenter"):
+        engines.load(saved(tmp_path / "classifier", task="classification"))
+    monkeypatch.setattr(onnx_engine.importlib, "import_module", lambda name: __import__("not_" + name))
+    with pytest.raises(EngineError, match=r"openvino is not installed: pip install 'ddrnet-jax\[openvino\]'"):
+        engines.load(saved(tmp_path / "one"), "openvino")
+    assert exports == []
+
+
 def test_an_export_that_differs_leaves_jax(exports, tmp_path, said, monkeypatch):
     def fails(step):
         raise EngineError("ONNX Runtime differs from our network")
@@ -159,6 +170,15 @@ def test_every_engine_runs_a_file(exports, engine, tmp_path, said):
         np.testing.assert_array_equal(segmenter.predict(IMAGE[::2]).shape, (2, 5))
     with pytest.raises(EngineError, match=r"any.onnx: an exported file; add --engine onnxruntime"):
         engines.load(tmp_path / "any.onnx", "jax")
+
+
+def test_openvino_runs_no_int8_file(tmp_path):
+    pytest.importorskip("openvino", reason="pip install 'ddrnet-jax[openvino]'")
+    card = {"config": config_files.to_json(config.base()), "int8": {}}
+    (tmp_path / "a.onnx").write_bytes(red_channel(json.dumps(card)))
+    with pytest.raises(EngineError, match="an int8 file, which OpenVINO computes wrongly"):
+        engines.load(tmp_path / "a.onnx", "openvino")
+    assert (engines.load(tmp_path / "a.onnx").predict(IMAGE) == IMAGE[..., 0]).all()
 
 
 def test_bfloat16_decides_which_engine_is_fastest(monkeypatch):
