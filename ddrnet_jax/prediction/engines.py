@@ -82,7 +82,7 @@ def _why_jax(path: Path, engine: str) -> str | None:
             return f"eval.{key}, which an exported file does not know"
     if cached.folder() is None:
         return "no cache folder to keep an exported file in"
-    return "for the accelerator that is installed" if engine == AUTO and _has_accelerator() else None
+    return "for the accelerator that is asked for, or installed" if engine == AUTO and _has_accelerator() else None
 
 
 def _weights(path: Path) -> Path:
@@ -102,9 +102,9 @@ def _config(weights: Path) -> ConfigDict:
 
 
 def _has_accelerator() -> bool:
-    """True if JAX may find an accelerator: one of its plugins is installed, and it may look."""
-    plugins = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
-    return plugins and os.environ.get("JAX_PLATFORMS", "") != "cpu"
+    """True if JAX may find an accelerator: one is asked for, or one of its plugins is installed and it may look."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return asked != "cpu" and bool(asked or any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")))
 
 
 def _fastest() -> str:

@@ -109,11 +109,17 @@ def test_what_an_exported_file_does_not_know_is_run_by_jax(exports, tmp_path, sa
     assert said[-1] == "engine: jax"
     monkeypatch.setattr(engines, "_has_accelerator", lambda: True)
     engines.load(plain)
-    assert said[-1] == "engine: jax (for the accelerator that is installed)"
+    assert said[-1] == "engine: jax (for the accelerator that is asked for, or installed)"
     monkeypatch.setenv("DDRNET_JAX_CACHE_DIR", "off")
     engines.load(plain)
     assert said[-1] == "engine: jax (no cache folder to keep an exported file in)"
     assert exports == []
+
+
+@pytest.mark.parametrize(("asked", "has"), [("cpu", False), ("cuda", True), ("cuda,cpu", True), ("tpu", True)])
+def test_an_accelerator_that_is_asked_for_is_not_passed_over(asked, has, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", asked)
+    assert engines._has_accelerator() is has
 
 
 def test_a_classifier_and_an_engine_that_is_not_there(exports, tmp_path, monkeypatch):

@@ -3,10 +3,12 @@
 import contextlib
 import http.server
 import logging
-import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -130,22 +132,39 @@ def test_live_frames_are_dropped_rather_than_late(files, tmp_path, caplog):
     assert overlays_in(tmp_path) == len(classes)
 
 
-def test_ctrl_c_leaves_playable_files(files, tmp_path):
-    count = 0
+_STOPPED_AT_THE_EIGHTH = """
+import sys, time
+sys.path.insert(0, sys.argv[3])
+from pathlib import Path
+from ddrnet_jax.outputs import Outputs
+from ddrnet_jax.prediction import streams
+from ddrnet_jax.prediction.files import PredictionFiles
+from test_streams import SPEC, by_brightness
+count = 0
+def predictor(frame):
+    global count
+    count += 1
+    if count == 8:
+        print("eight", flush=True)
+        time.sleep(60)
+    return by_brightness(frame)
+try:
+    streams.predict_stream(predictor, sys.argv[1], PredictionFiles(Outputs(Path(sys.argv[2])), SPEC))
+except KeyboardInterrupt:
+    print("stopped", flush=True)
+"""
 
-    def interrupted(frame):
-        nonlocal count
-        count += 1
-        if count == 8:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-        return by_brightness(frame)
 
-    with served(1000, every_s=0.005) as address, pytest.raises(KeyboardInterrupt):
-        streams.predict_stream(interrupted, address, files)
+def test_ctrl_c_leaves_playable_files(tmp_path):
+    with served(1000, every_s=0.005) as address:
+        command = [sys.executable, "-c", _STOPPED_AT_THE_EIGHTH, address, str(tmp_path), str(Path(__file__).parent)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "eight\n"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == ("stopped\n", None)
+    assert process.returncode == 0
     assert masks_in(tmp_path)[0] == [i % 12 % 3 for i in range(7)]
     assert overlays_in(tmp_path) == 7
-    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPool") and t.is_alive()]
 
 
 @pytest.mark.parametrize("stage", ["picture", "network"])

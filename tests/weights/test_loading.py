@@ -143,7 +143,6 @@ def test_an_address_that_leads_nowhere_ends_in_one_line_before_anything_is_made(
     "flags",
     [
         ("--mode", "report", "--checkpoint", "hf://owner/repo/w.safetensors"),
-        ("--mode", "predict", "--checkpoint", "run", "--input", "https://example.com/street.jpg"),
         ("--mode", "evaluate", "--checkpoint", "gs://bucket/run"),
         ("--config", "configs/demo.py", "--workdir", "gs://bucket/run"),
     ],
