@@ -17,7 +17,6 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import filelock
 from tqdm import tqdm
 
 from ddrnet_jax import regular_files
@@ -143,6 +142,8 @@ def _from_web(url: str, wanted: str) -> Path:
     if folder is None:
         raise _failed(url, "there is no cache folder to keep it in", _ELSEWHERE)
     kept = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name}"
+    import filelock  # which takes longer to import than the rest of a command's start
+
     with filelock.FileLock(f"{kept}.lock"):
         if not (wanted and kept.is_file() and _sha256(kept) == wanted):
             _fetch(url, kept, wanted)
