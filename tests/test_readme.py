@@ -146,6 +146,7 @@ def first_hour(repo, tmp_path, monkeypatch):
     for i in range(3):
         writer.write(np.full((64, 96, 3), 50 * i, np.uint8))
     writer.release()
+    cv2.imwrite("street.jpg", np.full((64, 96, 3), 90, np.uint8))
     colors = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
     rng = np.random.default_rng(0)
     for split in ("train", "val"):

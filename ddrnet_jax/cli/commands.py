@@ -4,12 +4,16 @@ Each imports what it needs when it runs, so that --help and a wrong flag cost no
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 from ddrnet_jax.cli import flags
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.runtime import processes
+from ddrnet_jax.weights import shipped
+
+_log = logging.getLogger(__name__)
 
 
 def _train(arguments, overrides) -> None:
@@ -60,7 +64,7 @@ def _predict(arguments, overrides) -> None:
     from ddrnet_jax.prediction import predict
 
     wanted = _optional_experiment(arguments, overrides)
-    checkpoint = _checkpoint(arguments)
+    checkpoint = _checkpoint_or_shipped(arguments) if arguments.input else _checkpoint(arguments)
     output = arguments.output or "predictions"
     options = {"engine": arguments.engine or "auto", "side_by_side": arguments.side_by_side}
     if arguments.input:
@@ -263,8 +267,16 @@ def _run_name(arguments) -> str:
 def _checkpoint(arguments) -> str:
     checkpoint = arguments.checkpoint or arguments.workdir
     if not checkpoint:
-        raise UsageError(f"--mode {arguments.mode} needs --checkpoint: a workdir or one step's directory")
+        instead = f"; or --input alone, which {shipped.DEFAULT} predicts" if arguments.mode == "predict" else ""
+        raise UsageError(f"--mode {arguments.mode} needs --checkpoint: a workdir or one step's directory{instead}")
     return checkpoint
+
+
+def _checkpoint_or_shipped(arguments) -> str:
+    if arguments.checkpoint or arguments.workdir:
+        return _checkpoint(arguments)
+    _log.info(f"no --checkpoint: by {shipped.DEFAULT}, {shipped.NAMES[shipped.DEFAULT]}")
+    return shipped.DEFAULT
 
 
 def _needed(arguments, name: str) -> str:

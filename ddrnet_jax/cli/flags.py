@@ -38,7 +38,8 @@ modes:
             --input 0: a camera, rtsp:// and http://: streams, until Ctrl-C;
             without --input, the held-out images of the run (or of --config),
             and OUTPUT/samples.png;
-            --checkpoint may be an exported .onnx or .stablehlo file
+            --checkpoint may be an exported .onnx or .stablehlo file; left out,
+            camvid_23_slim predicts --input, which comes with the project
   pseudo_label  --input (frames without labels) -> OUTPUT/images/pseudo and
             OUTPUT/labels/pseudo, masks of --checkpoint to train on, 255 where
             it gives its class less than --confidence; it looks as the config's
