@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,8 @@ class EngineError(UserError):
 
 def installed(name: str, extra: str = "") -> ModuleType:
     """A package that an engine needs. Raises EngineError with the command that installs it."""
+    if name == "openvino":  # whose import reports to its maker, in a process that it forks beside JAX's threads
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it goes without
     try:
         return importlib.import_module(name)
     except ImportError as e:

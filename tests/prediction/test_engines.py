@@ -1,6 +1,9 @@
 """Which engine predicts, and that an exported network is found, whole and the right one, or not used."""
 
+import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +47,11 @@ def saved(folder, weight=1.0, task="segmentation", **view):
     tree = {"weight": np.full((4,), weight, np.float32)}
     checkpoints.save_weights(folder, tree, tree, config_files.to_json(ours))
     return folder
+
+
+def skip_without_openvino():
+    if importlib.util.find_spec("openvino") is None:
+        pytest.skip("pip install 'ddrnet-jax[openvino]'")
 
 
 @pytest.fixture
@@ -162,7 +170,7 @@ def test_a_weights_file_is_exported_once(exports, tmp_path, said):
 @pytest.mark.parametrize("engine", onnx_engine.ENGINES)
 def test_every_engine_runs_a_file(exports, engine, tmp_path, said):
     if engine == "openvino":
-        pytest.importorskip("openvino", reason="pip install 'ddrnet-jax[openvino]'")
+        skip_without_openvino()
     card = json.dumps({"config": config_files.to_json(config.base())})
     (tmp_path / "any.onnx").write_bytes(red_channel(card))
     (tmp_path / "fixed.onnx").write_bytes(red_channel(card, (1, 4, 5)))
@@ -179,12 +187,23 @@ def test_every_engine_runs_a_file(exports, engine, tmp_path, said):
 
 
 def test_openvino_runs_no_int8_file(tmp_path):
-    pytest.importorskip("openvino", reason="pip install 'ddrnet-jax[openvino]'")
+    skip_without_openvino()
     card = {"config": config_files.to_json(config.base()), "int8": {}}
     (tmp_path / "a.onnx").write_bytes(red_channel(json.dumps(card)))
     with pytest.raises(EngineError, match="an int8 file, which OpenVINO computes wrongly"):
         engines.load(tmp_path / "a.onnx", "openvino")
     assert (engines.load(tmp_path / "a.onnx").predict(IMAGE) == IMAGE[..., 0]).all()
+
+
+def test_openvino_reports_to_nobody():
+    skip_without_openvino()
+    script = (
+        "import os, sys; os.register_at_fork(before=lambda: print('forked'))\n"
+        "from ddrnet_jax.exports import onnx_engine; onnx_engine.installed('openvino').Core()\n"
+        "print(sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
 
 
 def test_bfloat16_decides_which_engine_is_fastest(monkeypatch):
