@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import http.server
+import re
 import socket
 import subprocess
 import threading
@@ -61,7 +62,7 @@ class Between(http.server.ThreadingHTTPServer):
     """A server that passes everything on to another, until it is told to answer by itself.
 
     answer   the status that it gives to all; "nothing": it closes the connections; None: the other's answers
-    noticed  is called with the method and the path of each request before it is answered
+    noticed  is called with the method and the path of each request, an object's name in it, before it is answered
     """
 
     daemon_threads = True
@@ -86,7 +87,8 @@ class _Passing(http.server.BaseHTTPRequestHandler):
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         server = self.server
-        server.noticed(self.command, self.path)
+        name = re.search(rb'"name": "([^"]+)"', body[:1000]) if "uploadType=multipart" in self.path else None
+        server.noticed(self.command, self.path + (f"&name={name[1].decode()}" if name else ""))
         if server.answer == "nothing":
             server.refused += 1
             self.close_connection = True
