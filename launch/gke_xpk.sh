@@ -3,7 +3,7 @@
 # NOT RUN ON GKE BY US; the flags are those of xpk's parser as published (src/xpk/parser/workload.py).
 #
 #   CLUSTER=my-cluster TPU_TYPE=v5litepod-16 launch/gke_xpk.sh [--dry-run] NAME \
-#       --config configs/NAME.py --workdir /mnt/SHARED/RUN [--config.key=value ...]
+#       --config configs/NAME.py --workdir gs://BUCKET/RUN [--config.key=value ...]
 #
 # xpk copies the repository into an image over python:3.12. The JobSet starts all workers again when one of them ends
 # with 75 (told to stop, and saved), by a signal or with its node, MAX_RESTARTS=50 times, and not after an error (1).
@@ -14,7 +14,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 name=${1:?expected a NAME for the workload}
 shift
-[[ " $* " =~ " --workdir"[=\ ]"/" ]] || die "expected --workdir /mnt/SHARED/RUN: on a volume that all pods see; a pod's own disk is lost with it"
+[[ " $* " =~ " --workdir"[=\ ]("/"|"gs://") ]] ||
+  die "expected --workdir gs://BUCKET/RUN, or /mnt/SHARED/RUN on a volume that all pods see: a pod's own disk is lost with it"
 
 # exec: SIGTERM has to reach Python itself.
 run xpk workload create --workload="$name" --cluster="${CLUSTER:?set it to the name of the GKE cluster}" \
@@ -22,4 +23,4 @@ run xpk workload create --workload="$name" --cluster="${CLUSTER:?set it to the n
   ${ZONE:+"--zone=$ZONE"} ${PROJECT:+"--project=$PROJECT"} \
   --base-docker-image=python:3.12 --script-dir="$repo" \
   --max-restarts="${MAX_RESTARTS:-50}" --restart-on-exit-codes=75 --termination-grace-period-seconds=120 \
-  --command="pip install --quiet '.[tpu]' && exec $(show python -m ddrnet_jax.main "$@" --distributed auto)"
+  --command="pip install --quiet '.[tpu,gcs]' && exec $(show python -m ddrnet_jax.main "$@" --distributed auto)"

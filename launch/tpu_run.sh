@@ -7,10 +7,11 @@
 #       --config configs/NAME.py --workdir gs://BUCKET/RUN [--config.key=value ...]
 #   launch/tpu_run.sh --stop NAME     the run saves and ends; the TPU stays (and costs) until it is deleted
 #
-# gs://BUCKET in any argument is mounted on every worker (gcsfuse) and passed on as /mnt/gs/BUCKET. Or --workdir
-# /mnt/SHARED/RUN, on another file system that all workers see and that outlives the TPU (Filestore): see MOUNT in
-# tpu_setup.sh. The config's path is relative to the repository, which is copied. Best run from a small VM in tmux: this
-# loop is what brings the TPU back. Ctrl-C leaves the run going; the same command watches it again.
+# The command itself reads and writes gs://; only data is mounted: the bucket of --config.data.KEY=gs://BUCKET/... on
+# every worker (gcsfuse), passed on as /mnt/gs/BUCKET/... Or --workdir /mnt/SHARED/RUN, on another file system that all
+# workers see and that outlives the TPU (Filestore): see MOUNT in tpu_setup.sh. The config's path is relative to the
+# repository, which is copied. Best run from a small VM in tmux: this loop is what brings the TPU back. Ctrl-C leaves the
+# run going; the same command watches it again.
 # MAX_CRASHES=3  relaunches in a row while the TPU is ACTIVE. The other variables: see tpu_create.sh, tpu_setup.sh
 # Exit code: the run's; 65: another run is going on there; 130: after --stop; 255: no connection
 set -euo pipefail
@@ -27,17 +28,19 @@ fi
 
 name=${1:?expected the NAME of a TPU}
 shift
-# gs://mine/run -> /mnt/gs/mine/run, for which tpu_setup.sh mounts BUCKETS
-arguments=()
+# of data gs://mine/records -> /mnt/gs/mine/records, for which tpu_setup.sh mounts BUCKETS
+arguments=() previous=""
 for argument in "$@"; do
-  if [[ $argument =~ ^(--[^=]*=)?gs://([-a-z0-9_.]+)(/.*)?$ ]]; then
+  if [[ $previous=$argument =~ --config\.data\.[^=]*=gs:// &&
+    $argument =~ ^(--[^=]*=)?gs://([-a-z0-9_.]+)(/.*)?$ ]]; then
     [[ " ${BUCKETS:-} " == *" ${BASH_REMATCH[2]} "* ]] || BUCKETS="${BUCKETS:+$BUCKETS }${BASH_REMATCH[2]}"
     argument="${BASH_REMATCH[1]}/mnt/gs/${BASH_REMATCH[2]}${BASH_REMATCH[3]}"
   fi
   arguments+=("$argument")
+  previous=$argument
 done
 export BUCKETS=${BUCKETS:-}
-[[ " ${arguments[*]} " =~ " --workdir"[=\ ]"/" ]] ||
+[[ " ${arguments[*]} " =~ " --workdir"[=\ ]("/"|"gs://") ]] ||
   die "expected --workdir gs://BUCKET/RUN, or /mnt/SHARED/RUN that all workers see: a TPU's own disk is lost with it"
 delete=(gcloud compute tpus queued-resources delete "$name" --force ${ZONE:+"--zone=$ZONE"})
 command="cd ddrnet_jax && bash launch/tpu_worker.sh $(show .venv/bin/python -m ddrnet_jax.main "${arguments[@]}" --distributed auto)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Copy this working tree to every worker of a TPU and install it there with jax[tpu]; again: bring it up to date.
+# Copy this working tree to every worker of a TPU and install it there with jax[tpu] and gcsfs; again: bring it up to date.
 # NOT RUN ON REAL TPUS BY US: tested with a stand-in for gcloud.
 #
 #   launch/tpu_setup.sh [--dry-run] NAME
@@ -15,8 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 name=${1:?expected the NAME of a TPU}
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# A save is a folder that gets its final name: without a rename limit a bucket of the flat kind refuses. No cache of
-# what is there: another worker may have written it.
+# No cache of what is there: another worker may have written it.
 # shellcheck disable=SC2016 # $ is the worker's
 mount='set -e
 for bucket in '"${BUCKETS:-}"'; do
@@ -32,7 +31,7 @@ for bucket in '"${BUCKETS:-}"'; do
   fi
   sudo mkdir -p "$folder"
   sudo chown "$(id -u)" "$folder"
-  gcsfuse --implicit-dirs --rename-dir-limit=100000 --metadata-cache-ttl-secs=0 "$bucket" "$folder"
+  gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$bucket" "$folder"
 done'
 
 # shellcheck disable=SC2016 # $ is the worker's; in the home of each. The tree is replaced as a whole.
@@ -45,7 +44,7 @@ if [ -d ddrnet_jax/.venv ]; then mv ddrnet_jax/.venv ddrnet_jax.new/; fi
 rm -rf ddrnet_jax && mv ddrnet_jax.new ddrnet_jax && cd ddrnet_jax
 python3 -m pip install --quiet --user uv
 if [ ! -d .venv ]; then python3 -m uv venv --quiet --python '"${TPU_PYTHON:-3.12}"' .venv; fi
-python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tpu]"'
+python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tpu,gcs]"'
 
 archive=${TMPDIR:-/tmp}/ddrnet_jax.$$.tar.gz
 files=(git -C "$repo" ls-files -z --cached --others --exclude-standard)

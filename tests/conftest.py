@@ -43,6 +43,21 @@ def repo() -> Path:
     return REPO
 
 
+@pytest.fixture(scope="session")
+def storage():
+    """A server of Google's storage on this machine with a bucket "runs"; tests tell it what to answer."""
+    import buckets
+
+    with buckets.server() as url, pytest.MonkeyPatch.context() as patched:
+        between = buckets.Between(url)
+        for name, value in buckets.environment(between.url).items():
+            patched.setenv(name, value)
+        buckets.make(url, "runs")
+        yield between
+        between.shutdown()
+        between.server_close()
+
+
 _LONGEST = ("test_demo.py", "test_api.py", "test_step.py", "test_notebooks.py", "test_faults.py", "test_in_and_out.py")
 
 

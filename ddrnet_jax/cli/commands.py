@@ -21,7 +21,7 @@ def _train(arguments, overrides) -> None:
     from ddrnet_jax.training import loop
 
     experiment = _experiment(arguments, overrides)
-    workdir = Path(arguments.workdir or Path("runs") / _run_name(arguments))
+    workdir = arguments.workdir or Path("runs") / _run_name(arguments)
     finished = loop.train(experiment, workdir, command=arguments.command)
     if processes.is_first():
         make.after_training(workdir, experiment, **finished._asdict())

@@ -11,6 +11,7 @@ from typing import Literal, NoReturn
 from ddrnet_jax import downloads
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.prediction.sources import is_stream
+from ddrnet_jax.runs.bucket import is_address
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
 from ddrnet_jax.text import cut
 
@@ -20,14 +21,16 @@ exit codes:
   0    done
   1    an error, said in one line
   {AGAIN_EXIT_CODE}   training was told to stop (SIGTERM) and has saved its last step, or lost
-       another process of its run: the same command goes on from the last
-       checkpoint, as a loop around it or a scheduler may do
+       another process of its run, or a bucket does not answer: the same
+       command goes on from the last checkpoint, as a loop around it or a
+       scheduler may do
   130  stopped by Ctrl-C; training saves its last step first, a second Ctrl-C
        stops at once
 """
 _EPILOG = """\
 modes:
-  train     train, evaluate and checkpoint in --workdir; run again, it resumes
+  train     train, evaluate and checkpoint in --workdir; run again, it resumes;
+            --workdir, --checkpoint and --compare also take gs://BUCKET/RUN
   evaluate  mIoU and per-class IoU of --checkpoint on the config's eval split;
             of a classifier top-1 and top-5 accuracy; by --engine, or of an
             exported .onnx or .stablehlo file, by the same images and counter;
@@ -105,6 +108,9 @@ class UsageError(UserError):
 
 # The flag that names trained weights, and so takes an address, where it is another than --checkpoint.
 _WEIGHTS = {"import_weights": "input", "report": ""}
+
+# The flags that name a run, which may be in a bucket.
+_OF_RUNS = ("workdir", "checkpoint", "compare")
 
 # The flags beside --config that a mode takes.
 FLAGS = {
@@ -188,7 +194,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         value = getattr(arguments, name) or ""
         is_of_weights = name == _WEIGHTS.get(arguments.mode, "checkpoint") and downloads.is_fetched(value)
         may_stream = name == "input" and arguments.mode == "predict" and is_stream(value)
-        if downloads.is_address(value) and not (is_of_weights or may_stream):
+        is_of_run = name in _OF_RUNS and is_address(value)
+        if downloads.is_address(value) and not (is_of_weights or may_stream or is_of_run):
             raise UsageError(
                 f"--{name} {value}: an address cannot be used here; download it, or mount the bucket (gcsfuse, "
                 "Filestore), and give the path"

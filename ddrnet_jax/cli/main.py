@@ -6,7 +6,7 @@ import traceback
 from ddrnet_jax import memory
 from ddrnet_jax.cli import commands, flags, log, streams
 from ddrnet_jax.cli.flags import UsageError
-from ddrnet_jax.errors import UserError
+from ddrnet_jax.errors import TryAgain, UserError
 from ddrnet_jax.runtime import joining, processes
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
 from ddrnet_jax.text import cut, printable
@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.mode != "train" and (problem := streams.output_problem()):  # a run is on its disk
             raise OSError(problem.errno, f"standard output: {problem.strerror}")
         return code
+    except TryAgain as e:
+        code, message = AGAIN_EXIT_CODE, f"error: {e} (exit code {AGAIN_EXIT_CODE})"
     except (UserError, OSError) as e:  # OSError: a full disk, a vanished folder
         code, message = 1, f"error: {e}"
     except Preempted as e:

@@ -22,7 +22,7 @@ from ddrnet_jax.exports.int8 import Int8, quantised, with_card
 from ddrnet_jax.models import variables
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, IMAGENET_STD, DDRNet
 from ddrnet_jax.models.folding import fold
-from ddrnet_jax.runs import checkpoints
+from ddrnet_jax.runs import find
 from ddrnet_jax.runs.checkpoints import Loaded
 from ddrnet_jax.runs.metrics_file import read_lines, training_time
 from ddrnet_jax.runs.step_files import FOLDER
@@ -195,8 +195,8 @@ def _weights(
 
 def _training(checkpoint: str | Path, loaded: Loaded) -> dict:
     """The step, the hours and the evaluations of the run that a checkpoint is in; nothing of one that was moved."""
-    path = Path(checkpoint).expanduser()
-    step = checkpoints.find_step(path) if path.is_dir() else path
+    path = find.on_this_disk(checkpoint).expanduser()
+    step = find.find_step(path) if path.is_dir() else path
     if step.parent.name != FOLDER:
         return {}
     lines = [line for line in read_lines(step.parent.parent) if line["step"] <= (loaded.step or 0)]

@@ -8,6 +8,8 @@ from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.gallery import Gallery, short_name
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.report import page, run
+from ddrnet_jax.runs import find
+from ddrnet_jax.runs.bucket import is_address
 
 _log = logging.getLogger(__name__)
 
@@ -18,14 +20,16 @@ def make(
     *,
     compare: str | Path | None = None,
     experiment: Experiment | None = None,
-) -> Path:
-    """Write the report on a workdir or one step's directory; returns the page's path.
+) -> Path | str:
+    """Write the report on a workdir or one step's directory; returns the page's path, in a bucket its address.
 
+    shown    its path, or its address gs://...
     output   a file that ends in .html, or a folder; None: report.html in the workdir
     compare  the same of a second run, side by side
     experiment  see run.read
     Raises ReportError or OutputError before anything is evaluated, and what run.read raises.
     """
+    is_in_bucket = output is None and is_address(shown)
     output = output or run.workdir_of(shown)
     if output is None:
         raise run.ReportError(f"{shown}: no workdir of a run here; give one, or --output for the page of a copied step")
@@ -37,11 +41,12 @@ def make(
     first = run.read(found[0], experiment=experiment)
     names = [short_name(seen.name, first.data_root) for seen in (*first.gallery.worst, *first.gallery.best)]
     others = [run.read(each, experiment=experiment, also=names) for each in found[1:]]
-    return page.write([first, *others], output)
+    path = page.write([first, *others], output)
+    return f"{find.put_back(shown)}/{path.name}" if is_in_bucket else path
 
 
 def after_training(
-    workdir: Path,
+    workdir: str | Path,
     experiment: Experiment,
     *,
     step: int,
@@ -51,7 +56,10 @@ def after_training(
 ) -> None:
     """Write report.html of a run that has just evaluated its last step; what keeps it from that is a warning."""
     try:
-        page.write([run.of_training(workdir, experiment, step, result, gallery, made_by)], workdir / page.NAME)
+        shown = run.of_training(workdir, experiment, step, result, gallery, made_by)
+        page.write([shown], find.on_this_disk(workdir, needs_step=False) / page.NAME)
+        if is_address(workdir):
+            find.put_back(workdir)
     except Exception as e:  # whatever it is, the run is done and must end as one
         problem = (str(e).splitlines() or [""])[0]
-        _log.warning(f"{workdir / page.NAME} is not written ({type(e).__name__}: {problem})")
+        _log.warning(f"{workdir}/{page.NAME} is not written ({type(e).__name__}: {problem})")

@@ -22,6 +22,8 @@ from ddrnet_jax.evaluation.evaluate import evaluate_checkpoint
 from ddrnet_jax.evaluation.gallery import Gallery
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.runs import checkpoints, step_files
+from ddrnet_jax.runs import find as find_place
+from ddrnet_jax.runs.bucket import is_address
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, SCORES, is_number, read_lines, series
 from ddrnet_jax.runs.step_files import CheckpointError
 
@@ -92,15 +94,15 @@ class Run:
 
 
 def of_training(
-    workdir: Path, experiment: Experiment, step: int, result: Scores | Accuracy, gallery: Gallery, made_by: dict
+    workdir: str | Path, experiment: Experiment, step: int, result: Scores | Accuracy, gallery: Gallery, made_by: dict
 ) -> Run:
-    """The run in `workdir` with the evaluation after its last step."""
+    """The run in `workdir` with the evaluation after its last step. Raises BucketError."""
     evaluation = _evaluation(result, experiment, step, "evaluated after the last step")
     return Run(
         name=str(workdir),
         config=experiment.config,
         spec=experiment.spec,
-        lines=read_lines(workdir),
+        lines=read_lines(_on_this_disk(workdir)),
         evaluation=evaluation,
         gallery=gallery,
         made_by=made_by,
@@ -113,13 +115,14 @@ def of_training(
 class Found:
     """The parts of a run that a path holds, before anything is evaluated.
 
+    name         its path, or address
     workdir      None of a step that was copied elsewhere
     step_folder  the weights to evaluate, None if there are none
     description  the checkpoint's metadata
     config       the run's own
     """
 
-    path: Path
+    name: str
     workdir: Path | None
     step_folder: Path | None
     description: dict
@@ -130,9 +133,10 @@ class Found:
 def find(path: str | Path) -> Found:
     """The run of a workdir (its best, else latest step) or of one step's directory.
 
-    Raises ReportError if there is no run.
+    path  or its address gs://...
+    Raises ReportError if there is no run, BucketError.
     """
-    path = Path(path).expanduser().absolute()
+    place, path = path, _on_this_disk(path)
     workdir, notes = _workdir(path), []
     try:
         step_folder = checkpoints.find_step(path)
@@ -140,9 +144,9 @@ def find(path: str | Path) -> Found:
     except CheckpointError as e:
         step_folder, description = None, {}
         notes.append(f"No weights to evaluate: {e}")
-    return Found(
-        path, workdir, step_folder, description, build.experiment(_own_config(path, workdir, description)), notes
-    )
+    name = str(place if is_address(place) else path)
+    own = build.experiment(_own_config(path, workdir, description))
+    return Found(name, workdir, step_folder, description, own, notes)
 
 
 def read(
@@ -174,7 +178,7 @@ def read(
     for note in notes:
         _log.warning(note)
     run = Run(
-        name=str(found.path),
+        name=found.name,
         config=own.config,
         spec=own.spec,
         lines=read_lines(found.workdir) if found.workdir else [],
@@ -195,7 +199,11 @@ def _made_by(description: dict) -> dict:
 
 def workdir_of(path: str | Path) -> Path | None:
     """The workdir that a path is or lies in, None of a step that was copied elsewhere."""
-    return _workdir(Path(path).expanduser().absolute())
+    return _workdir(_on_this_disk(path))
+
+
+def _on_this_disk(path: str | Path) -> Path:
+    return find_place.on_this_disk(path, needs_step=False).expanduser().absolute()
 
 
 def _workdir(path: Path) -> Path | None:

@@ -1,1 +1,1 @@
-"""All that a run has on disk: its folder, its checkpoints, its metrics, what made it."""
+"""All that a run has on disk or in a bucket: its folder, its checkpoints, its metrics, what made it."""

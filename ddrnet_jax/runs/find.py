@@ -1,21 +1,25 @@
-"""Which step a path means, and an exact name for what it holds; loads no JAX."""
+"""Which step a path or an address means, and an exact name for what it holds; loads no JAX."""
 
+import functools
 import hashlib
 import os
 from pathlib import Path
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs.bucket import Bucket, is_address
+from ddrnet_jax.runs.mirror import Mirror
 from ddrnet_jax.runs.step_files import CheckpointError
 
 
 def find_step(path: str | Path) -> Path:
     """The step directory that a workdir or step directory stands for: the best, else the latest.
 
+    path  or an address gs://BUCKET/RUN, whose step is then copied to this disk
     Raises CheckpointError if there is none, or if a damaged one may be the best: another model must not
     take its place unnoticed.
     """
-    path = Path(path).expanduser().absolute()
+    path = on_this_disk(path).expanduser().absolute()
     if step_files.is_step(path):
         return path
     root = path / step_files.FOLDER if (path / step_files.FOLDER).is_dir() else path
@@ -32,6 +36,62 @@ def find_step(path: str | Path) -> Path:
     if not ranked:
         raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
     return max(ranked, key=ranked.__getitem__)
+
+
+def on_this_disk(place: str | Path, *, needs_step: bool = True) -> Path:
+    """A path as it is; of an address a copy: of a workdir its small files and its best, else latest step.
+
+    place       a workdir, one step's directory, or a file; or gs://BUCKET/ and its name
+    needs_step  False: of a workdir without any, its small files
+    Raises      BucketError, and CheckpointError as find_step does.
+    """
+    if not is_address(place):
+        return Path(place)
+    mirror, inside = _copied(place)
+    mirror.pull(inside)
+    folder = mirror.folder / (inside or "")
+    with mirror.named():
+        if step_files.is_step(folder):
+            mirror.pull(inside or "")
+        elif inside or not any(folder.iterdir()):
+            return _file(Bucket(place), mirror.folder)
+        elif needs_step or step_files.steps(folder / step_files.FOLDER):
+            step = find_step(folder)
+            mirror.pull(step.relative_to(folder).as_posix())
+            if find_step(folder) != step:  # a run that goes on has saved a better one
+                return on_this_disk(place)
+    return folder
+
+
+def put_back(place: str | Path) -> str:
+    """What was written into the copy of a workdir, into its bucket. Returns its address. Raises BucketError."""
+    mirror, _ = _copied(place)
+    mirror.push()
+    return str(mirror.bucket)
+
+
+def _copied(place: str | Path) -> tuple[Mirror, str | None]:
+    """(the copy of the workdir or the folder that an address is in, the name of the step in it if it is one's)"""
+    address = Bucket(place).address
+    workdir, _, name = address.rpartition(f"/{step_files.FOLDER}/")
+    if workdir and step_files.number(name.removesuffix(step_files.REPLACED)) is not None:
+        return _mirror(workdir), f"{step_files.FOLDER}/{name}"
+    return _mirror(address), None
+
+
+@functools.cache
+def _mirror(address: str) -> Mirror:
+    """What was copied once in this process is copied again only where it has changed."""
+    return Mirror(address)
+
+
+def _file(bucket: Bucket, folder: Path) -> Path:
+    blob = bucket.itself()
+    if blob is None:
+        raise CheckpointError(f"{bucket}: no checkpoint here; expected a workdir or one step's directory")
+    name = bucket.folder.rpartition("/")[2]
+    bucket.fetch({name: blob}, folder)
+    return folder / name
 
 
 def fingerprint(weights: Path) -> str:

@@ -5,8 +5,6 @@ metadata, so that the directory alone is enough to rebuild the model (runs/check
 """
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +15,11 @@ from orbax.checkpoint import v1 as ocp
 
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.errors import UserError
+from ddrnet_jax.errors import TryAgain, UserError
 from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.metrics_file import SCORES
-from ddrnet_jax.runs.step_files import CheckpointError, first_line
+from ddrnet_jax.runs.step_files import CheckpointError
+from ddrnet_jax.runs.steps import steps_of
 from ddrnet_jax.runs.workdir import WorkdirLost
 from ddrnet_jax.runtime import devices
 
@@ -51,19 +50,22 @@ class Checkpoints:
         keep: int = 2,
         made_by: dict | None = None,
         check_claim: Callable[[], None] = lambda: None,
+        before_save: Callable[[], None] = lambda: None,
     ):
         """
+        workdir      a path, or an address gs://BUCKET/RUN
         config       JSON values, kept with every step
         keep         latest steps beside the best
         made_by      JSON values, kept with every step, see provenance.made_by
         check_claim  raises WorkdirLost if the workdir is no longer the run's; called at every save
+        before_save  called before every save
         """
         step_files.ignore_echoes()
-        self._check_claim = check_claim
+        self._check_claim, self._before_save = check_claim, before_save
         self._description = {"config": config, "made_by": made_by or {}}
         self._metric = SCORES[config["task"]]
         self._keep = keep
-        self._root = Path(workdir).absolute() / step_files.FOLDER
+        self._steps = steps_of(workdir)
         self._checkpointer: ocp.training.Checkpointer | None = None  # reads every step's files when it is made
         self._saving: tuple[int, ocp.AsyncResponse[None], int] | None = None
         self._has_failed, self._is_claimed = False, True
@@ -83,36 +85,40 @@ class Checkpoints:
         """
         is_first = jax.process_index() == 0
         if is_first:
-            self._tidy()
-        problems: dict[Path, CheckpointError] = {}
-        for step in _agreed(step_files.steps(self._root)):
-            folder = self._root / str(step)
+            self._steps.tidy()
+        problems: dict[int, CheckpointError] = {}
+        for step in _agreed(self._steps.newest_first()):
             state: dict = {}
             problem = None
+            folder = self._steps.fetched(step)
             try:
-                self._check_description(folder)
-                state = step_files.read(folder, like)
-                step_files.check_number(folder, state)
+                with self._steps.named():
+                    self._check_description(folder)
+                    state = step_files.read(folder, like)
+                    step_files.check_number(folder, state)
             except CheckpointError as e:
                 problem = e
             unreadable = devices.sum_over_processes(np.array([problem is not None]).astype(np.int64))[0]
             if not unreadable:
                 break
-            problems[folder] = problem or CheckpointError(f"{folder}: cannot be read by {unreadable} other process(es)")
+            problems[step] = problem or CheckpointError(
+                f"{self._steps.root}/{step}: cannot be read by {unreadable} other process(es)"
+            )
         else:
             if problems:
                 first = next(iter(problems.values()))
                 raise CheckpointError(
-                    f"{self._root}: none of its {len(problems)} checkpoint(s) can be read, the newest: {first}; "
+                    f"{self._steps.root}: none of its {len(problems)} checkpoint(s) can be read, the newest: {first}; "
                     "put back a copy, or start anew in another --workdir"
                 ) from first
             return None
         warnings = []
         if is_first:
             problems |= self._damaged_before(step)
-            for path, problem in problems.items():
-                kept = step_files.set_aside(path).name
+            for damaged, problem in problems.items():
+                kept = self._steps.set_aside(damaged)
                 warnings.append(f"warning: {problem}; kept as {kept}, going on from step {step}")
+        self._steps.forget_fetched()
         devices.wait_for_all("checkpoints")  # nobody makes Orbax's list of steps before this
         return Resumed(step, state, warnings)
 
@@ -124,6 +130,7 @@ class Checkpoints:
         workdir is no longer the run's.
         """
         self._require_claim()
+        self._before_save()
         self._wait()
         with self._explained(step):
             exists = step == self.latest_step()
@@ -157,7 +164,8 @@ class Checkpoints:
                 with contextlib.suppress(Exception) if self._has_failed else contextlib.nullcontext():
                     checkpointer.close()  # says a second time why a save failed
             if self._has_failed and self._is_claimed and jax.process_index() == 0:
-                step_files.remove_unfinished(self._root)  # a full disk has use for the space
+                with contextlib.suppress(TryAgain):
+                    self._steps.remove_unfinished()  # a full disk has use for the space
 
     def _wait(self, timeout_s: float | None = None) -> None:
         if self._saving is None:
@@ -172,7 +180,7 @@ class Checkpoints:
                 return
             self._saving = None
             if jax.process_index() == 0:  # Orbax may say that it has saved what nobody finds again
-                step_files.check_saved(self._root / str(step), arrays, self._metric)
+                self._steps.check_saved(step, arrays, self._metric)
 
     def _require_claim(self) -> None:
         try:
@@ -189,32 +197,23 @@ class Checkpoints:
                 get_metric_fn=step_files.score, reverse=False, n=1, keep_checkpoints_without_metrics=False
             )
             self._checkpointer = ocp.training.Checkpointer(
-                step_files.plainly_named(self._root),
+                self._steps.for_orbax(),
                 preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(self._keep), best]),
                 context=context,
             )
         return self._checkpointer
 
-    def _tidy(self) -> None:
-        """Finish what a kill has cut short: saves, and the replacement of a step."""
-        step_files.remove_unfinished(self._root)
-        for path in step_files.replaced(self._root):
-            step = path.with_suffix("")
-            if step_files.is_step(step):
-                shutil.rmtree(path)
-            else:
-                shutil.rmtree(step, ignore_errors=True)  # what there is of the replacement
-                os.replace(path, step)
-
-    def _damaged_before(self, step: int) -> dict[Path, CheckpointError]:
+    def _damaged_before(self, step: int) -> dict[int, CheckpointError]:
         """Older steps whose description is damaged: Orbax could not rank them. Their arrays are not read."""
         problems = {}
-        for folder in step_files.steps(self._root):
-            if int(folder.name) < step:
+        for older in self._steps.newest_first():
+            if older < step:
+                folder = self._steps.fetched(older)
                 try:
-                    self._check_description(folder)
+                    with self._steps.named():
+                        self._check_description(folder)
                 except CheckpointError as e:
-                    problems[folder] = e
+                    problems[older] = e
         return problems
 
     def _check_description(self, folder: Path) -> None:
@@ -233,15 +232,10 @@ class Checkpoints:
     @contextlib.contextmanager
     def _moved_away(self, step: int) -> Iterator[None]:
         """The step under another name until its replacement is complete: a kill in between loses neither."""
-        folder = self._root / str(step)
-        aside = folder.with_name(f"{step}{step_files.REPLACED}")
-        if jax.process_index() == 0:
-            os.replace(folder, aside)
-        devices.wait_for_all("moved away")
-        self._orbax().reload()
-        yield
-        if jax.process_index() == 0:
-            shutil.rmtree(aside)
+        with self._steps.moved_away(step) if jax.process_index() == 0 else contextlib.nullcontext():
+            devices.wait_for_all("moved away")
+            self._orbax().reload()
+            yield
 
     @contextlib.contextmanager
     def _explained(self, step: int) -> Iterator[None]:
@@ -250,24 +244,14 @@ class Checkpoints:
         except Exception as e:  # Orbax raises many kinds
             self._saving, self._has_failed = None, True
             self._require_claim()
-            if isinstance(e, CheckpointError):
+            if isinstance(e, CheckpointError) and not isinstance(e, TryAgain):
                 raise CheckpointError(f"{e}, though it was just saved; run the same command again") from e
-            is_full = step_files.is_full_disk(e)
-            raise CheckpointError(
-                f"{self._root / str(step)}: the checkpoint cannot be saved ({first_line(e)}"
-                f"{f'; {_free(self._root)}' if is_full else ''}); the checkpoints before it are intact: "
-                f"{'make room, then ' if is_full else ''}run the same command again"
-            ) from e
+            if isinstance(e, UserError):  # of a bucket
+                raise
+            raise self._steps.not_saved(step, e) from e
 
 
-def _agreed(folders: list[Path]) -> Iterator[int]:
-    """The steps of the first process's folders on every process: a network file system may show each others."""
-    for i in range(devices.from_first_process(len(folders))):
-        yield devices.from_first_process(int(folders[i].name) if i < len(folders) else 0)
-
-
-def _free(folder: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free"
-    except OSError as e:
-        return f"{folder} is gone: {e.strerror}"
+def _agreed(steps: list[int]) -> Iterator[int]:
+    """The first process's steps on every process: a network file system may show each others."""
+    for i in range(devices.from_first_process(len(steps))):
+        yield devices.from_first_process(steps[i] if i < len(steps) else 0)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,17 +139,19 @@ def check_description(folder: Path, metric: str) -> dict:
     return description
 
 
-def check_saved(folder: Path, arrays: int, metric: str) -> None:
+def check_saved(folder: Path, arrays: int, metric: str, place: dict[str, str] | None = None) -> None:
     """Raises CheckpointError unless a step is found, described, ranked, and its lists name as many arrays.
 
+    place  where its arrays are, as TensorStore says it; None: in the folder
     Reads these lists alone, in some ms: Orbax itself takes seconds to describe the arrays of a large network.
     """
     import tensorstore as ts
 
-    place = {"driver": "file", "path": f"{plainly_named(folder)}/state/"}
+    place = place or {"driver": "file", "path": f"{plainly_named(folder)}/"}
+    state = place | {"path": f"{place['path']}state/"}
     description = read_description(folder)
     try:
-        keys = ts.KvStore.open({"driver": "ocdbt", "base": place}).result().list().result()
+        keys = ts.KvStore.open({"driver": "ocdbt", "base": state}).result().list().result()
     except Exception as e:  # TensorStore raises many kinds
         raise CheckpointError(f"{folder}: the checkpoint cannot be read ({first_line(e)})") from e
     _check_score(folder, description, metric)
@@ -209,8 +212,13 @@ def score(metrics: dict | None) -> float:
 
 def set_aside(folder: Path) -> Path:
     """Give a damaged step another name, so that the run can save that step again; returns the new path."""
-    names = (f"{folder.name}{_DAMAGED}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
-    return folder.rename(next(path for path in map(folder.with_name, names) if not path.exists()))
+    return folder.rename(folder.with_name(name_aside(folder.name, os.listdir(folder.parent))))
+
+
+def name_aside(name: str, taken: Collection[str]) -> str:
+    """The first name for a damaged step that none of those beside it has."""
+    names = (f"{name}{_DAMAGED}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
+    return next(aside for aside in names if aside not in taken)
 
 
 def remove_unfinished(root: Path) -> None:

@@ -14,7 +14,10 @@ from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.runs.bucket import BucketAway, is_address
+from ddrnet_jax.runs.lease import OLD_S, Lease
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, read_lines
+from ddrnet_jax.runs.mirror import Mirror
 from ddrnet_jax.runs.step_files import FOLDER
 from ddrnet_jax.runtime import devices
 
@@ -28,11 +31,15 @@ class WorkdirLost(UserError):
 
 
 class Claim:
-    """A run's hold on its workdir: the folder, and in the first process the lock, are those that it began with."""
+    """A run's hold on its workdir: the folder, and in the first process the lock, are those that it began with.
+
+    folder  with what the run reads and writes beside its checkpoints
+    """
 
     def __init__(self, workdir: Path, stack: contextlib.ExitStack, *, is_first: bool):
         """stack is what lets go of it"""
-        self._workdir, self._stack = workdir, stack
+        self.folder = self._workdir = workdir
+        self._stack = stack
         folder = os.open(workdir, os.O_RDONLY)  # as long as it is open, no other folder gets its inode
         stack.callback(os.close, folder)
         self._folder = _identity(workdir)
@@ -56,6 +63,9 @@ class Claim:
                 f"Leave {_LOCK} in place, and run the same command again once the other has ended"
             )
 
+    def push(self) -> None:
+        """What is written in `folder` is where it belongs."""
+
     def _locked(self) -> tuple[int, int] | None:
         regular_files.require(self._workdir / _LOCK)
         lock = filelock.FileLock(self._workdir / _LOCK)
@@ -64,15 +74,41 @@ class Claim:
         return _identity(self._workdir / _LOCK)
 
 
+class BucketClaim:
+    """See Claim: the first process has a lease in the bucket, and each a copy of the run's small files on its disk."""
+
+    def __init__(self, mirror: Mirror, lease: Lease | None):
+        self.folder, self._mirror, self._lease = mirror.folder, mirror, lease
+
+    def check(self) -> None:
+        """Raises WorkdirLost if another run is in the workdir."""
+        if self._lease is not None and self._lease.is_lost:
+            raise WorkdirLost(
+                f"--workdir {self._mirror.bucket}: another run has taken it over, since this one did not reach the "
+                f"bucket for {OLD_S:g} s; this one ends. Run the same command again once the other has ended"
+            )
+
+    def push(self) -> None:
+        """Bring the bucket up to date with `folder`. Raises WorkdirLost, BucketError."""
+        self.check()
+        if self._lease is not None:
+            self._mirror.push()
+
+
 @contextlib.contextmanager
-def claimed(workdir: Path, config: dict) -> Iterator[Claim]:
+def claimed(workdir: str | Path, config: dict) -> Iterator[Claim | BucketClaim]:
     """The workdir, made, of this config (JSON values), and no other run's as long as the context lasts.
 
+    workdir  a path, or an address gs://BUCKET/RUN
     Of several processes the first claims it, and the others look whether they see the same folder.
     Raises ConfigError, before anything is written, if it cannot be written, has files of our names that are no run's,
     belongs to another config, or another run is in it.
     """
     with contextlib.ExitStack() as stack:
+        if is_address(workdir):
+            yield stack.enter_context(_claimed_in_bucket(workdir, config))
+            return
+        workdir = Path(workdir)
         if jax.process_index():
             _check_shared(workdir)
             yield Claim(workdir, stack, is_first=False)
@@ -82,6 +118,39 @@ def claimed(workdir: Path, config: dict) -> Iterator[Claim]:
         _claim(workdir, config)
         _check_shared(workdir)
         yield claim
+
+
+@contextlib.contextmanager
+def _claimed_in_bucket(workdir: str | Path, config: dict) -> Iterator[BucketClaim]:
+    mirror = Mirror(workdir)
+    if devices.differing({"--workdir": str(mirror.bucket)}):
+        raise ConfigError(f"--workdir {mirror.bucket}: the processes of this run were given different ones")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mirror.named())
+        lease = None
+        if jax.process_index() == 0:
+            mirror.pull()
+            _check_bucket_is_ours(mirror)  # before the lease, which is written
+            lease = stack.enter_context(Lease(mirror.bucket, mirror.push))
+            mirror.pull()
+            _check_bucket_is_ours(mirror)
+            (mirror.folder / FOLDER).mkdir(exist_ok=True)  # which a bucket has with its first step
+            _claim(mirror.folder, config)
+        devices.wait_for_all("workdir")
+        if lease is None:
+            mirror.pull()
+        claim = BucketClaim(mirror, lease)
+        try:
+            yield claim
+        finally:
+            with contextlib.suppress(BucketAway, WorkdirLost):  # what matters went before the last save
+                claim.push()
+
+
+def _check_bucket_is_ours(mirror: Mirror) -> None:
+    _check_ours(mirror.folder)
+    if not (mirror.folder / CONFIG).exists() and mirror.bucket.objects(f"{FOLDER}/"):  # of which the copy has no more
+        raise ConfigError(_not_ours(mirror.folder / FOLDER))
 
 
 def _made(workdir: Path, stack: contextlib.ExitStack) -> Claim:
@@ -116,9 +185,11 @@ def _check_ours(workdir: Path) -> None:
         raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
     for name in (METRICS_FILE, REPORT, CLASS_PIXELS, TEACHER, FOLDER, _LOCK):
         if _holds_something(workdir / name):
-            raise ConfigError(
-                f"{workdir / name}: is of no run of ours and is not written over; choose another --workdir"
-            )
+            raise ConfigError(_not_ours(workdir / name))
+
+
+def _not_ours(path: Path) -> str:
+    return f"{path}: is of no run of ours and is not written over; choose another --workdir"
 
 
 def _holds_something(path: Path) -> bool:
@@ -211,6 +282,6 @@ def _road_on(workdir: Path, changed: list[str]) -> str:
     return f". The learning rate falls over total_steps, so a run keeps its length; {train_longer(workdir)}"
 
 
-def train_longer(workdir: Path) -> str:
+def train_longer(workdir: str | Path) -> str:
     """How to go on from where a run has ended."""
     return f"to train longer, start from its weights: --config.init_from={workdir} and another --workdir"

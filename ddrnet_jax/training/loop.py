@@ -54,6 +54,7 @@ def train(
 ) -> Finished:
     """Train to the experiment's last step in the workdir `folder`, resuming what is there.
 
+    folder          a path, or an address gs://BUCKET/RUN
     command         that does so, kept with the checkpoints
     make_objective  of the network's graphdef and a platform; None: the loss of the experiment
     SIGTERM and Ctrl-C end it between two steps, the last of which is saved; see training.interruption.
@@ -62,12 +63,12 @@ def train(
     """
     devices.check()
     with Interruption() as interruption:
-        return _train(experiment, Path(folder), interruption, command, make_objective)
+        return _train(experiment, folder, interruption, command, make_objective)
 
 
 def _train(
     experiment: Experiment,
-    folder: Path,
+    folder: str | Path,
     interruption: Interruption,
     command: str,
     make_objective: MakeObjective | None,
@@ -97,7 +98,14 @@ def _train(
         )
         claim = stack.enter_context(workdir.claimed(folder, e.config))
         made_by = provenance.made_by(command)
-        checkpoints = Checkpoints(folder, e.config, keep=e.checkpoint_keep, made_by=made_by, check_claim=claim.check)
+        checkpoints = Checkpoints(
+            folder,
+            e.config,
+            keep=e.checkpoint_keep,
+            made_by=made_by,
+            check_claim=claim.check,
+            before_save=claim.push,
+        )
         stack.enter_context(contextlib.closing(checkpoints))
         schedule, optimizer = program.schedule_and_optimizer(e)
         graphdef, run_state, first_step, origin = _first_state(e, optimizer, checkpoints, mesh)
@@ -105,11 +113,11 @@ def _train(
             origin.append(f"the run is complete; {workdir.train_longer(folder)}")
         steps = {"total_steps": e.total_steps, "eval_every_steps": e.eval_every_steps}
         if teacher is not None:
-            distillation.check_the_same(folder, teacher, is_resumed=first_step > 0)
+            distillation.check_the_same(claim.folder, teacher, is_resumed=first_step > 0)
             origin.append(teacher.line)
-        make_objective = make_objective or _objective_maker(e, folder, train_source, first_step, teacher)
+        make_objective = make_objective or _objective_maker(e, claim.folder, train_source, first_step, teacher)
         fixed = devices.put_replicated(distillation.fixed(teacher), mesh)
-        log = stack.enter_context(contextlib.closing(open_log(folder, resumed_step=first_step, **steps)))
+        log = stack.enter_context(contextlib.closing(open_log(claim.folder, resumed_step=first_step, **steps)))
         own_devices = devices.local_mesh(mesh)
         gallery = Gallery()
         watch = gallery if jax.process_index() == 0 else None

@@ -88,7 +88,7 @@ def read(place: str | Path) -> Weights:
     """
     path = places.local(place)
     if path.is_dir():
-        return _of_checkpoint(path)
+        return dataclasses.replace(_of_checkpoint(path), path=str(place))
     if not path.exists():
         raise PretrainedError(f"{path}: no such file; expected a checkpoint's folder, or a .pth or .safetensors file")
     return dataclasses.replace(_of_file(path), path=str(place))

@@ -79,7 +79,7 @@ DRY_RUNS = {
         [
             "xpk workload create --workload=job --cluster=c --tpu-type=v5litepod-16 --num-slices=1 "
             "--base-docker-image=python:3.12 --script-dir={root} --max-restarts=50 --restart-on-exit-codes=75 "
-            "--termination-grace-period-seconds=120 --command=pip install --quiet '.[tpu]' && exec python "
+            "--termination-grace-period-seconds=120 --command=pip install --quiet '.[tpu,gcs]' && exec python "
             "-m ddrnet_jax.main --config configs/demo.py --workdir /mnt/shared/run --distributed auto"
         ],
     ),
@@ -134,7 +134,12 @@ def test_dry_run_of_a_pod_prints_every_step_on_every_worker(repo, bin_folder):
         ("tpu_create.sh", ["Pod"], {"TPU_TYPE": "v4-8"}, "'Pod'"),
         ("tpu_create.sh", ["pod"], {}, "TPU_TYPE"),
         ("tpu_run.sh", ["pod", *ARGUMENTS], {"TPU_TYPE": "v4-8"}, "expected --workdir gs://BUCKET/RUN, or /mnt/SHARED"),
-        ("gke_xpk.sh", ["job", *ARGUMENTS], {"TPU_TYPE": "v4-8", "CLUSTER": "c"}, "/mnt/SHARED/RUN"),
+        (
+            "gke_xpk.sh",
+            ["job", *ARGUMENTS],
+            {"TPU_TYPE": "v4-8", "CLUSTER": "c"},
+            "gs://BUCKET/RUN, or /mnt/SHARED/RUN",
+        ),
     ],
 )
 def test_what_is_wrong_ends_in_one_line(repo, bin_folder, script, arguments, environment, message):

@@ -93,16 +93,22 @@ def test_buckets_are_mounted_on_every_worker_once(cloud, bin_folder):
         stand_in(bin_folder / program, f'echo "{program} $*" >>{folder}/mounts$(basename $HOME)')
     stand_in(bin_folder / "mountpoint", f'grep -q "gcsfuse.* $2$" {folder}/mounts$(basename $HOME)')
     records = "--config.data.root=gs://data.of-all/records"
-    remote = ["--config", "configs/demo.py", "--workdir", "gs://my_runs/a run", records, "--config.init_from=a=gs://no"]
+    pseudo = ["--config.data.pseudo_root", "gs://my_frames/a run"]
+    others = [
+        "--workdir",
+        "gs://my_runs/run",
+        "--config.init_from=gs://my_runs/other",
+    ]
+    remote = ["--config", "configs/demo.py", *others, records, *pseudo]
     result = launch(cloud, "tpu_run.sh", "pod", *remote)
     assert result.returncode == 0, result.stderr
     assert calls(cloud) == ["create", *["scp", "mount", "install", "train"] * 2]
-    options = "--implicit-dirs --rename-dir-limit=100000 --metadata-cache-ttl-secs=0"
+    options = "--implicit-dirs --metadata-cache-ttl-secs=0"
     owner = os.getuid()
     for worker in (0, 1):
         assert lines(folder / f"mounts{worker}") == [
             line
-            for bucket in ("my_runs", "data.of-all")
+            for bucket in ("data.of-all", "my_frames")
             for line in (
                 f"sudo mkdir -p /mnt/gs/{bucket}",
                 f"sudo chown {owner} /mnt/gs/{bucket}",
@@ -111,8 +117,9 @@ def test_buckets_are_mounted_on_every_worker_once(cloud, bin_folder):
         ]
         (command, _) = runs(cloud, worker)
         assert command == (
-            "-m ddrnet_jax.main --config configs/demo.py --workdir /mnt/gs/my_runs/a run "
-            "--config.data.root=/mnt/gs/data.of-all/records --config.init_from=a=gs://no --distributed auto"
+            "-m ddrnet_jax.main --config configs/demo.py --workdir gs://my_runs/run "
+            "--config.init_from=gs://my_runs/other --config.data.root=/mnt/gs/data.of-all/records "
+            "--config.data.pseudo_root /mnt/gs/my_frames/a run --distributed auto"
         )
 
 
@@ -128,7 +135,7 @@ def test_a_worker_without_gcsfuse_gets_it(cloud, bin_folder):
     )
     stand_in(bin_folder / "curl", "echo the key")
     stand_in(bin_folder / "lsb_release", "echo jammy")
-    result = launch(cloud, "tpu_run.sh", "pod", *REMOTE[:2], "--workdir=gs://mine/run")
+    result = launch(cloud, "tpu_run.sh", "pod", *REMOTE, "--config.data.root=gs://mine/records")
     assert result.returncode == 0, result.stderr
     asked = lines(folder / "asked")
     assert "apt-get -qq -o DPkg::Lock::Timeout=300 install gcsfuse" in asked
@@ -143,7 +150,7 @@ def test_a_bucket_that_cannot_be_mounted_trains_nothing(cloud, bin_folder):
     training(cloud, "exit 0")
     stand_in(bin_folder / "sudo", "")
     stand_in(bin_folder / "gcsfuse", "echo 'bucket mine does not exist' >&2; exit 1")
-    result = launch(cloud, "tpu_run.sh", "pod", *REMOTE[:2], "--workdir=gs://mine/run", MAX_CRASHES="1")
+    result = launch(cloud, "tpu_run.sh", "pod", *REMOTE, "--config.data.root=gs://mine/records", MAX_CRASHES="1")
     assert result.returncode == 255
     assert "bucket mine does not exist" in result.stderr
     assert calls(cloud) == ["create", "scp", "mount", "scp", "mount"]

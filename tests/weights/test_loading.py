@@ -143,8 +143,10 @@ def test_an_address_that_leads_nowhere_ends_in_one_line_before_anything_is_made(
     "flags",
     [
         ("--mode", "report", "--checkpoint", "hf://owner/repo/w.safetensors"),
-        ("--mode", "evaluate", "--checkpoint", "gs://bucket/run"),
-        ("--config", "configs/demo.py", "--workdir", "gs://bucket/run"),
+        ("--mode", "pseudo_label", "--checkpoint", "run", "--input", "https://example.com/street.jpg"),
+        ("--mode", "predict", "--checkpoint", "run", "--input", "gs://bucket/streets"),
+        ("--mode", "predict", "--checkpoint", "run", "--output", "gs://bucket/out"),
+        ("--config", "configs/demo.py", "--workdir", "s3://bucket/run"),
     ],
 )
 def test_where_an_address_is_of_no_weights_it_is_refused(flags, capsys):
