@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+from onnx_files import red_channel
 
 from ddrnet_jax import config
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data.sets import of_config
 from ddrnet_jax.exports import cached, onnx_engine
-from ddrnet_jax.exports.onnx_engine import CARD, IMAGES, MASKS, EngineError
+from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.prediction import engines
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import checkpoints, find
@@ -19,20 +20,6 @@ from ddrnet_jax.weights import files as weight_files
 from ddrnet_jax.weights.card import CONFIG_ENTRY
 
 IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-
-
-def red_channel(card="{}", size=("B", "H", "W")):
-    """A file whose masks are the first channel of the images."""
-    shape, uint8 = list(size), onnx.TensorProto.UINT8
-    value = onnx.helper.make_tensor_value_info
-    zero = onnx.numpy_helper.from_array(np.array(0), "zero")
-    node = onnx.helper.make_node("Gather", [IMAGES, "zero"], [MASKS], axis=3)
-    graph = onnx.helper.make_graph(
-        [node], "red", [value(IMAGES, uint8, [*shape, 3])], [value(MASKS, uint8, shape)], [zero]
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
-    onnx.helper.set_model_props(model, {CARD: card})
-    return model.SerializeToString()
 
 
 def saved(folder, weight=1.0, task="segmentation", **view):
@@ -62,7 +49,7 @@ def exports(tmp_path, monkeypatch):
     monkeypatch.setattr(
         engines.segmenter,
         "load",
-        lambda path: Segmenter(lambda image: 0 * image[..., 0], engines.of_config.dataset_spec(config.base())),
+        lambda path: Segmenter(lambda image: 0 * image[..., 0], of_config.dataset_spec(config.base())),
     )
     return found
 
