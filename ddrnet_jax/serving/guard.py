@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_DRAIN_S = 10.0  # for a body that nobody wants: who sends reads the answer after it
+_DRAIN_S = 60.0  # for a body that nobody wants: who sends reads the answer after it
 _HEADERS = (
     (b"cache-control", b"no-store"),
     (b"connection", b"close"),  # one request each: see connections
