@@ -65,10 +65,10 @@ def answer(segmenter: Segmenter, data: bytes) -> Answer:
 def _decoded(data: bytes, value_range: tuple[float, ...]) -> np.ndarray:
     """u8[H,W,3] RGB; the header is believed before anything is decoded, so it has to say the size."""
     if not data:
-        raise Refused(400, "the body is empty, expected an image file")
+        raise Refused(400, "nothing was sent, expected an image file")
     size_hw = headers.size_hw(data)
     if size_hw is None:
-        raise Refused(415, f"the body is no image file that is read, or cut short; {_KINDS}")
+        raise Refused(415, f"no image file that is read, or cut short; {_KINDS}")
     height, width = size_hw
     if height * width > MOST_PIXELS:
         raise Refused(413, f"the image has {width}x{height} pixels (WxH), at most {MOST_PIXELS:,} are taken; shrink it")

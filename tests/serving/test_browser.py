@@ -147,7 +147,7 @@ def test_several_pictures_one_of_them_broken(browser, tmp_path):
             page.until("current.error ? !frame : frame?.name === current.file.name.split('.')[0]")
         assert found[0][:2] == ("a.png", "")
         assert found[1][0] == "b.png"
-        assert found[1][1].startswith("b.png: the body is no image file that is read")
+        assert found[1][1].startswith("b.png: no image file that is read")
         assert found[2][:2] == ("c.png", "")
         assert found[3] == ("d.tif", "This browser does not show d.tif; its classes alone are shown.", "100.0 %")
 

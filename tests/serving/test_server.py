@@ -110,8 +110,8 @@ LARGE = png_of_size(30000, 30000)
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        (b"", 400, "the body is empty, expected an image file"),
-        (b"hello", 415, "the body is no image file that is read, or cut short; PNG, JPEG"),
+        (b"", 400, "nothing was sent, expected an image file"),
+        (b"hello", 415, "no image file that is read, or cut short; PNG, JPEG"),
         (png()[:40], 400, "image: truncated PNG (its end is missing)"),
         (png()[:20], 415, "cut short"),
         (png_of_size(9, 9, b"few"), 400, "image: not a readable image"),
