@@ -118,6 +118,7 @@ LARGE = png_of_size(30000, 30000)
         (LARGE, 413, "the image has 30000x30000 pixels (WxH), at most 33,554,432 are taken; shrink it"),
         (b"\0" * 4 + b"ftypavif", 415, "no image file that is read"),
     ],
+    ids=["empty", "text", "truncated", "cut_short", "damaged", "large", "avif"],
 )
 def test_what_is_no_image_gets_one_line_before_it_is_decoded(port, body, status, words, monkeypatch):
     if status == 413:
@@ -196,6 +197,14 @@ def test_slow_clients_are_not_waited_for(port, monkeypatch):
             client.sendall(head)
         assert b"the body did not arrive in 0.1 s" in everything(slow[0])
         assert [everything(client) for client in slow[1:]] == [b"", b""]
+
+
+def test_no_connection_lasts_for_ever(port, monkeypatch):
+    monkeypatch.setattr(connections, "_MOST_S", 0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000\r\n\r\nabc")
+        assert everything(client) == b""
+    wait_for_requests(port, 0)
 
 
 def wait_for_requests(port, count):
