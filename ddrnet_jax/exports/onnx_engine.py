@@ -14,6 +14,7 @@ import numpy as np
 from ddrnet_jax import regular_files
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.runtime import signal_stack
 from ddrnet_jax.text import size
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def _by_openvino(file: bytes) -> Program:
     # Of its default, 5000 kernels of sizes seen before, a server of many sizes keeps more and more memory.
     options = {"PERFORMANCE_HINT": "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY": 1000}
     compiled = core.compile_model(model, "CPU", options)
+    signal_stack.use_ordinary()
     request, precision = compiled.create_infer_request(), compiled.get_property("INFERENCE_PRECISION_HINT")
     return Program(
         lambda images: request.infer({IMAGES: images})[MASKS].copy(),  # the next image takes its place

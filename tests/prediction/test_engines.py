@@ -1,11 +1,13 @@
 """Which engine predicts, and that an exported network is found, whole and the right one, or not used."""
 
+import ctypes
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_files import red_channel
+from onnx_files import red_channel, write_red_channel
 
 from ddrnet_jax import config
 from ddrnet_jax.config import files as config_files
@@ -16,6 +18,7 @@ from ddrnet_jax.prediction import engines
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import checkpoints, find
 from ddrnet_jax.runs.checkpoints import CheckpointError
+from ddrnet_jax.runtime import signal_stack
 from ddrnet_jax.weights import files as weight_files
 from ddrnet_jax.weights.card import CONFIG_ENTRY
 
@@ -157,6 +160,17 @@ def test_every_engine_runs_a_file(exports, engine, tmp_path, said):
         np.testing.assert_array_equal(segmenter.predict(IMAGE[::2]).shape, (2, 5))
     with pytest.raises(EngineError, match=r"any.onnx: an exported file; add --engine onnxruntime"):
         engines.load(tmp_path / "any.onnx", "jax")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at on Linux alone")
+def test_openvino_leaves_no_small_stack_to_signal_handlers(tmp_path):
+    pytest.importorskip("openvino", reason="pip install 'ddrnet-jax[openvino]'")
+    libc, small = ctypes.CDLL(None), ctypes.create_string_buffer(2**14)
+    libc.sigaltstack(ctypes.byref(signal_stack._Stack(ctypes.addressof(small), 0, len(small))), None)
+    engines.load(write_red_channel(tmp_path / "a.onnx"), "openvino")
+    found = signal_stack._Stack()
+    libc.sigaltstack(None, ctypes.byref(found))
+    assert found.flags == signal_stack._DISABLE
 
 
 def test_openvino_runs_no_int8_file(tmp_path):
