@@ -16,7 +16,8 @@ _DISABLE = 2  # SS_DISABLE
 def use_ordinary() -> None:
     """Handlers of this thread run on its own stack from now on, whatever a library set.
 
-    OpenVINO sets one of 11 KiB, too small for Python's handlers where a CPU saves the tiles of AMX: Ctrl-C is a crash.
+    OpenVINO sets one of its own, and unmaps it when its last object goes, in whichever thread: in the thread that made it
+    Ctrl-C is a crash from then on.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).sigaltstack(ctypes.byref(_Stack(None, _DISABLE, 0)), None)
