@@ -13,7 +13,7 @@ FLOORS = (
     ("main",),
     ("cli",),
     ("api",),
-    ("benchmark",),
+    ("benchmark", "serving"),
     ("plan", "doctor", "report", "prediction"),
     ("exports",),
     ("training",),

@@ -39,6 +39,7 @@ NEEDS = {
     "--input frames": "frames without labels; tests/cli/test_main.py trains on what it writes",
     "data.pseudo_root=pseudo": "what the line before writes; the same test",
     "--mode plan": "libtpu, and minutes",
+    "--mode serve": "it ends with Ctrl-C; tests/serving",
     "onnxruntime,torch": "torch, which the tests do without; tests/pytorch runs that engine",
 }
 # What else the README's shell blocks hold, and who runs it.

@@ -33,8 +33,11 @@ def environment(site: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(site)}
 
 
-def test_every_module_and_the_marker_of_types_are_in_it(repo, installed):
-    sources = {str(p.relative_to(repo)) for p in (repo / "ddrnet_jax").rglob("*.py")} | {"ddrnet_jax/py.typed"}
+def test_every_module_the_page_and_the_marker_of_types_are_in_it(repo, installed):
+    sources = {str(p.relative_to(repo)) for p in (repo / "ddrnet_jax").rglob("*.py")} | {
+        "ddrnet_jax/py.typed",
+        "ddrnet_jax/serving/page.html",
+    }
     assert sources <= {str(path.relative_to(installed)) for path in (installed / "ddrnet_jax").rglob("*")}
     (wheel,) = installed.parent.glob("*.whl")
     assert not [n for n in zipfile.ZipFile(wheel).namelist() if n.startswith(("tests", "configs", "benchmarks"))]

@@ -77,6 +77,19 @@ def _predict(arguments, overrides) -> None:
     print(f"{count} masks and overlays are in {output}\nlegend.png there explains the colours")
 
 
+def _serve(arguments, overrides) -> None:
+    if arguments.config or overrides:
+        raise UsageError("--mode serve takes no --config: a checkpoint carries its own")
+    options = {"host": arguments.host, "port": arguments.port and flags.port(arguments.port)}
+    given = {name: value for name, value in options.items() if value is not None}
+    checkpoint = _checkpoint_or_shipped(arguments)
+    try:
+        from ddrnet_jax.serving import serve
+    except ModuleNotFoundError as e:
+        raise UsageError(f"--mode serve: {e.name} is not installed: pip install 'ddrnet-jax[serve]'") from e
+    serve.serve(checkpoint, engine=arguments.engine or "auto", **given)
+
+
 def _pseudo_label(arguments, overrides) -> None:
     from ddrnet_jax.prediction import pseudo_labels
 
@@ -318,11 +331,12 @@ def _optional_experiment(arguments, overrides):
     return _experiment(arguments, overrides) if _optional_config(arguments, overrides) else None
 
 
-WITHOUT_JAX = ("predict",)  # whose engine loads it where it needs it
+WITHOUT_JAX = ("predict", "serve")  # whose engine loads it where it needs it
 RUN = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "serve": _serve,
     "pseudo_label": _pseudo_label,
     "import_weights": _import_weights,
     "export": _export,

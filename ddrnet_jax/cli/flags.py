@@ -43,6 +43,10 @@ modes:
             and OUTPUT/samples.png;
             --checkpoint may be an exported .onnx or .stablehlo file; left out,
             camvid_23_slim predicts --input, which comes with the project
+  serve     a page in the browser, for pictures, videos and the camera, and
+            POST /predict for programs, at http://127.0.0.1:8000 (--port; 0:
+            any that is free) until Ctrl-C; --host 0.0.0.0: for other machines;
+            without --checkpoint by camvid_23_slim too
   pseudo_label  --input (frames without labels) -> OUTPUT/images/pseudo and
             OUTPUT/labels/pseudo, masks of --checkpoint to train on, 255 where
             it gives its class less than --confidence; it looks as the config's
@@ -85,6 +89,7 @@ examples:
       --checkpoint runs/demo
   python -m ddrnet_jax.main --mode predict --checkpoint runs/demo \\
       --input street.jpg --output out
+  python -m ddrnet_jax.main --mode serve --checkpoint runs/demo
   python -m ddrnet_jax.main --mode report --workdir runs/demo \\
       --compare runs/other --output compared.html
   python -m ddrnet_jax.main --mode import_weights --input best_val.pth \\
@@ -117,6 +122,7 @@ FLAGS = {
     "train": {"workdir", "distributed"},
     "evaluate": {"workdir", "checkpoint", "distributed", "engine", "compare"},
     "predict": {"workdir", "checkpoint", "input", "output", "engine", "side_by_side", "live"},
+    "serve": {"workdir", "checkpoint", "engine", "host", "port"},
     "pseudo_label": {"workdir", "checkpoint", "input", "output", "confidence"},
     "import_weights": {"input", "output"},
     "export": {"workdir", "checkpoint", "output", "format", "naming", "dtype", "size", "int8", "calibrate", "max_loss"},
@@ -163,7 +169,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--dtype", choices=("float32", "float16"), help="of exported kernels (default: float32)")
     parser.add_argument("--size", metavar="HxW", help="export: of the images a program takes, as 1024x2048, or any")
     parser.add_argument(
-        "--engine", choices=ENGINES, help="predict: default auto, the fastest here; evaluate: default jax"
+        "--engine", choices=ENGINES, help="predict, serve: default auto, the fastest here; evaluate: default jax"
     )
     parser.add_argument("--int8", action="store_true", help="export: quantise an onnx file")
     parser.add_argument("--calibrate", metavar="N", help="export: training images that calibrate int8 (default: 64)")
@@ -171,6 +177,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
     parser.add_argument("--live", action="store_true", help="predict: drop frames of a stream rather than delay them")
+    parser.add_argument("--host", metavar="NAME", help="serve: address to listen at (default: 127.0.0.1)")
+    parser.add_argument("--port", metavar="N", help="serve: default 8000; 0: any that is free")
     parser.add_argument("--verbose", action="store_true", help="what the libraries log too")
     parser.add_argument("--topology", metavar="NAME", help="accelerators to plan for; cpu: this machine")
     parser.add_argument(
@@ -236,6 +244,13 @@ def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float
             return value
     expected = "whole numbers" if kind is int else "a number"
     raise UsageError(f"--{name} {cut(text, 80)}: expected {expected} above 0 and below {_MOST:g}")
+
+
+def port(text: str) -> int:
+    """A number to listen at. Raises UsageError."""
+    if text.isdecimal() and len(text) < 6 and int(text) < 2**16:
+        return int(text)
+    raise UsageError(f"--port {cut(text, 80)}: expected a whole number from 1 to 65535, or 0 for any that is free")
 
 
 def size_or_any(text: str | None) -> tuple[int, int] | Literal["any"] | None:

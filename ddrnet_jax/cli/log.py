@@ -39,6 +39,6 @@ def configure(*, verbose: bool) -> None:
         root.addHandler(_libraries)
     else:
         root.removeHandler(_libraries)
-    # Orbax logs the tracebacks of what it also raises, and of what we pass over; so does asyncio of its tasks.
-    for name in ("absl", "asyncio"):
+    # Orbax logs the tracebacks of what it also raises, and of what we pass over; asyncio and uvicorn those of tasks.
+    for name in ("absl", "asyncio", "uvicorn"):
         logging.getLogger(name).setLevel(logging.NOTSET if verbose else logging.CRITICAL)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 SCAN = 0xDA  # the marker after which a JPEG's pixels come
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers of the segments that name its size
-_PPM = re.compile(rb"P[1-6]\s+(?:#[^\n]*\s+)*(\d{1,9})\s+(\d{1,9})\s")
+_PPM = re.compile(rb"P[1-6]\s+(?:#[^\r\n]*\s+)*(\d{1,9})\s+(\d{1,9})\s")
 
 
 def size_hw(data: bytes) -> tuple[int, int] | None:
@@ -84,5 +84,6 @@ def tiff_tags(data: bytes) -> dict[int, int]:
         (count,) = struct.unpack_from(f"{order}H", data, at)
         for entry in range(at + 2, at + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(f"{order}HH", data, entry)
-            (tags[tag],) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, entry + 8)
+            (value,) = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, entry + 8)
+            tags.setdefault(tag, value)  # decoders pass over a second one too
     return tags

@@ -15,6 +15,7 @@ import numpy as np
 from ddrnet_jax import regular_files
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.runtime import signal_stack
 from ddrnet_jax.text import size
 
 if TYPE_CHECKING:
@@ -79,7 +80,10 @@ def _by_openvino(file: bytes) -> Program:
     if "int8" in card:  # 7 to 9 % of the pixels differed
         raise EngineError("an int8 file, which OpenVINO computes wrongly; --engine onnxruntime runs it")
     is_fixed = not model.input(0).partial_shape.is_dynamic
-    compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    # Of its default, 5000 kernels of sizes seen before, a server of many sizes keeps more and more memory.
+    options = {"PERFORMANCE_HINT": "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY": 1000}
+    compiled = core.compile_model(model, "CPU", options)
+    signal_stack.use_ordinary()
     request, precision = compiled.create_infer_request(), compiled.get_property("INFERENCE_PRECISION_HINT")
     return Program(
         lambda images: request.infer({IMAGES: images})[MASKS].copy(),  # the next image takes its place

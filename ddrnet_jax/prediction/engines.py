@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 
 from ddrnet_jax.config import ConfigError, base
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.data.sets import of_config
 from ddrnet_jax.exports import cached, onnx_engine
 from ddrnet_jax.exports.onnx_engine import EngineError, OnnxPredictor
 from ddrnet_jax.prediction import segmenter
@@ -53,7 +52,7 @@ def load(checkpoint: str | Path, engine: str = AUTO) -> Segmenter:
 
 def _by(predictor: OnnxPredictor) -> Segmenter:
     _log.info(f"engine: {predictor.engine}")
-    return Segmenter(predictor, of_config.dataset_spec(predictor.config), config=predictor.config)
+    return segmenter.of_onnx(predictor)
 
 
 def _by_jax(path: Path, reason: str | None) -> Segmenter:

@@ -35,6 +35,7 @@ class Segmenter:
     colors   RGB (0..255) by train id
     config   of the run that made the weights, None of a model in hand
     model    the network in eval mode, None of an exported file
+    engine   what runs it, in words
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Segmenter:
         config: ConfigDict | None = None,
         model: "nnx.Module | None" = None,
         view: "View | None" = None,
+        engine: str = "jax",
     ):
         """
         predict_one  u8[H,W,3] RGB -> u8[H,W] train ids
@@ -52,7 +54,7 @@ class Segmenter:
         """
         self._predict_one, self.spec = predict_one, spec
         self.classes, self.colors = spec.classes, spec.colors
-        self.config, self.model, self.view = config, model, view
+        self.config, self.model, self.view, self.engine = config, model, view, engine
         self._logits: Callable | None = None
 
     @overload
@@ -142,8 +144,13 @@ def _of_checkpoint(path: Path, network: "Callable[[nnx.Rngs], nnx.Module] | None
 
 def load_onnx(path: str | Path) -> Segmenter:
     """A segmenter of a file of `export --format onnx`, by ONNX Runtime. Raises EngineError with one line."""
-    predictor = OnnxPredictor(places.local(path))
-    return Segmenter(predictor, of_config.dataset_spec(predictor.config), config=predictor.config)
+    return of_onnx(OnnxPredictor(places.local(path)))
+
+
+def of_onnx(predictor: OnnxPredictor) -> Segmenter:
+    """A segmenter of an exported file that an engine has made ready."""
+    spec = of_config.dataset_spec(predictor.config)
+    return Segmenter(predictor, spec, config=predictor.config, engine=predictor.engine)
 
 
 def _of_stablehlo(path: Path) -> Segmenter:

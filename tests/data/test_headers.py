@@ -1,5 +1,7 @@
 """The size that a file's header says is that of the decoded picture; what does not fit is not decoded."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -27,6 +29,19 @@ def test_lossless_webp_and_what_is_no_picture():
     assert data[12:16] == b"VP8L"
     assert headers.size_hw(data) == (37, 501)
     assert headers.size_hw(b"<html>404</html>") is headers.size_hw(b"") is None
+
+
+def tiff_of_two_widths():
+    """A grey TIFF of 2x3 (HxW) whose directory names its width again, as 1."""
+    entries = [(256, 3), (257, 2), (258, 8), (259, 1), (262, 1), (273, 8), (278, 2), (279, 6), (256, 1)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return b"II*\0" + struct.pack("<I", 14) + b"abcdef" + struct.pack("<H", len(entries)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize("data", [tiff_of_two_widths(), b"P5\n# a\r3 2 255\nabcdef", b"P5\n# a\r# b\n3 2 255\nabcdef"])
+def test_a_header_that_says_two_sizes_is_read_as_the_decoder_reads_it(data):
+    assert decode.decode_image(data, "a").shape == (2, 3, 3)
+    assert headers.size_hw(data) == (2, 3)
 
 
 @pytest.mark.parametrize("read", [decode.decode_image, lambda *a: decode.decode_label(*a, folder_spec(("a", "b")))])

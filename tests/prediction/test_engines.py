@@ -1,5 +1,6 @@
 """Which engine predicts, and that an exported network is found, whole and the right one, or not used."""
 
+import ctypes
 import importlib.util
 import json
 import subprocess
@@ -7,35 +8,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+from onnx_files import red_channel, write_red_channel
 
 from ddrnet_jax import config
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.data.sets import of_config
 from ddrnet_jax.exports import cached, onnx_engine
-from ddrnet_jax.exports.onnx_engine import CARD, IMAGES, MASKS, EngineError
+from ddrnet_jax.exports.onnx_engine import EngineError
 from ddrnet_jax.prediction import engines
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import checkpoints, find
 from ddrnet_jax.runs.checkpoints import CheckpointError
+from ddrnet_jax.runtime import signal_stack
 from ddrnet_jax.weights import files as weight_files
 from ddrnet_jax.weights.card import CONFIG_ENTRY
 
 IMAGE = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-
-
-def red_channel(card="{}", size=("B", "H", "W")):
-    """A file whose masks are the first channel of the images."""
-    shape, uint8 = list(size), onnx.TensorProto.UINT8
-    value = onnx.helper.make_tensor_value_info
-    zero = onnx.numpy_helper.from_array(np.array(0), "zero")
-    node = onnx.helper.make_node("Gather", [IMAGES, "zero"], [MASKS], axis=3)
-    graph = onnx.helper.make_graph(
-        [node], "red", [value(IMAGES, uint8, [*shape, 3])], [value(MASKS, uint8, shape)], [zero]
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
-    onnx.helper.set_model_props(model, {CARD: card})
-    return model.SerializeToString()
 
 
 def saved(folder, weight=1.0, task="segmentation", **view):
@@ -70,7 +59,7 @@ def exports(tmp_path, monkeypatch):
     monkeypatch.setattr(
         engines.segmenter,
         "load",
-        lambda path: Segmenter(lambda image: 0 * image[..., 0], engines.of_config.dataset_spec(config.base())),
+        lambda path: Segmenter(lambda image: 0 * image[..., 0], of_config.dataset_spec(config.base())),
     )
     return found
 
@@ -184,6 +173,18 @@ def test_every_engine_runs_a_file(exports, engine, tmp_path, said):
         np.testing.assert_array_equal(segmenter.predict(IMAGE[::2]).shape, (2, 5))
     with pytest.raises(EngineError, match=r"any.onnx: an exported file; add --engine onnxruntime"):
         engines.load(tmp_path / "any.onnx", "jax")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at on Linux alone")
+def test_openvino_leaves_signal_handlers_the_ordinary_stack(tmp_path):
+    """Its own is unmapped with its last object, and the next signal would be a crash."""
+    skip_without_openvino()
+    libc, own = ctypes.CDLL(None), ctypes.create_string_buffer(2**14)
+    libc.sigaltstack(ctypes.byref(signal_stack._Stack(ctypes.addressof(own), 0, len(own))), None)
+    engines.load(write_red_channel(tmp_path / "a.onnx"), "openvino")
+    found = signal_stack._Stack()
+    libc.sigaltstack(None, ctypes.byref(found))
+    assert found.flags == signal_stack._DISABLE
 
 
 def test_openvino_runs_no_int8_file(tmp_path):

@@ -3,17 +3,15 @@
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
 
+import chromium
 import numpy as np
 import pytest
 
 from ddrnet_jax.evaluation.gallery import Gallery, short_name
 from ddrnet_jax.report import page
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
 MANY = 25
 _WIDTHS = (360, 768, 1280)
 # What the page's own policy forbids: a script that tells how it was laid out.
@@ -39,19 +37,14 @@ _FRAMES = """<!DOCTYPE html><html><head><meta name="color-scheme" content="light
 addEventListener("message", e => { all.push(e.data); document.documentElement.dataset.all = JSON.stringify(all); });
 </script></head><body>FRAMES</body></html>"""
 
-pytestmark = pytest.mark.skipif(_CHROMIUM is None, reason=f"no Chromium here (looked for {', '.join(_NAMES)})")
+pytestmark = pytest.mark.skipif(chromium.PATH is None, reason=chromium.WHY_SKIPPED)
 
 
 def opened(path, folder, *flags):
     """(the page's elements as text after it was laid out, the console's lines, addresses that the page asked for)"""
-    quiet = ("quic", "background-networking", "component-update", "sync", "gpu", "default-apps", "extensions")
     command = [
-        _CHROMIUM,
-        "--headless=new",
-        "--no-sandbox",
-        "--no-first-run",
-        *(f"--disable-{name}" for name in quiet),
-        "--host-resolver-rules=MAP * ~NOTFOUND",  # nothing of Chromium's own either
+        chromium.PATH,
+        *chromium.FLAGS,
         f"--user-data-dir={folder / 'profile'}",
         f"--log-net-log={folder / 'net.json'}",
         "--enable-logging=stderr",

@@ -66,6 +66,14 @@ def test_predict_without_a_checkpoint_says_by_what(repo, tmp_path, monkeypatch, 
     assert (cv2.imread(str(tmp_path / "out" / "masks" / "street.png"), cv2.IMREAD_UNCHANGED) == 7).all()
 
 
+def test_the_page_is_of_them_too(monkeypatch, capsys):
+    serve, given = pytest.importorskip("ddrnet_jax.serving.serve"), []
+    monkeypatch.setattr(serve, "serve", lambda place, **_: given.append(place))
+    assert main_lib.main(["--mode", "serve"]) == 0
+    assert given == [shipped.DEFAULT]
+    assert capsys.readouterr().err.startswith("no --checkpoint: by camvid_23_slim")
+
+
 def config_of_camvid(repo):
     return config_files.load(str(repo / "configs" / "camvid_small.py"), [f"data.root={CAMVID}"])
 
