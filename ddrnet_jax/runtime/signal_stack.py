@@ -16,8 +16,8 @@ _DISABLE = 2  # SS_DISABLE
 def use_ordinary() -> None:
     """Handlers of this thread run on its own stack from now on, whatever a library set.
 
-    OpenVINO sets one of its own, and unmaps it when its last object goes, in whichever thread: in the thread that made
-    it Ctrl-C is a crash from then on.
+    OpenVINO sets one of its own, and unmaps it when its last object goes, in whichever thread. Were it still in use,
+    Ctrl-C would be a crash.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).sigaltstack(ctypes.byref(_Stack(None, _DISABLE, 0)), None)
