@@ -9,7 +9,6 @@ from flax import nnx
 from jax.nn import relu
 from jax.typing import DTypeLike
 
-from ddrnet_jax.models import platforms
 from ddrnet_jax.models.batch_norm import BatchNorm
 from ddrnet_jax.models.conv3x3 import convolve
 from ddrnet_jax.models.initial_weights import conv_kernel_init, uniform_init
@@ -149,10 +148,7 @@ def resize(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:
     """
     if x.shape[1:3] == tuple(size_hw):
         return x
-    if platforms.current() == "gpu" and all(isinstance(n, int) for n in (*x.shape[1:3], *size_hw)):  # no symbol
-        return bilinear(x, tuple(size_hw))
-    shape = (x.shape[0], *size_hw, x.shape[3])
-    return jax.image.resize(x, shape, "bilinear", antialias=False)
+    return bilinear(x, size_hw)
 
 
 def upsample_x8(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:

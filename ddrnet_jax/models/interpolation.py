@@ -1,4 +1,4 @@
-"""Bilinear interpolation whose positions and weights are constants of the program: the form for GPUs."""
+"""Bilinear interpolation, on GPUs by positions and weights that are constants of the program."""
 
 import functools
 from typing import NamedTuple
@@ -6,6 +6,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ddrnet_jax.models import platforms
+
+
+def bilinear(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:
+    """Half-pixel centres, no antialiasing: x [B,h,w,C] -> [B,H,W,C] in the dtype of x; on GPUs `by_constants`"""
+    is_known = all(isinstance(n, int) for n in (*x.shape[1:3], *size_hw))  # no symbol of an export
+    if is_known and platforms.current() == "gpu":
+        return by_constants(x, tuple(size_hw))
+    return jax.image.resize(x, (x.shape[0], *size_hw, x.shape[3]), "bilinear", antialias=False)
 
 
 class Between(NamedTuple):
@@ -51,8 +61,8 @@ def interpolate(x: jax.Array, rows: Between, columns: Between) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def bilinear(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
-    """Half-pixel centres, no antialiasing: [B,h,w,C] -> [B,H,W,C] in the dtype of x, computed in float32 at least.
+def by_constants(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:
+    """`bilinear`, computed in float32 at least: [B,h,w,C] -> [B,H,W,C]
 
     Source: jax.image.resize makes its matrices in the program, in many small kernels, and multiplies by them. This is a
     part of the kernel that reads the result. Its gradient would scatter: it is a product with the matrices instead,
@@ -63,7 +73,7 @@ def bilinear(x: jax.Array, size_hw: tuple[int, int]) -> jax.Array:
 
 
 def _forward(x, size_hw):
-    return bilinear(x, size_hw), x.shape
+    return by_constants(x, size_hw), x.shape
 
 
 def _backward(size_hw, shape, dy):
@@ -71,7 +81,7 @@ def _backward(size_hw, shape, dy):
     return (jnp.einsum("bHWc,Hh,Ww->bhwc", dy, rows, columns, precision="highest"),)
 
 
-bilinear.defvjp(_forward, _backward)
+by_constants.defvjp(_forward, _backward)
 
 
 def matrix(pixels: Between, cells: int) -> np.ndarray:

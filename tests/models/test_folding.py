@@ -57,3 +57,12 @@ def test_kernels_are_rounded_to_the_type_computed_in(trained, dtype, error):
     images = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
     of_float32 = logits(wide, images)
     np.testing.assert_allclose(logits(rounded, images), of_float32, atol=error * np.abs(of_float32).max())
+
+
+def test_rounded_kernels_give_what_rounding_in_every_call_gave(trained):
+    rounded, in_every_call = fold(trained, jnp.bfloat16), fold(trained)
+    for _, module in nnx.iter_modules(in_every_call):
+        if hasattr(module, "dtype"):
+            module.dtype = jnp.bfloat16
+    images = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
+    np.testing.assert_array_equal(logits(rounded, images), logits(in_every_call, images))

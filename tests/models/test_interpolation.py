@@ -22,7 +22,7 @@ def by_jax(x, size_hw):
 def test_values_and_gradients_are_those_of_jax(shape, size_hw):
     x = jnp.asarray(RNG.standard_normal((2, *shape, 3)), jnp.float32)
     weight = jnp.asarray(RNG.standard_normal((2, *size_hw, 3)), jnp.float32)
-    found, of_input = jax.vjp(lambda x: interpolation.bilinear(x, size_hw), x)
+    found, of_input = jax.vjp(lambda x: interpolation.by_constants(x, size_hw), x)
     expected, of_input_by_jax = jax.vjp(lambda x: by_jax(x, size_hw), x)
     np.testing.assert_allclose(found, expected, atol=1e-5)  # whose positions are float32
     np.testing.assert_allclose(of_input(weight)[0], of_input_by_jax(weight)[0], rtol=1e-5, atol=1e-5)
@@ -30,8 +30,8 @@ def test_values_and_gradients_are_those_of_jax(shape, size_hw):
 
 def test_bfloat16_is_rounded_once():
     x = jnp.asarray(RNG.standard_normal((1, 5, 6, 2)), jnp.bfloat16)
-    found = interpolation.bilinear(x, (20, 24))
-    expected = interpolation.bilinear(x.astype(jnp.float32), (20, 24)).astype(jnp.bfloat16)
+    found = interpolation.by_constants(x, (20, 24))
+    expected = interpolation.by_constants(x.astype(jnp.float32), (20, 24)).astype(jnp.bfloat16)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, expected)
 

@@ -72,4 +72,5 @@ def test_outputs_statistics_and_gradients_are_the_same(parts, platform):
         weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (damped(params), batch_stats))
         found, expected = (jax.jit(result, static_argnums=0)(remat, *weights, IMAGES) for remat in (True, False))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * np.abs(b).max())
+        rounding = 1e-14  # all there is of gradients that batch norm takes away
+        np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12 * np.abs(b).max() + rounding)
