@@ -12,6 +12,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ddrnet_jax import memory
+from ddrnet_jax.models import platforms
 from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import compilation, cpu
 
@@ -36,19 +37,19 @@ class Precision(NamedTuple):
 FLOAT32 = Precision("float32", jnp.float32, "highest")
 _TF32 = Precision("tf32", jnp.float32, "tensorfloat32")
 _BFLOAT16 = Precision("bfloat16", jnp.bfloat16, "default")
+_FLOAT16 = Precision("float16", jnp.float16, "default")
 _DEFAULT = Precision("default", jnp.float32, "default")  # what `predict` computes in
 
 # CPUs: float32 alone. JAX has no TF32 there, and bfloat16 gains nothing on those we have measured.
-_OTHERS = {"gpu": (_TF32, _BFLOAT16), "tpu": (_DEFAULT, _BFLOAT16)}
+_OTHERS = {"gpu": (_TF32, _BFLOAT16, _FLOAT16), "tpu": (_DEFAULT, _BFLOAT16)}
 
 
 def precisions(platform: str, compute_capability: str | None = None) -> tuple[Precision, ...]:
     """Those that differ on a platform ("cpu", "gpu", "tpu"); the paper's float32 first.
 
-    compute_capability  of an NVIDIA GPU, as in "7.5"; before 8.0 none has TF32
+    compute_capability  of an NVIDIA GPU, as in "7.5"; before 8.0 none has TF32 or bfloat16
     """
-    major = (compute_capability or "").partition(".")[0]
-    without = (_TF32,) if major.isdigit() and int(major) < 8 else ()
+    without = () if platforms.has_bfloat16(compute_capability) else (_TF32, _BFLOAT16)
     return (FLOAT32, *(p for p in _OTHERS.get(platform, ()) if p not in without))
 
 

@@ -14,7 +14,7 @@ from ddrnet_jax.benchmark.device import FLOAT32, Precision, check_fits
 from ddrnet_jax.benchmark.files import image_to_measure
 from ddrnet_jax.benchmark.timing import Program
 from ddrnet_jax.evaluation.views import mask_program
-from ddrnet_jax.models import variables
+from ddrnet_jax.models import kernel_layout, variables
 from ddrnet_jax.models.blocks import upsample_x8
 from ddrnet_jax.models.ddrnet import DDRNet, normalise
 from ddrnet_jax.models.folding import fold
@@ -29,7 +29,7 @@ class OurNetwork:
     def __init__(self, model: DDRNet, size_hw: tuple[int, int], precision: Precision = FLOAT32):
         self._size_hw, self._precision = size_hw, precision
         self._graphdef, *weights = variables.split(fold(model, precision.dtype))
-        self._weights = jax.device_put(weights)
+        self._weights = kernel_layout.put(weights)
         self._compiled_masks: dict[int, Program] = {}
 
     def program(self, protocol: Protocol, batch: int) -> Program:

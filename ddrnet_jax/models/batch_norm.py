@@ -6,11 +6,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from ddrnet_jax.models import platforms
 
 EPSILON = 1e-5
+STATISTICS = "batch norm statistics"  # by this name rematerialisation may keep them
 
 
 class BatchNorm(nnx.Module):
@@ -77,10 +79,10 @@ def normalise_by_batch(
 
 def _forward(x, scale, bias, sums):
     wide, count = _wide(x, scale), x.size // scale.size
-    mean = sums(wide) / count
+    mean = checkpoint_name(sums(wide) / count, STATISTICS)
     centred = wide - mean
     var = sums(jnp.square(centred)) / count
-    inverse_std = jax.lax.rsqrt(var + EPSILON)
+    inverse_std = checkpoint_name(jax.lax.rsqrt(var + EPSILON), STATISTICS)
     y = centred * (scale * inverse_std) + bias
     return (y, mean, var), (x, mean, inverse_std, scale)
 

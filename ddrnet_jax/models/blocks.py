@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from ddrnet_jax.models.batch_norm import BatchNorm
 from ddrnet_jax.models.conv3x3 import convolve
 from ddrnet_jax.models.initial_weights import conv_kernel_init, uniform_init
+from ddrnet_jax.models.interpolation import bilinear
 
 
 def conv(
@@ -147,8 +148,7 @@ def resize(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:
     """
     if x.shape[1:3] == tuple(size_hw):
         return x
-    shape = (x.shape[0], *size_hw, x.shape[3])
-    return jax.image.resize(x, shape, "bilinear", antialias=False)
+    return bilinear(x, size_hw)
 
 
 def upsample_x8(x: jax.Array, size_hw: tuple[int, ...]) -> jax.Array:

@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 
 import jax
 from jax.experimental import topologies
 
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.plan import gpus
 
 
 class TopologyError(UserError):
@@ -26,7 +28,7 @@ class Accelerator:
     memory_bytes_per_s       bandwidth of the memory
     link_bytes_per_s         to all neighbouring chips together, in one direction
     topologies               examples, smallest first
-    options                  for `topologies.get_topology_desc`
+    options                  of a TPU, for `topologies.get_topology_desc`
     """
 
     name: str
@@ -97,6 +99,65 @@ _TPUS = (
     ),
 )
 TPUS = {tpu.name: tpu for tpu in _TPUS}
+
+_NVIDIA = "https://www.nvidia.com/en-us"
+# Data sheets, not measured by us. Operations are of dense matrices: bfloat16, of Turing float16, summed in float32.
+# Links: NVLink's in one direction, PCI Express's 16 lanes where there is none.
+_GPUS = (
+    Accelerator(
+        name="2080ti",
+        devices_per_chip=1,
+        memory_gib=11,
+        flops_per_s=53.8e12,
+        memory_bytes_per_s=616e9,
+        link_bytes_per_s=16e9,
+        topologies=("2080ti:1", "2080ti:4"),
+        source=f"{_NVIDIA}/geforce/20-series/",
+    ),
+    Accelerator(
+        name="t4",
+        devices_per_chip=1,
+        memory_gib=16,
+        flops_per_s=65e12,
+        memory_bytes_per_s=320e9,
+        link_bytes_per_s=16e9,
+        topologies=("t4:1", "t4:4"),
+        source=f"{_NVIDIA}/data-center/tesla-t4/",
+    ),
+    Accelerator(
+        name="l4",
+        devices_per_chip=1,
+        memory_gib=24,
+        flops_per_s=121e12,
+        memory_bytes_per_s=300e9,
+        link_bytes_per_s=32e9,
+        topologies=("l4:1", "l4:8"),
+        source=f"{_NVIDIA}/data-center/l4/",
+    ),
+    Accelerator(
+        name="a100",
+        devices_per_chip=1,
+        memory_gib=80,
+        flops_per_s=312e12,
+        memory_bytes_per_s=2039e9,
+        link_bytes_per_s=300e9,
+        topologies=("a100:1", "a100:4", "a100:2x8"),
+        source=f"{_NVIDIA}/data-center/a100/",
+    ),
+    Accelerator(
+        name="h100",
+        devices_per_chip=1,
+        memory_gib=80,
+        flops_per_s=989e12,
+        memory_bytes_per_s=3352e9,
+        link_bytes_per_s=450e9,
+        topologies=("h100:1", "h100:4", "h100:8", "h100:2x8"),
+        source=f"{_NVIDIA}/data-center/h100/",
+    ),
+)
+GPUS = {gpu.name: gpu for gpu in _GPUS}
+GPU_SHARE = 0.75  # of its memory that JAX takes
+_HOSTS_AND_GPUS = re.compile(r"(?:([1-9]\d*)x)?([1-9]\d*)")
 THIS_MACHINE = "cpu"
 
 
@@ -151,17 +212,19 @@ def roofline(
 
 
 def topology(name: str) -> Topology:
-    """The devices of a topology like "v5e:2x2", or of this machine by "cpu".
+    """The devices of a topology like "v5e:2x2", GPUs like "h100:4" or "h100:2x8" (hosts x GPUs), this machine by "cpu".
 
-    Raises TopologyError for a name that is not accepted, or without libtpu. Leaves JAX on the CPU: this process
+    Raises TopologyError for a name that is not accepted, or without its compiler. Leaves JAX on the CPU: this process
     has no other use for an accelerator that may be busy.
     """
     family = name.split(":")[0].lower()
-    if name != THIS_MACHINE and family not in TPUS:
-        raise TopologyError(f"--topology {name}: {_why_not(family)}; accepted: {accepted_names()}")
+    if name != THIS_MACHINE and family not in TPUS | GPUS:
+        raise TopologyError(f"--topology {name}: unknown topology; accepted: {accepted_names()}")
     jax.config.update("jax_platforms", "cpu")
     if name == THIS_MACHINE:
         return Topology(name, tuple(jax.devices("cpu")), None)
+    if family in GPUS:
+        return Topology(name, _gpu_devices(name, family), GPUS[family])
     if importlib.util.find_spec("libtpu") is None:
         raise TopologyError(
             f"--topology {name}: the compiler for TPUs is not installed; pip install libtpu "
@@ -172,13 +235,22 @@ def topology(name: str) -> Topology:
 
 def accepted_names() -> str:
     """The names of topologies, for messages."""
-    return ", ".join((*(example for tpu in TPUS.values() for example in tpu.topologies), THIS_MACHINE))
+    return ", ".join((*(example for each in (*_TPUS, *_GPUS) for example in each.topologies), THIS_MACHINE))
 
 
-def _why_not(family: str) -> str:
-    if family.startswith(("gpu", "cuda", "nvidia", "rtx", "a100", "a10", "h100", "h200", "b200", "l4", "t4", "v100")):
-        return "XLA compiles for a GPU only beside one: it needs the CUDA plugin and a description made on that GPU"
-    return "unknown topology"
+def _gpu_devices(name: str, family: str) -> tuple[jax.Device, ...]:
+    counts = _HOSTS_AND_GPUS.fullmatch(name.partition(":")[2])
+    if counts is None:
+        raise TopologyError(
+            f"--topology {name}: expected {family}:GPUS or {family}:HOSTSxGPUS, for example "
+            f"{', '.join(GPUS[family].topologies)}"
+        )
+    if gpus.missing_wheels():
+        raise TopologyError(
+            f"--topology {name}: the compiler for GPUs is not installed; {gpus.install_line()} "
+            "(in an environment of its own: elsewhere JAX would look for a GPU at every start)"
+        )
+    return gpus.described(family, int(counts[2]), int(counts[1] or 1))
 
 
 def _tpu_devices(name: str, tpu: Accelerator) -> tuple[jax.Device, ...]:

@@ -19,16 +19,16 @@ from jax.sharding import Mesh
 
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.evaluation.views import mask_program
-from ddrnet_jax.models import platforms, variables
+from ddrnet_jax.models import kernel_layout, platforms, variables
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.outputs import Outputs
-from ddrnet_jax.plan import accelerators
+from ddrnet_jax.plan import accelerators, gpus, kernels
 from ddrnet_jax.plan.collectives import collective_totals
 from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import devices
 
 _log = logging.getLogger(__name__)
-COMPILERS = ("jax", "jaxlib", "libtpu")
+COMPILERS = ("jax", "jaxlib", "libtpu", *gpus.WHEELS)
 _GIB = 2**30
 _IMAGE_HW = {"cityscapes": (1024, 2048), "camvid": (720, 960)}  # pixels of data sets whose images have one size
 _SAY_EVERY_S = 30.0
@@ -114,12 +114,13 @@ def _image_hw(experiment: Experiment) -> tuple[int, int]:
 
 
 def _lower_inference(experiment: Experiment, mesh: Mesh) -> jax.stages.Lowered:
-    graphdef, *weights = variables.split(fold(experiment.network(nnx.Rngs(0))))
+    model, capability = experiment.network(nnx.Rngs(0)), getattr(mesh.devices.flat[0], "compute_capability", None)
+    graphdef, *weights = variables.split(fold(model, platforms.inference_dtype(model.dtype, capability)))
 
-    def placed(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def placed(leaf, place):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    weights = jax.tree.map(lambda leaf: placed(leaf, devices.replicated(mesh)), weights)
+    weights = jax.tree.map(placed, weights, kernel_layout.formats(weights, devices.replicated(mesh)))
     image = placed(jax.ShapeDtypeStruct((1, *_image_hw(experiment), 3), np.uint8), devices.by_batch(mesh))
     with platforms.compiled_for(devices.platform(mesh)):
         program: Any = mask_program(graphdef)  # of whole images: as jax.jit made it
@@ -134,23 +135,28 @@ def _program(
     repeats: int,
 ) -> dict:
     """One program's figures; `repeats`: the length of its outermost loop, which XLA's cost analysis counts once."""
-    lowered = lower()
+    lowered, is_gpu = lower(), target.devices[0].platform == "gpu"
+    options: Any = {"compiler_options": gpus.COMPILER_OPTIONS} if is_gpu else {}
     with _announced(f"compiling {label} for {target.name}"), _without_cache():
         start = time.perf_counter()
         try:
-            compiled = lowered.compile()
+            compiled = lowered.compile(**options)
         except jax.errors.JaxRuntimeError as e:
             if "RESOURCE_EXHAUSTED" not in str(e):
                 raise
             return {"fits": False, **needed_and_available(str(e))}
         seconds = time.perf_counter() - start
-    figures = {"compile_s": round(seconds, 1)} | _figures(compiled, repeats)
+    figures = {"compile_s": round(seconds, 1)}
+    figures |= _figures_of_gpu(compiled, repeats) if is_gpu else _figures(compiled, repeats)
     if target.accelerator is None:
         available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // num_devices
         needed = figures["argument_bytes"] + figures["temporary_bytes"]
         return {"fits": needed <= available, "available_bytes": available, **figures}
     available = int(target.accelerator.memory_gib * _GIB / target.accelerator.devices_per_chip)
     bounds = _bounds(figures, target.accelerator, num_devices)
+    if is_gpu:  # where the compiler refuses nothing
+        available = int(accelerators.GPU_SHARE * available)
+        return {"fits": figures["peak_bytes"] <= available, "available_bytes": available, **figures, "roofline": bounds}
     return {"fits": True, "available_bytes": available, **figures, "roofline": bounds}
 
 
@@ -166,6 +172,24 @@ def _figures(compiled: jax.stages.Compiled, repeats: int) -> dict:
         "code_bytes": memory.generated_code_size_in_bytes,
         "flops": cost["flops"] * repeats,
         "bytes_accessed": cost["bytes accessed"] * repeats,
+        "collectives": {kind: dataclasses.asdict(total) for kind, total in communication.items()},
+    }
+
+
+def _figures_of_gpu(compiled: jax.stages.Compiled, repeats: int) -> dict:
+    """As `_figures`, and the kernels, read from the program: the compiler for GPUs gives no cost."""
+    memory: Any = compiled.memory_analysis()
+    text: Any = compiled.as_text()
+    found = kernels.of_program(text, loop_length=repeats)
+    communication = collective_totals(text, outer_loop_length=repeats)
+    return {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "flops": found.flops,
+        "bytes_accessed": found.bytes,
+        "kernels": found.count,
         "collectives": {kind: dataclasses.asdict(total) for kind, total in communication.items()},
     }
 
@@ -195,8 +219,11 @@ def needed_and_available(message: str) -> dict:
 
 
 def _run_estimate(experiment: Experiment, train: dict, chips: int | None) -> dict | None:
-    """Estimates the whole run, all devices together; None where there is no estimate of a step."""
-    if "roofline" not in train:
+    """Estimates the whole run, all devices together; None where there is no estimate of a step.
+
+    Source: nothing of ours was ever timed on a GPU, and kernels that wait for each other are in no roofline.
+    """
+    if "roofline" not in train or "kernels" in train:
         return None
     step_s = train["roofline"]["seconds"]
     hours = step_s * experiment.total_steps / 3600

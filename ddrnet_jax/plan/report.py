@@ -1,6 +1,6 @@
 """A plan as lines of at most 80 columns."""
 
-from ddrnet_jax.plan.accelerators import LIMITS, THIS_MACHINE
+from ddrnet_jax.plan.accelerators import GPU_SHARE, LIMITS, THIS_MACHINE
 from ddrnet_jax.text import size, versions, wrapped
 
 
@@ -45,6 +45,8 @@ def _program_lines(program: dict) -> list[str]:
         ("operations", f"{program['flops'] / 1e12:.3f} TFLOP"),
         ("bytes accessed", _amount(program["bytes_accessed"])),
     ]
+    if "kernels" in program:
+        rows.append(("kernels", f"{program['kernels']}"))
     for kind, total in program["collectives"].items():
         rows.append((kind, f"{total['count']}, together {_amount(total['bytes'])}"))
     if not program["collectives"]:
@@ -55,7 +57,8 @@ def _program_lines(program: dict) -> list[str]:
 def _run_lines(planned: dict) -> list[str]:
     train, run, config = planned["programs"]["train"], planned["run"], planned["config"]
     if run is None:
-        return [f"  try: {hint}" for hint in _hints(config)] if not train["fits"] else []
+        bounds = [f"  {'at least':<20}{_bounds(train)}"] if "roofline" in train else []
+        return bounds + ([f"  try: {hint}" for hint in _hints(config)] if not train["fits"] else [])
     per_host = run["images_per_s"] / planned["hosts"]
     return [
         "estimate, by the published figures of the chip",
@@ -75,6 +78,8 @@ def _latency_lines(program: dict) -> list[str]:
     if "roofline" not in program:
         return []
     seconds = program["roofline"]["seconds"]
+    if "kernels" in program:
+        return [f"  {'at least':<20}{_bounds(program)}"]
     return [
         "estimate, by the published figures of the chip",
         f"  {_bounds(program)}",
@@ -92,18 +97,33 @@ def _assumption_lines(planned: dict) -> list[str]:
     accelerator = planned["accelerator"]
     if accelerator is None:
         lines.append("No estimate of time: this machine's peak rates are not known.")
+    elif "kernels" in planned["programs"]["train"]:
+        lines += [
+            _published(accelerator),
+            f"Memory is compared with {GPU_SHARE:.0%} of the card, what JAX takes of it. cuDNN's workspace is in no "
+            "figure, and no algorithm is chosen without a device. Operations are those of convolutions; bytes are what "
+            "kernels give each other, whatever the cache keeps. The bounds are these over the published rates, "
+            "all-reduces over the links within a machine: no estimate, since small kernels cost time of their own, and "
+            "nothing of this was timed on a GPU.",
+        ]
     else:
         lines += [
-            f"A chip of {accelerator['name']}, published: {accelerator['memory_gib']} GiB, "
-            f"{accelerator['flops_per_s'] / 1e12:.0f} TFLOP/s (bfloat16), "
-            f"{accelerator['memory_bytes_per_s'] / 1e9:.0f} GB/s memory, "
-            f"{accelerator['link_bytes_per_s'] / 1e9:.0f} GB/s to its neighbours [{accelerator['source']}].",
+            _published(accelerator),
             "Time is the largest of operations, bytes accessed and all-reduced bytes over these rates, as if each "
             "overlapped the others and reached its peak. TPUs multiply float32 in bfloat16 unless told otherwise. "
             "Bytes accessed are XLA's count: what stays on the chip counts too. "
             "The latency of each collective does not count, nor do evaluation, checkpoints or waiting for input.",
         ]
     return [line for paragraph in lines for line in wrapped(paragraph)]
+
+
+def _published(accelerator: dict) -> str:
+    return (
+        f"A chip of {accelerator['name']}, published: {accelerator['memory_gib']} GiB, "
+        f"{accelerator['flops_per_s'] / 1e12:.0f} TFLOP/s (bfloat16), "
+        f"{accelerator['memory_bytes_per_s'] / 1e9:.0f} GB/s memory, "
+        f"{accelerator['link_bytes_per_s'] / 1e9:.0f} GB/s to its neighbours [{accelerator['source']}]."
+    )
 
 
 def _amount(count: float) -> str:

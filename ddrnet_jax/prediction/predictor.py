@@ -3,12 +3,13 @@
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
 from ddrnet_jax.evaluation.views import WHOLE_IMAGES, View, mask_program
-from ddrnet_jax.models import variables
+from ddrnet_jax.models import kernel_layout, platforms, variables
 from ddrnet_jax.models.ddrnet import DDRNet
 from ddrnet_jax.models.folding import fold
 
@@ -20,11 +21,12 @@ class Predictor:
 
     def __init__(self, model: nnx.Module, view: View = WHOLE_IMAGES, dtype: DTypeLike | None = None):
         """
-        dtype  to compute in; None: the network's own
+        dtype  to compute in; None: the network's own, or what the default device has in its place
         """
-        folded = fold(model, dtype) if isinstance(model, DDRNet) else model
-        graphdef, *weights = variables.split(folded)
-        self._weights = jax.device_put(weights)
+        if isinstance(model, DDRNet):
+            model = fold(model, dtype or _for_device(model.dtype))
+        graphdef, *weights = variables.split(model)
+        self._weights = kernel_layout.put(weights)
         self._masks = mask_program(graphdef, view)
         self._seen_sizes: set[tuple[int, ...]] = set()
 
@@ -38,3 +40,11 @@ class Predictor:
             self._seen_sizes.add(images.shape)
             _log.info(f"compiling for {images.shape[1]}x{images.shape[2]} (HxW) images")
         return np.asarray(self._masks(self._weights, images))
+
+
+def _for_device(dtype: DTypeLike | None) -> DTypeLike | None:
+    device = jax.devices()[0]
+    suited = platforms.inference_dtype(dtype, getattr(device, "compute_capability", None))
+    if suited != dtype:
+        _log.info(f"{device.device_kind} has no bfloat16: predicting in {jnp.dtype(suited)}")
+    return suited

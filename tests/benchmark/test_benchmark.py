@@ -96,9 +96,9 @@ def test_operations_are_those_of_the_network(model):
 def test_precisions(model):
     """float32 multiplies at the highest precision; on accelerators others have rows of their own."""
     assert [p.name for p in device.precisions("cpu")] == ["float32"]
-    assert [p.name for p in device.precisions("gpu")] == ["float32", "tf32", "bfloat16"]
+    assert [p.name for p in device.precisions("gpu")] == ["float32", "tf32", "bfloat16", "float16"]
     assert [p.name for p in device.precisions("tpu")] == ["float32", "default", "bfloat16"]
-    assert [p.name for p in device.precisions("gpu", "7.5")] == ["float32", "bfloat16"], "Turing has no TF32"
+    assert [p.name for p in device.precisions("gpu", "7.5")] == ["float32", "float16"], "Turing has no TF32"
     for compute_capability in ("8.0", "12.0", "gfx942"):
         assert device.precisions("gpu", compute_capability) == device.precisions("gpu")
     images = np.zeros((1, *SIZE_HW, 3), np.float32)
@@ -107,7 +107,8 @@ def test_precisions(model):
         found = ours.OurNetwork(model, SIZE_HW, precision)
         text = found._lower(found._logits(True), images).as_text()
         texts[precision.name] = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    words = {"float32": "precision HIGHEST>", "tf32": "precision HIGH>", "default": "xf32>", "bfloat16": "xbf16>"}
+    words = {"float32": "precision HIGHEST>", "tf32": "precision HIGH>", "default": "xf32>"}
+    words |= {"bfloat16": "xbf16>", "float16": "xf16>"}
     for name, word in words.items():
         assert len(texts[name]) == 55
         assert all(word in line for line in texts[name]), name

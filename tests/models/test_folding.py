@@ -1,6 +1,7 @@
 """The inference network computes what the training network does in eval mode, with fewer operations."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import parity_fixtures as fixtures
 import pytest
@@ -43,3 +44,25 @@ def test_what_follows_a_convolution_is_gone_and_the_model_given_is_untouched(tra
     assert folded.aux_head is None
     assert trained.aux_head is not None
     assert len(batch_norms(trained)) == 57
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(jnp.bfloat16, 0.04), (jnp.float16, 0.004)])
+def test_kernels_are_rounded_to_the_type_computed_in(trained, dtype, error):
+    wide, rounded = fold(trained), fold(trained, dtype)
+    params, expected = (variables.paths(variables.split(model)[1]) for model in (rounded, wide))
+    for path, leaf in params.items():
+        is_rounded = ".conv." in path
+        assert leaf.dtype == (dtype if is_rounded else jnp.float32), path
+        np.testing.assert_array_equal(leaf, expected[path].astype(leaf.dtype))
+    images = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
+    of_float32 = logits(wide, images)
+    np.testing.assert_allclose(logits(rounded, images), of_float32, atol=error * np.abs(of_float32).max())
+
+
+def test_rounded_kernels_give_what_rounding_in_every_call_gave(trained):
+    rounded, in_every_call = fold(trained, jnp.bfloat16), fold(trained)
+    for _, module in nnx.iter_modules(in_every_call):
+        if hasattr(module, "dtype"):
+            module.dtype = jnp.bfloat16
+    images = np.random.default_rng(0).standard_normal((1, 64, 96, 3)).astype(np.float32)
+    np.testing.assert_array_equal(logits(rounded, images), logits(in_every_call, images))

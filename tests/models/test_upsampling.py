@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddrnet_jax.models import platforms
 from ddrnet_jax.models.blocks import upsample_x8
 from ddrnet_jax.models.upsampling import argmax_x8
 from ddrnet_jax.runtime import compilation
@@ -39,6 +40,20 @@ def test_argmax_x8_is_the_argmax_of_upsample_x8(size, kind):
     if kind == "equal" and height > 8:
         best = np.sort(upsampled, -1)
         assert (best[..., -1] == best[..., -2]).mean() > 0.01, "the lower class of two is not tried"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["normal", "equal"])
+def test_the_form_for_gpus_finds_the_same_classes(size, kind):
+    batch, height, width, num_classes = size
+    logits = jnp.asarray(stride_8(*size, kind))
+
+    def for_gpus(logits):
+        with platforms.compiled_for("gpu"):
+            return argmax_x8(logits, (height, width))
+
+    assert "gather" in str(jax.make_jaxpr(for_gpus)(logits))
+    np.testing.assert_array_equal(jax.jit(for_gpus)(logits), FAST(logits, (height, width)))
 
 
 def test_one_class_is_everywhere():

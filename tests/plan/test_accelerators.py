@@ -7,8 +7,8 @@ import pytest
 from jax.experimental import topologies
 
 from ddrnet_jax import main
-from ddrnet_jax.plan import accelerators
-from ddrnet_jax.plan.accelerators import TPUS, Accelerator, TopologyError, roofline
+from ddrnet_jax.plan import accelerators, gpus
+from ddrnet_jax.plan.accelerators import GPUS, TPUS, Accelerator, TopologyError, roofline
 
 CHIP = Accelerator(
     name="chip",
@@ -43,7 +43,7 @@ def test_one_device_sends_nothing():
 
 
 def test_every_chip_says_where_its_figures_are_published():
-    for name, chip in TPUS.items():
+    for name, chip in (TPUS | GPUS).items():
         assert chip.name == name
         assert chip.source.startswith("https://")
         assert all(topology.startswith(f"{name}:") for topology in chip.topologies)
@@ -62,13 +62,31 @@ def error_of(capsys, repo, topology):
 def test_an_unknown_topology_lists_the_accepted_names(capsys, repo):
     line = error_of(capsys, repo, "v9e:2x2")
     assert "unknown topology" in line
-    for name in ("v4:2x2x1", "v5e:2x2", "v5e:4x8", "v6e:2x2", "cpu"):
+    for name in ("v4:2x2x1", "v5e:2x2", "v5e:4x8", "v6e:2x2", "h100:4", "cpu"):
         assert name in line
 
 
-@pytest.mark.parametrize("name", ["h100", "A100:8", "gpu", "rtx4090"])
-def test_a_gpu_is_refused_with_the_reason(capsys, repo, name):
-    assert "needs the CUDA plugin and a description made on that GPU" in error_of(capsys, repo, name)
+@pytest.mark.parametrize("name", ["h100", "h100:0", "A100:8:2", "l4:axb"])
+def test_gpus_are_counted_by_hosts_and_gpus(capsys, repo, name):
+    family = name.split(":")[0].lower()
+    assert f"expected {family}:GPUS or {family}:HOSTSxGPUS, for example {family}:1" in error_of(capsys, repo, name)
+
+
+def test_without_the_compiler_for_gpus_the_line_says_what_to_install(capsys, repo, monkeypatch):
+    monkeypatch.setattr(gpus, "missing_wheels", lambda: gpus.WHEELS)
+    assert gpus.install_line() in error_of(capsys, repo, "h100:4")
+
+
+def test_gpus_of_several_hosts_are_described(monkeypatch):
+    asked = []
+    monkeypatch.setattr(gpus, "missing_wheels", tuple)
+    monkeypatch.setattr(gpus, "described", lambda *arguments: asked.append(arguments) or ("device",))
+    assert accelerators.topology("h100:2x8").accelerator is GPUS["h100"]
+    accelerators.topology("2080ti:1")
+    assert asked == [("h100", 8, 2), ("2080ti", 1, 1)]
+    assert gpus.GPUS.keys() == GPUS.keys()
+    for name, gpu in GPUS.items():
+        assert gpu.memory_bytes_per_s == gpus.GPUS[name].bytes_per_s
 
 
 def test_without_libtpu_the_line_says_what_to_install(capsys, repo, monkeypatch):

@@ -239,3 +239,30 @@ def test_the_training_step_of_the_network_for_a_tpu(repo, tmp_path):
     planned = json.loads(output.read_text())
     assert planned["programs"]["train"]["collectives"]["all-reduce"]["count"] > 100
     assert planned["programs"]["inference"]["collectives"] == {}
+
+
+def test_of_gpus_a_plan_says_kernels_and_bounds_but_no_hours(classifier):
+    figures = {
+        "fits": True,
+        "available_bytes": 60 * 2**30,
+        "argument_bytes": 2**20,
+        "temporary_bytes": 2**30,
+        "peak_bytes": 2**30,
+        "code_bytes": 0,
+        "flops": 10**12,
+        "bytes_accessed": 15 * 10**9,
+        "kernels": 1723,
+        "collectives": {"all-reduce": {"count": 141, "bytes": 23 * 10**6}},
+    }
+    h100 = accelerators.GPUS["h100"]
+    figures["roofline"] = plan._bounds(figures, h100, num_devices=4)
+    target = accelerators.Topology("h100:4", tuple(jax.devices("cpu")), h100)
+    planned = plan.assembled(build.experiment(classifier), target, {"train": figures})
+    assert planned["run"] is None
+    lines = plan_report.report_lines(planned)
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    assert "1723" in text
+    assert "memory 4.47 ms" in text, "15 GB at 3352 GB/s"
+    assert "75% of the card" in text
+    assert " h, " not in text

@@ -1,0 +1,91 @@
+"""What XLA compiles for GPUs that are not there: run where its wheels are installed, in an environment of their own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ddrnet_jax.plan import gpus
+
+MISSING = gpus.missing_wheels()
+NEEDS_COMPILER = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: {gpus.install_line()}")
+
+
+def test_the_line_to_install_names_the_version_of_this_jax():
+    import jax
+
+    assert f"jax-cuda12-plugin=={jax.__version__} jax-cuda12-pjrt=={jax.__version__}" in gpus.install_line()
+
+
+def test_every_gpu_is_described_to_the_compiler():
+    for name, gpu in gpus.GPUS.items():
+        text = gpus._target_config(gpu)
+        assert f'"{gpu.name}"' in text, name
+        assert f"major: {gpu.capability[0]} minor: {gpu.capability[1]}" in text
+        assert f"memory_bandwidth: {int(gpu.bytes_per_s)}" in text
+        assert text.count("{") == text.count("}")
+
+
+def test_without_the_compiler_the_benchmark_says_what_to_install(repo):
+    if not MISSING:
+        pytest.skip("it is installed here")
+    run = subprocess.run([sys.executable, "-m", "benchmarks.gpu_bytes"], cwd=repo, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == (
+        f"error: the compiler for GPUs is not installed; in an environment of its own: {gpus.install_line()}"
+    )
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "kernels", "gigabytes"), [("h100:mask:bfloat16", 80, 0.6), ("2080ti:mask:float16", 85, 0.7)]
+)
+def test_the_mask_needs_few_kernels_and_bytes(repo, tmp_path, case, kernels, gigabytes):
+    """In a process of its own: JAX is told to stay on the CPU before it starts."""
+    rows = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "benchmarks.gpu_bytes", "--case", case, "--json", str(rows)]
+    run = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (row,) = json.loads(rows.read_text())
+    assert row["convolutions"] == 55
+    assert row["fused_convolutions"] == 45
+    assert row["transposes"] == 0, "kernels lie as cuDNN reads them"
+    assert row["kernels"] <= kernels
+    assert row["bytes"] <= gigabytes * 1e9
+
+
+_ORDERS = """
+import jax, jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
+from ddrnet_jax.models import kernel_layout
+from ddrnet_jax.plan import gpus
+from ddrnet_jax.runtime import devices
+
+numbers = ("NHWC", "HWIO", "NHWC")
+def convolve(kernel, x):
+    return jax.nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers))
+
+for name in gpus.GPUS:
+    (device,) = gpus.described(name)
+    place = devices.replicated(devices.data_mesh([device]))
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+        x = jax.ShapeDtypeStruct((1, 128, 256, 64), dtype, sharding=place)
+        kernel = jax.ShapeDtypeStruct((3, 3, 64, 64), dtype, sharding=place)
+        program = jax.jit(convolve, in_shardings=(Format(Layout.AUTO, place), place))
+        compiled = program.lower(jax.ShapeDtypeStruct((3, 3, 64, 64), dtype), x).compile(
+            compiler_options=gpus.COMPILER_OPTIONS)
+        found = compiled.input_formats[0][0].layout.major_to_minor
+        expected = kernel_layout.order(device.compute_capability, dtype)
+        print(name, jnp.dtype(dtype).name, found, expected)
+        assert found == expected, (name, dtype, found, expected)
+"""
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+def test_kernels_lie_as_the_compiler_wants_them(repo):
+    environment = {"JAX_PLATFORMS": "cpu", "PATH": "", "HOME": str(repo)}
+    run = subprocess.run([sys.executable, "-c", _ORDERS], cwd=repo, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stdout + run.stderr
