@@ -42,10 +42,11 @@ def joined(setting: Place | str, *, leaving_in_order: tuple[type[BaseException],
                       reports it calls `end_all`.
     Raises ProcessesError if the others are not found. If one is lost later, the process ends in one line.
     """
-    global _member
+    global _member, _has_left
     if setting == "off":
         yield
         return
+    _has_left = False
     join(setting, _coordinator_lost)
     _member = _Member()
     try:
@@ -112,13 +113,16 @@ def end_at_sigterm() -> None:
 
 
 def _leave() -> None:
-    global _member
+    global _member, _has_left
     cast(_Member, _member).leave()
+    _has_left = True  # first: the coordinator may go at once, before this process has ended
     _member = None
 
 
 def _coordinator_lost() -> None:
-    """End this process, unless it leaves just now or is already saying why it ends."""
+    """End this process, unless it leaves just now, has left, or is already saying why it ends."""
+    if _has_left:
+        return
     if _member is None or _member.may_end():
         _say(_COORDINATOR_GONE)
         end(AGAIN_EXIT_CODE)
@@ -276,3 +280,4 @@ class _Heard:
 
 
 _member: _Member | None = None
+_has_left = False

@@ -3,9 +3,11 @@
 import contextlib
 import socket
 import threading
+import types
 
 import pytest
 
+from ddrnet_jax.runtime import processes
 from ddrnet_jax.runtime.relay import relayed
 
 
@@ -72,3 +74,16 @@ def test_one_that_is_not_there_yet_may_be_tried_again(coordinator):
     coordinator.close()
     with connected_to(port, pytest.fail) as near:
         assert near.recv(1) == b""
+
+
+def test_a_coordinator_that_ends_after_this_process_has_left_is_not_lost(monkeypatch):
+    ended = []
+    monkeypatch.setattr(processes, "end", ended.append)
+    member = types.SimpleNamespace(leave=lambda: None, may_end=lambda: True)
+    monkeypatch.setattr(processes, "_member", member)
+    monkeypatch.setattr(processes, "_has_left", False)
+    processes._coordinator_lost()
+    assert ended == [processes.AGAIN_EXIT_CODE]
+    processes._leave()
+    processes._coordinator_lost()
+    assert ended == [processes.AGAIN_EXIT_CODE]
