@@ -198,7 +198,9 @@ def _pseudo_labelled(config: ConfigDict, spec: DatasetSpec) -> Source:
 
 def _check_root(config: ConfigDict) -> None:
     if not config.data.root and (config.data.name != "scenes" or config.data.storage != "folder"):
-        raise ConfigError("config.data.root: '' given, expected the folder of the data set")
+        raise ConfigError(
+            "config.data.root: '' given, expected the folder of the data set; give --config with --config.data.root=DIR"
+        )
     if "://" in config.data.root:
         raise ConfigError(
             f"config.data.root: {config.data.root!r} given, expected a folder; mount the bucket and give it"

@@ -5,6 +5,7 @@ Each imports what it needs when it runs, so that --help and a wrong flag cost no
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from ddrnet_jax.cli import flags
@@ -289,7 +290,8 @@ def _checkpoint_or_shipped(arguments) -> str:
     if arguments.checkpoint or arguments.workdir:
         return _checkpoint(arguments)
     _log.info(f"no --checkpoint: by {shipped.DEFAULT}, {shipped.NAMES[shipped.DEFAULT]}")
-    return shipped.DEFAULT
+    is_hidden = os.path.lexists(shipped.DEFAULT)  # by what this folder calls so, which nobody asked for
+    return str(shipped.path(shipped.DEFAULT)) if is_hidden else shipped.DEFAULT
 
 
 def _needed(arguments, name: str) -> str:

@@ -19,6 +19,8 @@ from ddrnet_jax.downloads import DownloadError
 from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import View
+from ddrnet_jax.models import variables
+from ddrnet_jax.runs.bucket import BucketError
 from ddrnet_jax.runs.checkpoints import CheckpointError
 from ddrnet_jax.weights import loading, pretrained
 from ddrnet_jax.weights.files import WeightsFileError
@@ -114,12 +116,11 @@ def _initial_weights(experiment: Experiment) -> list[Finding]:
         return []
     try:
         weights = pretrained.read(experiment.init_from)
-    except (pretrained.PretrainedError, CheckpointError, WeightsFileError, DownloadError) as e:
-        return [Finding("error", f"config.init_from: {e}", "give weights of the same variant")]
-    if weights.variant == experiment.variant:
-        return []
-    message = f"config.init_from: {weights.path} holds {weights.describe()}, model.variant is {experiment.variant!r}"
-    return [Finding("error", message, "choose the file of this variant, or set model.variant")]
+        model = variables.merge(*variables.shapes(experiment.network))
+        pretrained.transfer(weights, model, fresh_head=experiment.fresh_head)
+    except (pretrained.PretrainedError, CheckpointError, WeightsFileError, DownloadError, BucketError) as e:
+        return [Finding("error", f"config.init_from: {e}", "training ends with this line")]
+    return []
 
 
 def _as_trained(wanted: Experiment, trained: Experiment) -> Experiment:

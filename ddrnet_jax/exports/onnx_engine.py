@@ -118,7 +118,9 @@ class OnnxPredictor:
         except EngineError:
             raise
         except Exception as e:  # the engines' own have no common class
-            reason = str(e).splitlines()[0] if not isinstance(e, KeyError) else "it has no card"
+            lines = ["it has no card"] if isinstance(e, KeyError) else str(e).strip().splitlines()
+            line = -1 if engine == "openvino" else 0  # its first names its own source
+            reason = lines[line] if lines else type(e).__name__
             raise EngineError(f"--checkpoint {path}: not a file of export --format onnx ({reason})") from e
         self._masks, self.size_hw, self.engine = program.masks, program.size_hw, program.engine
 

@@ -30,6 +30,7 @@ class Lease:
         self._bucket, self._beat = bucket, beat
         self._text = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.is_lost, self._done = False, threading.Event()  # lost: another run has taken it over
+        self._lock = threading.Lock()  # one thread renews now and then, another before a save
         self._thread = threading.Thread(target=self._renew, daemon=True)
 
     def __enter__(self) -> "Lease":
@@ -44,9 +45,18 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
-        if not self.is_lost:
-            with contextlib.suppress(BucketAway):  # where it stays it grows old
+        with contextlib.suppress(BucketAway):  # where it stays it grows old
+            if self.renew():  # else it is another run's
                 self._bucket.remove(NAME)
+
+    def renew(self) -> bool:
+        """False: another run has taken it over. Raises BucketAway."""
+        with self._lock:
+            if not self.is_lost:
+                generation = self._bucket.write_if(NAME, self._text, self._generation)
+                self.is_lost = generation is None
+                self._generation = generation or self._generation
+            return not self.is_lost
 
     def _free_generation(self) -> int:
         """Of the lease to replace, 0 where there is none. Waits for one that may be of a run that was killed."""
@@ -73,11 +83,8 @@ class Lease:
     def _renew(self) -> None:
         while not self._done.wait(RENEWED_S):
             try:
-                generation = self._bucket.write_if(NAME, self._text, self._generation)
-                if generation is None:
-                    self.is_lost = True
+                if not self.renew():
                     return
-                self._generation = generation
                 self._beat()
             except BucketAway:
                 continue

@@ -17,6 +17,7 @@ from ddrnet_jax import regular_files
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.outputs import RECORD
 from ddrnet_jax.runs.bucket import MARKER, Bucket, BucketError, Vanished
+from ddrnet_jax.runs.metrics_file import METRICS_FILE
 from ddrnet_jax.runs.step_files import FOLDER
 
 _STEP = re.compile(rf"(?:{FOLDER}/)?([0-9][^/]*)/")  # of a workdir, or of its folder of steps
@@ -111,7 +112,7 @@ def _is_small(name: str, size: int) -> bool:
     is_in_step = _STEP.match(name) is not None or name.startswith(("state/", "metrics/"))
     if is_in_step:
         return "/d/" not in name
-    return "/" not in name and _is_of_run(name) and size <= _MOST_BYTES
+    return "/" not in name and _is_of_run(name) and (size <= _MOST_BYTES or name == METRICS_FILE)
 
 
 def _is_of_run(name: str) -> bool:

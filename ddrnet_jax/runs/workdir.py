@@ -82,7 +82,7 @@ class BucketClaim:
 
     def check(self) -> None:
         """Raises WorkdirLost if another run is in the workdir."""
-        if self._lease is not None and self._lease.is_lost:
+        if self._lease is not None and not self._lease.renew():  # its thread may not have noticed yet
             raise WorkdirLost(
                 f"--workdir {self._mirror.bucket}: another run has taken it over, since this one did not reach the "
                 f"bucket for {OLD_S:g} s; this one ends. Run the same command again once the other has ended"

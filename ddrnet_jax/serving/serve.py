@@ -9,6 +9,7 @@ from pathlib import Path
 
 import uvicorn
 
+from ddrnet_jax import downloads
 from ddrnet_jax.prediction import engines
 from ddrnet_jax.serving.app import App
 from ddrnet_jax.serving.connections import Connection
@@ -32,7 +33,7 @@ def serve(checkpoint: str | Path, *, engine: str = engines.AUTO, host: str = HOS
     with listening(host, port) as listener:
         segmenter = engines.load(checkpoint, engine)
         with ThreadPoolExecutor(1) as pool:
-            app = App(segmenter, Path(checkpoint).name, pool)
+            app = App(segmenter, Path(downloads.shown(str(checkpoint))).name, pool)
             server = server_of(app, host, listener)
             _warn_of_strangers(listener)
             print(f"{address(host, listener)} shows the page; Ctrl-C ends it", flush=True)

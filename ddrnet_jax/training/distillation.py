@@ -1,5 +1,6 @@
 """A second, trained network whose logits the network in training imitates; or its logits alone, from a folder."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data import teacher_logits
 from ddrnet_jax.data.samples import Source
+from ddrnet_jax.data.sets.of_config import dataset_spec
 from ddrnet_jax.data.teacher_logits import LOGITS
 from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.ddrnet import DDRNet, normalise
@@ -20,7 +22,7 @@ from ddrnet_jax.models.inference import Weights, merged
 from ddrnet_jax.runs.workdir import TEACHER
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training.objective import Distance
-from ddrnet_jax.weights import pretrained
+from ddrnet_jax.weights import importing, places, pretrained
 
 FILE = TEACHER
 
@@ -95,6 +97,8 @@ def read_teacher(experiment: Experiment) -> Teacher | None:
     if teacher_logits.is_folder_of_logits(path):
         return Teacher(f"teacher: the logits in {path}")
     weights = pretrained.read(path)
+    if weights.classes is None and (config := importing.config_in(places.local(path))):  # of a file of ours
+        weights = dataclasses.replace(weights, classes=dataset_spec(config).classes)
     _check_classes(weights, experiment)
     model = nnx.eval_shape(
         lambda: DDRNet(weights.variant, num_classes=weights.num_classes, aux_head=False, rngs=nnx.Rngs(0))

@@ -313,9 +313,17 @@ def test_imported_weights_are_not_told_about_a_training_that_was_not(untrained, 
     assert not any("random weights" in f.message or "training images" in f.message for f in found), found
 
 
-@pytest.mark.parametrize(("file", "expected"), [("missing.pth", "no such file"), ("", "model.variant is '39'")])
-def test_initial_weights_that_cannot_be_used_are_found(file, expected, untrained, repo):
-    config = config_files.load(str(repo / "configs" / "demo.py"), [*TINY, "model.variant=39"])
+@pytest.mark.parametrize(
+    ("file", "variant", "expected"),
+    [
+        ("missing.pth", "39", "no such file"),
+        ("", "39", "the model is a DDRNet-39"),
+        ("camvid_23_slim", "23_slim", "holds 11 classes, but the model has 9"),
+        ("gs://b", "23_slim", "expected gs://BUCKET/FOLDER"),
+    ],
+)
+def test_initial_weights_that_cannot_be_used_are_found(file, variant, expected, untrained, repo):
+    config = config_files.load(str(repo / "configs" / "demo.py"), [*TINY, f"model.variant={variant}"])
     config.init_from = file or str(untrained)
     assert any(
         expected in f.message for f in examine.examine(build.experiment(config), None).findings if f.severity == "error"

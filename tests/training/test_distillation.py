@@ -169,9 +169,11 @@ NAMES = tuple("abcdefghijk")
         ({"name": "folder", "classes": NAMES}, "has 11 classes of other names, the data set 'folder' has 11"),
     ],
 )
-def test_a_teacher_of_other_classes_ends_in_one_line(camvid_teacher, data, message):
+@pytest.mark.parametrize("is_file", [False, True])
+def test_a_teacher_of_other_classes_ends_in_one_line(camvid_teacher, data, message, is_file):
+    teacher = "camvid_23_slim" if is_file else camvid_teacher[0]
     with pytest.raises(ConfigError, match=rf"config.distill.teacher: .*{message}"):
-        distillation.read_teacher(student(camvid_teacher[0], **data))
+        distillation.read_teacher(student(teacher, **data))
 
 
 @pytest.fixture
