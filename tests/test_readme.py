@@ -35,6 +35,7 @@ NEEDS = {
     "best_val_smaller": "a published file",
     "hf://": "a model hub",
     "https://": "a server",
+    "rtsp://": "a camera; tests/prediction/test_streams.py reads a stream",
     "gs://": "a bucket; tests/training/test_bucket_runs.py has one",
     "--input frames": "frames without labels; tests/cli/test_main.py trains on what it writes",
     "data.pseudo_root=pseudo": "what the line before writes; the same test",
