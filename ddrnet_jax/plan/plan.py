@@ -161,35 +161,28 @@ def _program(
 
 
 def _figures(compiled: jax.stages.Compiled, repeats: int) -> dict:
-    cost: Any = compiled.cost_analysis()  # none of the three is None for what is planned here
-    memory: Any = compiled.memory_analysis()
-    text: Any = compiled.as_text()
-    communication = collective_totals(text, outer_loop_length=repeats)
-    return {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": memory.peak_memory_in_bytes,
-        "code_bytes": memory.generated_code_size_in_bytes,
-        "flops": cost["flops"] * repeats,
-        "bytes_accessed": cost["bytes accessed"] * repeats,
-        "collectives": {kind: dataclasses.asdict(total) for kind, total in communication.items()},
-    }
+    cost: Any = compiled.cost_analysis()  # not None for what is planned here, as below
+    figures = {"flops": cost["flops"] * repeats, "bytes_accessed": cost["bytes accessed"] * repeats}
+    return _memory_and_collectives(compiled, repeats) | figures
 
 
 def _figures_of_gpu(compiled: jax.stages.Compiled, repeats: int) -> dict:
     """As `_figures`, and the kernels, read from the program: the compiler for GPUs gives no cost."""
-    memory: Any = compiled.memory_analysis()
     text: Any = compiled.as_text()
     found = kernels.of_program(text, loop_length=repeats)
+    figures = {"flops": found.flops, "bytes_accessed": found.bytes, "kernels": found.count}
+    return _memory_and_collectives(compiled, repeats) | figures
+
+
+def _memory_and_collectives(compiled: jax.stages.Compiled, repeats: int) -> dict:
+    memory: Any = compiled.memory_analysis()
+    text: Any = compiled.as_text()
     communication = collective_totals(text, outer_loop_length=repeats)
     return {
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
         "code_bytes": memory.generated_code_size_in_bytes,
-        "flops": found.flops,
-        "bytes_accessed": found.bytes,
-        "kernels": found.count,
         "collectives": {kind: dataclasses.asdict(total) for kind, total in communication.items()},
     }
 
