@@ -196,6 +196,14 @@ def test_openvino_runs_no_int8_file(tmp_path):
     assert (engines.load(tmp_path / "a.onnx").predict(IMAGE) == IMAGE[..., 0]).all()
 
 
+def test_what_openvino_says_of_a_file_is_its_reason_not_its_source(tmp_path):
+    skip_without_openvino()
+    (tmp_path / "a.onnx").write_bytes(b"none")
+    with pytest.raises(EngineError, match="not a file of export --format onnx") as error:
+        engines.load(tmp_path / "a.onnx", "openvino")
+    assert ".cpp" not in str(error.value)
+
+
 def test_openvino_reports_to_nobody():
     skip_without_openvino()
     script = (

@@ -13,7 +13,7 @@ import pytest
 from ddrnet_jax import config as config_lib
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.runs import bucket, find, lease, step_files
+from ddrnet_jax.runs import bucket, find, lease, mirror, step_files
 from ddrnet_jax.runs.bucket import Bucket, BucketAway, BucketError
 from ddrnet_jax.runs.lease import Lease
 from ddrnet_jax.runs.save import Checkpoints, OtherRun
@@ -231,6 +231,14 @@ def test_a_run_writes_its_lines_to_the_bucket_while_it_goes_on(address, quick_le
         while "metrics.jsonl" not in Bucket(address).objects():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_log_is_pulled_however_long_it_is(address, monkeypatch):
+    monkeypatch.setattr(mirror, "_MOST_BYTES", 20_000)
+    for number in range(2):
+        with claimed(address, config()) as claim, (claim.folder / "metrics.jsonl").open("a") as file:
+            file.write(f'{{"step": {number}}}\n' * 2000)
+    assert len(Bucket(address).read("metrics.jsonl")[1].splitlines()) == 4000
 
 
 def test_a_workdir_is_of_one_config(run):
