@@ -50,6 +50,7 @@ class Experiment:
     batch_size: int
     total_steps: int
     log_every_steps: int
+    trackers: tuple[str, ...]
     init_from: str
     fresh_head: bool
     data_name: str
@@ -119,6 +120,7 @@ def experiment(config: ConfigDict) -> Experiment:
         batch_size=config.batch_size,
         total_steps=config.total_steps,
         log_every_steps=config.log_every_steps,
+        trackers=config.trackers,
         init_from=config.init_from,
         fresh_head=config.init_head == "fresh",
         data_name=d.name,

@@ -16,7 +16,7 @@ from ddrnet_jax.config.schema import WORDS, ConfigError, base, suggestion, valid
 from ddrnet_jax.text import cut
 
 # The keys that may change when a run is resumed: they do not touch what is learned.
-FREE_KEYS = ("log_every_steps", "eval.", "checkpoint.", "data.root", "data.num_threads", "model.remat")
+FREE_KEYS = ("log_every_steps", "trackers", "eval.", "checkpoint.", "data.root", "data.num_threads", "model.remat")
 
 
 def load(path_and_argument: str, overrides: Iterable[str] = ()) -> ConfigDict:

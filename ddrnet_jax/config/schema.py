@@ -19,6 +19,7 @@ _MOST_SIDE = 2**15  # pixels of an image or crop, as OpenCV resizes them
 _MOST = 1e15  # of any number in a config
 WORDS = {"loss.class_weights": "auto"}  # that a key of True or False takes too
 DATA_SETS = ("scenes", "camvid", "cityscapes", "coco_stuff_10k", "coco_stuff_164k", "imagenet", "folder")
+TRACKERS = ("wandb", "mlflow")
 
 
 def base() -> ConfigDict:
@@ -31,6 +32,7 @@ def base() -> ConfigDict:
     config.init_from = ""  # a checkpoint, .pth or .safetensors file whose weights the run starts from; "" = random
     config.init_head = "load"  # "load"; "fresh" = without the heads of init_from, for another number of classes
     config.log_every_steps = 50  # steps whose mean makes one line of metrics
+    config.trackers = ()  # that get what TensorBoard gets: "wandb", "mlflow", each an extra of its name
 
     config.model = ConfigDict()
     config.model.variant = "23_slim"  # "23_slim", "23", "39": one of models/variants.py
@@ -131,6 +133,12 @@ def validate(config: ConfigDict) -> None:
         ("eval.average", ("logits", "probabilities")),
     ):
         _require(config, name, lambda v, key=key: v in key, f"one of {', '.join(map(repr, key))}")
+    _require(
+        config,
+        "trackers",
+        lambda v: all(v.count(name) == 1 and name in TRACKERS for name in v),
+        f"a tuple of {', '.join(map(repr, TRACKERS))}, each at most once",
+    )
     _require(config, "total_steps", lambda v: v < 2**31, "below 2**31")
     for name in ("total_steps", "log_every_steps", "checkpoint.keep"):
         _require(config, name, lambda v: v >= 1, "at least 1")

@@ -20,6 +20,7 @@ from ddrnet_jax.runs.bucket import MARKER, Bucket, BucketError, Vanished
 from ddrnet_jax.runs.metrics_file import METRICS_FILE
 from ddrnet_jax.runs.step_files import FOLDER
 
+MLFLOW_STORE = "mlruns"
 _STEP = re.compile(rf"(?:{FOLDER}/)?([0-9][^/]*)/")  # of a workdir, or of its folder of steps
 _MOST_BYTES = 64 * 2**20  # of a file beside the steps: what is larger is none of a run's
 _ATTEMPTS = 5
@@ -75,10 +76,10 @@ class Mirror:
         with self._lock:
             for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
                 name = path.relative_to(self.folder).as_posix()
-                if not _is_of_run(name) or self._pushed.get(name) == (state := self._state(name)):
-                    continue
-                self.bucket.write(name, regular_files.read_bytes(path))
-                self._pushed[name] = state
+                with contextlib.suppress(FileNotFoundError):  # trackers remove files meanwhile
+                    if _is_of_run(name) and self._pushed.get(name) != (state := self._state(name)):
+                        self.bucket.write(name, regular_files.read_bytes(path))
+                        self._pushed[name] = state
 
     def clear(self) -> None:
         """Remove what is in the local folder."""
@@ -112,6 +113,8 @@ def _is_small(name: str, size: int) -> bool:
     is_in_step = _STEP.match(name) is not None or name.startswith(("state/", "metrics/"))
     if is_in_step:
         return "/d/" not in name
+    if name.startswith(f"{MLFLOW_STORE}/"):  # a resumed run adds to its files; it only makes new pictures
+        return "/artifacts/" not in name
     return "/" not in name and _is_of_run(name) and (size <= _MOST_BYTES or name == METRICS_FILE)
 
 

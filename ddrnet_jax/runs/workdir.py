@@ -22,7 +22,7 @@ from ddrnet_jax.runs.step_files import FOLDER
 from ddrnet_jax.runtime import devices
 
 CONFIG, REPORT, _LOCK = "config.json", "report.html", ".lock"
-CLASS_PIXELS, TEACHER = "class_pixels.json", "teacher.json"
+CLASS_PIXELS, TEACHER, TRACKER_ID = "class_pixels.json", "teacher.json", "tracker_id.txt"
 _KEYS = {"seed", "batch_size", "total_steps", "model", "data"}  # of every config of ours since the first
 
 
@@ -183,7 +183,7 @@ def _check_ours(workdir: Path) -> None:
         return
     if _has_steps(workdir):
         raise ConfigError(f"{path}: gone, but there are checkpoints; restore it, or choose another --workdir")
-    for name in (METRICS_FILE, REPORT, CLASS_PIXELS, TEACHER, FOLDER, _LOCK):
+    for name in (METRICS_FILE, REPORT, CLASS_PIXELS, TEACHER, TRACKER_ID, FOLDER, _LOCK):
         if _holds_something(workdir / name):
             raise ConfigError(_not_ours(workdir / name))
 

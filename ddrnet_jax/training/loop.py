@@ -24,7 +24,7 @@ from ddrnet_jax.models import variables
 from ddrnet_jax.runs import provenance, workdir
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import devices, processes
-from ddrnet_jax.training import class_weights, distillation, program, state
+from ddrnet_jax.training import class_weights, distillation, program, state, trackers
 from ddrnet_jax.training.interruption import Interruption, Preempted, StoppedByUser
 from ddrnet_jax.training.meter import Meter
 from ddrnet_jax.training.program import MakeObjective
@@ -77,6 +77,8 @@ def _train(
     program.check_batch_size(e.batch_size, e.accumulate_steps, mesh)
     if e.fresh_head and not e.init_from:
         raise ConfigError("config.init_head: 'fresh' given, but config.init_from names no weights to start from")
+    if jax.process_index() == 0:  # the others talk to no tracker
+        trackers.require(e.trackers)
     if make_objective is None:
         program.loss(e)  # which may need what the data set does not have
     teacher = distillation.read_teacher(e) if make_objective is None else None
@@ -117,7 +119,8 @@ def _train(
             origin.append(teacher.line)
         make_objective = make_objective or _objective_maker(e, claim.folder, train_source, first_step, teacher)
         fixed = devices.put_replicated(distillation.fixed(teacher), mesh)
-        log = stack.enter_context(contextlib.closing(open_log(claim.folder, resumed_step=first_step, **steps)))
+        opened = open_log(claim.folder, e.trackers, e.config, resumed_step=first_step, **steps)
+        log = stack.enter_context(contextlib.closing(opened))
         own_devices = devices.local_mesh(mesh)
         gallery = Gallery()
         watch = gallery if jax.process_index() == 0 else None

@@ -1,15 +1,13 @@
-"""The records of a run for people: metrics.jsonl, TensorBoard scalars and samples, a progress bar."""
+"""The records of a run for people: metrics.jsonl, scalars and samples for trackers, a progress bar."""
 
 import contextlib
 import json
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
 from ddrnet_jax import regular_files
@@ -19,6 +17,8 @@ from ddrnet_jax.evaluation.gallery import Seen
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, drop_later_lines
+from ddrnet_jax.training import trackers
+from ddrnet_jax.training.trackers import TensorBoard, Tracker
 
 _log = logging.getLogger(__name__)
 _SAMPLES = "image, label, prediction"
@@ -29,12 +29,21 @@ _MOST_PICTURED = 50  # evaluations of a run
 class RunLog:
     """The one writer of a workdir's metrics; lines beyond `resumed_step` are dropped on opening."""
 
-    def __init__(self, workdir: Path, *, resumed_step: int, total_steps: int, eval_every_steps: int):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        resumed_step: int,
+        total_steps: int,
+        eval_every_steps: int,
+        beside: Sequence[Tracker] = (),
+    ):
+        """beside is who gets what TensorBoard gets"""
         self._path = workdir / METRICS_FILE
         # The last step that was evaluated, 0 before the first.
         self.last_evaluation = drop_later_lines(self._path, resumed_step)
         self._file = regular_files.opened(self._path, "a")
-        self._tensorboard = _TensorBoard(workdir / "tensorboard", first_step=resumed_step + 1)
+        self._trackers: list[Tracker] = [TensorBoard(workdir / "tensorboard", first_step=resumed_step + 1), *beside]
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -75,7 +84,7 @@ class RunLog:
     def evaluation(self, step: int, result: Scores | Accuracy, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
         """One evaluation line: val/miou, val/iou/<class>, ... or val/top1, val/top5, as fractions.
 
-        samples  whose pictures TensorBoard gets, of about 50 evaluations a run
+        samples  whose pictures the trackers get, of about 50 evaluations a run
         """
         self._write(step, result.values(spec.classes))
         if samples and _is_pictured(step, total_steps=self._total_steps, eval_every_steps=self._eval_every_steps):
@@ -83,9 +92,9 @@ class RunLog:
         _log.info(f"step {step}  {result.line()}")
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk has been reported when the line was written
-            self._file.close()
-            self._tensorboard.close()
+        for file in (self._file, *self._trackers):
+            with contextlib.suppress(OSError):  # a full disk has been reported when the line was written
+                file.close()
         if self._bar is not None:
             self._bar.close()
 
@@ -94,7 +103,8 @@ class RunLog:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             scalars = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
-            self._tensorboard.write_scalars(step, scalars)
+            for tracker in self._trackers:
+                tracker.write_scalars(step, scalars)
         except OSError as e:
             advice = f"{'make room, then ' if step_files.is_full_disk(e) else ''}run the same command again"
             problem = f"{e.strerror}; the checkpoints are intact: {advice}"
@@ -103,7 +113,8 @@ class RunLog:
     def _write_pictures(self, step: int, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
         try:
             pictures = {_tag(i, seen): panels.strip(seen, spec) for i, seen in enumerate(samples, 1)}
-            self._tensorboard.write_pictures(step, pictures)
+            for tracker in self._trackers:
+                tracker.write_pictures(step, pictures)
         except Exception as e:  # whatever it is, no run ends for its pictures
             if not self._has_warned:
                 problem = (str(e).splitlines() or [""])[0]
@@ -122,42 +133,6 @@ def _is_pictured(step: int, *, total_steps: int, eval_every_steps: int) -> bool:
     evaluations = total_steps // eval_every_steps
     stride = -(-evaluations // _MOST_PICTURED)
     return step // eval_every_steps % stride == 0
-
-
-class _TensorBoard:
-    """Scalars and pictures for TensorBoard.
-
-    Written at once: tensorboardX's own queue hangs once a full disk ends its thread.
-    """
-
-    def __init__(self, folder: Path, *, first_step: int):
-        from tensorboardX import event_file_writer  # slow to import, and only training needs it
-        from tensorboardX.proto import event_pb2, summary_pb2
-
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        folder.mkdir(exist_ok=True)
-        self._writer = event_file_writer.EventsWriter(str(folder / "events"))
-        # What an earlier end of the run wrote of these steps is hidden.
-        started = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.write_event(self._event(wall_time=time.time(), step=first_step, session_log=started))
-
-    def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
-        self._write(step, [self._summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()])
-
-    def write_pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
-        """pictures are u8[h,w,3] RGB"""
-        self._write(step, [self._summary.Value(tag=tag, image=self._image(p)) for tag, p in pictures.items()])
-
-    def _write(self, step: int, values: list) -> None:
-        self._writer.write_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))
-        self._writer.flush()
-
-    def _image(self, picture: np.ndarray):
-        height, width = picture.shape[:2]
-        return self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=panels.jpeg(picture))
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class SilentLog:
@@ -181,8 +156,16 @@ class SilentLog:
         """See RunLog."""
 
 
-def open_log(workdir: Path, *, resumed_step: int, total_steps: int, eval_every_steps: int) -> RunLog | SilentLog:
-    """The workdir's RunLog in the first process of a run, in the others a SilentLog."""
+def open_log(
+    workdir: Path, names: Sequence[str], config: dict, *, resumed_step: int, total_steps: int, eval_every_steps: int
+) -> RunLog | SilentLog:
+    """The workdir's RunLog in the first process of a run, in the others a SilentLog.
+
+    names   of trackers beside TensorBoard
+    config  JSON values, as a run keeps them
+    """
     if jax.process_index():
         return SilentLog()
-    return RunLog(workdir, resumed_step=resumed_step, total_steps=total_steps, eval_every_steps=eval_every_steps)
+    beside = trackers.started(names, workdir, config, total_steps)
+    steps = {"resumed_step": resumed_step, "total_steps": total_steps, "eval_every_steps": eval_every_steps}
+    return RunLog(workdir, **steps, beside=beside)

@@ -43,6 +43,7 @@ def test_only_free_keys_may_change():
     new.eval.every_steps = 1
     new.checkpoint.keep = 9
     new.log_every_steps = 3
+    new.trackers = ("mlflow",)
     new.data.root = "elsewhere"
     new.data.num_threads = 9
     new.model.remat = False
@@ -64,6 +65,9 @@ def test_only_free_keys_may_change():
         ("batch_size=0", "batch_size: 0 given, expected at least 1"),
         ("batch_size=1", "at least 2: the global branch"),
         ("batch_size=True", "batch_size"),
+        ("trackers=('wandb', 'wnadb')", "trackers: ('wandb', 'wnadb') given, expected a tuple of 'wandb', 'mlflow'"),
+        ("trackers=('wandb', 'wandb')", "each at most once"),
+        ("trackers=wandb", "trackers=wandb: expected a tuple"),
         ("total_steps=-5", "total_steps: -5 given, expected at least 1"),
         ("data.crop_hw=0", "data.crop_hw=0: expected a tuple"),
         ("data.crop_hw=(0, 0)", "data.crop_hw: (0, 0) given, expected two multiples of 8"),

@@ -233,6 +233,27 @@ def test_a_run_writes_its_lines_to_the_bucket_while_it_goes_on(address, quick_le
             time.sleep(0.05)
 
 
+def test_what_trackers_keep_is_there_again_but_pictures(address, monkeypatch):
+    """A file that goes while the others are written is none of those that matter."""
+    first, again = mirror.Mirror(address), mirror.Mirror(address)
+    for name in ("tracker_id.txt", "mlruns/1/a/metrics/train/loss", "mlruns/1/a/artifacts/x.png", "wandb/gone"):
+        (first.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (first.folder / name).write_text("0 1.5 5")
+    state = mirror.Mirror._state
+
+    def vanishing(self, name):
+        if name == "wandb/gone":
+            (self.folder / name).unlink()
+        return state(self, name)
+
+    monkeypatch.setattr(mirror.Mirror, "_state", vanishing)
+    first.push()
+    assert Bucket(address).objects("mlruns/1/a/artifacts/")
+    again.pull()
+    found = {p.relative_to(again.folder).as_posix() for p in again.folder.rglob("*") if p.is_file()}
+    assert found == {"tracker_id.txt", "mlruns/1/a/metrics/train/loss"}
+
+
 def test_a_log_is_pulled_however_long_it_is(address, monkeypatch):
     monkeypatch.setattr(mirror, "_MOST_BYTES", 20_000)
     for number in range(2):
