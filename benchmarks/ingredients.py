@@ -1,6 +1,7 @@
 """What each ingredient of a recipe adds to CamVid's val mIoU, at equal steps from random weights.
 
-python benchmarks/ingredients.py --data DIR [--results FILE] [--workdir DIR] [--steps N] [--table] [--step-time]
+python benchmarks/ingredients.py --data DIR [--results FILE] [--workdir DIR] [--steps N] [--only NAMES]
+                                 [--table] [--step-time]
 
 DIR as in configs/camvid_small.py, which is the baseline: shortened to --steps with its schedule, three seeds for the
 noise. Each ingredient changes only the keys in INGREDIENTS, or those of PARTS of configs/camvid_strong.py: added alone
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, default=1, help=f"of each; the baseline and camvid_strong have {BASELINE_SEEDS}"
     )
+    parser.add_argument("--only", metavar="NAMES", help="of runs, separated by commas: strong,without_muon")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
     parser.add_argument("--step-time", action="store_true", help="time a step of both configs and train nothing")
     arguments = parser.parse_args()
@@ -209,8 +211,11 @@ def main() -> None:
         return
     done = {(r["ingredient"], r["seed"], r["steps"]) for r in read(arguments.results)}
     runs, places = with_parts(arguments.steps), {"data": arguments.data.resolve(), "workdir": arguments.workdir}
+    only = set(arguments.only.split(",") if arguments.only else runs)
+    if unknown := only - runs.keys():
+        parser.error(f"--only {','.join(sorted(unknown))}: expected names of {', '.join(runs)}")
     for name, seed in [] if arguments.table else planned(runs, arguments.seeds):
-        if (name, seed, arguments.steps) not in done:
+        if name in only and (name, seed, arguments.steps) not in done:
             print(f"{name}, seed {seed}, {arguments.steps} steps", flush=True)
             _, config, changes = runs[name]
             result = run(name, config, changes, seed=seed, steps=arguments.steps, **places)

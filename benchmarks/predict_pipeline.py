@@ -1,31 +1,27 @@
-"""Images a second of `predict` on a folder of PNGs: image after image, and as it is now, the two taking turns.
+"""Images a second of `predict` on a folder of PNGs: image after image by JAX, and as it is now, taking turns.
 
-python benchmarks/predict_pipeline.py [--checkpoint PATH] [--images 6] [--seconds 60] [--json FILE]
+python benchmarks/predict_pipeline.py [--checkpoint camvid_23_slim] [--images 6] [--seconds 60] [--json FILE]
 
-Without --checkpoint (a workdir or an exported file) it is 23-slim with random weights. The images are drawn scenes of
-1024x2048 with noise; both ways write masks and overlays, and the files have to be equal.
+--checkpoint is a workdir, weights or a name. The images are drawn scenes of 1024x2048 with noise. Each way writes masks
+and overlays; by one engine their files have to be equal.
 """
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-from flax import nnx
 
-import ddrnet_jax
 from ddrnet_jax.data import decode, files, pictures
-from ddrnet_jax.data.sets import scenes as scene_sets
 from ddrnet_jax.data.sources import Scenes
 from ddrnet_jax.outputs import Outputs
+from ddrnet_jax.prediction import engines
 from ddrnet_jax.prediction.files import PredictionFiles
 from ddrnet_jax.prediction.images import predict_images
-from ddrnet_jax.prediction.segmenter import Predictor, Segmenter
-from ddrnet_jax.runtime import compilation
+from ddrnet_jax.runtime import cpu
 
 SIZE_HW = (1024, 2048)
 
@@ -37,16 +33,12 @@ def one_after_another(predictor, paths: dict[str, Path], results: PredictionFile
         results.write(stem, image, predictor(image))
 
 
-WAYS = {"one_after_another": one_after_another, "pipeline": predict_images}
-
-
-def segmenter(checkpoint: str | None) -> Segmenter:
-    if checkpoint:
-        return ddrnet_jax.load(checkpoint)
-    spec = scene_sets.SPEC
-    model = ddrnet_jax.DDRNet("23_slim", num_classes=spec.num_classes, aux_head=False, rngs=nnx.Rngs(0))
-    model.eval()
-    return Segmenter(Predictor(model), spec)
+# {way: (engine, what runs it)}
+WAYS = {
+    "jax, one after another": (engines.JAX, one_after_another),
+    "jax, pipeline": (engines.JAX, predict_images),
+    "auto, pipeline": (engines.AUTO, predict_images),
+}
 
 
 def draw(folder: Path, count: int) -> dict[str, Path]:
@@ -62,38 +54,40 @@ def draw(folder: Path, count: int) -> dict[str, Path]:
 def main() -> None:
     """Print a line a way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint")
+    parser.add_argument("--checkpoint", default="camvid_23_slim")
     parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    compilation.enable_cache()
+    networks = {engine: engines.load(arguments.checkpoint, engine) for engine in (engines.JAX, engines.AUTO)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         paths = draw(folder, arguments.images)
-        network = segmenter(arguments.checkpoint)
-        outputs = {name: Outputs(folder / name) for name in WAYS}
-        results = {name: PredictionFiles(outputs[name], network.spec) for name in WAYS}
-        network.predict(np.zeros((*SIZE_HW, 3), np.uint8))
+        results = {name: PredictionFiles(Outputs(folder / name), networks[e].spec) for name, (e, _) in WAYS.items()}
+        for network in networks.values():
+            network.predict(np.zeros((*SIZE_HW, 3), np.uint8))
         print("compiled", flush=True)
         seconds: dict[str, list[float]] = {name: [] for name in WAYS}
         began = time.perf_counter()
-        while time.perf_counter() - began < arguments.seconds or len(seconds["pipeline"]) < 3:
-            for name, way in WAYS.items():
+        while time.perf_counter() - began < arguments.seconds or len(seconds["jax, pipeline"]) < 3:
+            for name, (engine, way) in WAYS.items():
                 start = time.perf_counter()
-                way(network.predict, paths, results[name])
+                way(networks[engine].predict, paths, results[name])
                 seconds[name].append((time.perf_counter() - start) / arguments.images)
-        written = [sorted(path for path in (folder / name).rglob("*.png")) for name in WAYS]
-        assert len(written[0]) == len(written[1]) == 2 * arguments.images + 1
-        assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*written, strict=True)), "the files differ"
+        written = {name: sorted(path for path in (folder / name).rglob("*.png")) for name in WAYS}
+        assert all(len(files) == 2 * arguments.images + 1 for files in written.values())
+        of_jax = zip(*(written[name] for name, (engine, _) in WAYS.items() if engine == engines.JAX), strict=True)
+        assert all(a.read_bytes() == b.read_bytes() for a, b in of_jax), "the files differ"
+    before, *_ = WAYS
     rows = {name: {"median_s": statistics.median(of[1:]), "least_s": min(of)} for name, of in seconds.items()}
     for name, row in rows.items():
-        rates = [1 / row[kind] for kind in ("median_s", "least_s")]
-        print(f"{name:18} {rates[0]:.2f} images/s, at best {rates[1]:.2f}; {len(seconds[name])} turns")
-    ratios = {kind: rows["one_after_another"][kind] / rows["pipeline"][kind] for kind in rows["pipeline"]}
-    print(f"pipeline: {ratios['median_s']:.2f} times the images a second, at best {ratios['least_s']:.2f}")
+        times = [rows[before][kind] / row[kind] for kind in row]
+        print(
+            f"{name:24} {1 / row['median_s']:.2f} images/s ({times[0]:.2f} times), "
+            f"at best {1 / row['least_s']:.2f} ({times[1]:.2f}); {len(seconds[name])} turns"
+        )
     if arguments.json:
-        about = {"cpu_count": os.cpu_count(), "checkpoint": arguments.checkpoint, "images": arguments.images}
+        about = {"cpu": cpu.name(), "checkpoint": arguments.checkpoint, "images": arguments.images}
         arguments.json.write_text(json.dumps(about | {"an_image": rows}, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The network through ONNX Runtime as a program to time: the file of `export`, cut to what a protocol times."""
+"""The network through other engines as a program to time: the file of `export`, cut to what a protocol times."""
 
 import functools
 import time
@@ -9,8 +9,8 @@ import numpy as np
 from ddrnet_jax.benchmark.cases import Protocol
 from ddrnet_jax.benchmark.files import image_to_measure
 from ddrnet_jax.benchmark.timing import Program
+from ddrnet_jax.exports import int8, onnx_engine
 from ddrnet_jax.exports import onnx as to_onnx
-from ddrnet_jax.exports import onnx_engine
 from ddrnet_jax.exports.onnx_engine import IMAGES, MASKS, EngineError
 from ddrnet_jax.exports.onnx_graph import CENTRED, HALF_PIXEL_BILINEAR, LOGITS
 from ddrnet_jax.models.ddrnet import IMAGENET_MEAN, DDRNet
@@ -20,17 +20,19 @@ NOTE = (
     "onnxruntime: float32 on the CPU, as many threads as cores, the file that --mode export writes; "
     "in paper and logits from images less their mean, channels first"
 )
+INT8_NOTE = "int8: the same file as export --int8 quantises it, calibrated on the image that is measured"
+OPENVINO_NOTE = "openvino: the same file; in bfloat16 where the CPU computes in it, which OpenVINO chooses itself"
 
 
-def check_installed() -> None:
+def check_installed(name: str = "onnxruntime") -> None:
     """Raises EngineError with what to do if a package is missing, or JAX uses another device than the CPU."""
     for package in PACKAGES:
         onnx_engine.installed(package)
+    if name == "openvino":
+        onnx_engine.installed(name, name)
     platform = jax.default_backend()
     if platform != "cpu":
-        raise EngineError(
-            f"--engines onnxruntime: on the CPU alone, JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs"
-        )
+        raise EngineError(f"--engines {name}: on the CPU alone, JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs")
 
 
 class OnnxNetwork:
@@ -66,6 +68,30 @@ class OnnxNetwork:
         images = self._image.astype(np.float32) - np.array(IMAGENET_MEAN, np.float32) * 255
         feed = {CENTRED: np.ascontiguousarray(images.transpose(0, 3, 1, 2)), IMAGES: self._image}  # whose size is asked
         return Program(lambda: session.run(None, feed)[0], compile_s=seconds)
+
+
+class _MasksAlone(OnnxNetwork):
+    def _logits(self, at_image_size: bool) -> Program:
+        raise EngineError("masks alone: its protocols are mask and file")
+
+
+class Int8Network(_MasksAlone):
+    """The same in int8."""
+
+    def __init__(self, model: DDRNet, size_hw: tuple[int, int]):
+        """Raises EngineError if the float file computes something else than ours."""
+        super().__init__(model, size_hw)
+        self._file = int8.calibrated(self._file, self._image)
+
+
+class OpenVinoNetwork(_MasksAlone):
+    """The same by OpenVINO."""
+
+    @functools.cached_property
+    def _masks(self) -> Program:
+        start = time.perf_counter()
+        masks = onnx_engine.ENGINES["openvino"](self._file).masks
+        return Program(lambda images=self._image: masks(images), compile_s=time.perf_counter() - start)
 
 
 def _upsample(onnx, graph) -> None:

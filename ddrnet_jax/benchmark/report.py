@@ -81,8 +81,8 @@ def _add_fractions(result: dict) -> None:
             continue
         seconds = row["latency_ms"] / 1e3
         flops, accessed = row["network_flops"], row["bytes_accessed"]
-        best = peaks["matmul_flops_per_s"][row["precision"]]
-        row["fraction_of_matmul"] = flops and flops * row["batch"] / seconds / best
+        best = peaks["matmul_flops_per_s"].get(row["precision"])
+        row["fraction_of_matmul"] = flops and best and flops * row["batch"] / seconds / best
         row["fraction_of_copy"] = accessed and accessed / seconds / peaks["copy_bytes_per_s"]
 
 

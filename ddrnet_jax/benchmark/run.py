@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -36,7 +35,7 @@ class Engine(NamedTuple):
     """Something that runs the network.
 
     network    (model, size_hw) -> an object whose `program(protocol, batch)` is a timing.Program
-    precision  it computes in, of device.precisions
+    precision  it computes in; one of device.precisions has a rate of the device beside it
     """
 
     label: str
@@ -58,15 +57,28 @@ def engines(others: Sequence[str] = ()) -> list[Engine]:
     return ours + [OTHER_ENGINES[name]() for name in others]
 
 
-def _other(label: str, module: ModuleType, network: Callable) -> Engine:
-    module.check_installed()
-    return Engine(label, network, note=module.NOTE, packages=module.PACKAGES)
+def _onnx_runtime() -> Engine:
+    onnx_runtime.check_installed()
+    return Engine("onnxruntime", onnx_runtime.OnnxNetwork, note=onnx_runtime.NOTE, packages=onnx_runtime.PACKAGES)
 
 
-OTHER_ENGINES = {
-    "onnxruntime": lambda: _other("onnxruntime", onnx_runtime, onnx_runtime.OnnxNetwork),
-    "torch": lambda: _other("torch", pytorch, pytorch.TorchNetwork),
-}
+def _int8() -> Engine:
+    onnx_runtime.check_installed("int8")
+    return Engine("int8", onnx_runtime.Int8Network, "int8", onnx_runtime.INT8_NOTE, onnx_runtime.PACKAGES)
+
+
+def _openvino() -> Engine:
+    onnx_runtime.check_installed("openvino")
+    packages = (*onnx_runtime.PACKAGES, "openvino")
+    return Engine("openvino", onnx_runtime.OpenVinoNetwork, "its own", onnx_runtime.OPENVINO_NOTE, packages)
+
+
+def _torch() -> Engine:
+    pytorch.check_installed()
+    return Engine("torch", pytorch.TorchNetwork, note=pytorch.NOTE, packages=pytorch.PACKAGES)
+
+
+OTHER_ENGINES = {"onnxruntime": _onnx_runtime, "int8": _int8, "openvino": _openvino, "torch": _torch}
 
 
 def benchmark(

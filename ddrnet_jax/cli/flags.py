@@ -187,7 +187,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         help="whose tensor names (default: official)",
     )
     benchmark = parser.add_argument_group("of benchmark; lists are separated by commas")
-    benchmark.add_argument("--engines", metavar="LIST", help="beside ours: onnxruntime, torch")
+    benchmark.add_argument("--engines", metavar="LIST", help="beside ours: onnxruntime, int8, openvino, torch")
     benchmark.add_argument("--variants", metavar="LIST", help="default: 23_slim,23,39")
     benchmark.add_argument("--sizes", metavar="LIST", help="HxW each; default: 1024x2048,720x960,640x640")
     benchmark.add_argument("--protocols", metavar="LIST", help="default: paper,logits,mask,file")

@@ -78,9 +78,7 @@ def quantised(file: bytes, settings: Int8, trained: Experiment) -> tuple[bytes, 
     """
     experiment = settings.experiment or trained
     images = list(_calibration_images(experiment.train_source(), settings.images))
-    onnx = onnx_engine.installed("onnx")
-    model = onnx.load_from_string(file)
-    result = _quantised(model, images)
+    result = calibrated(file, images)
     measured = _measured(file, result, experiment, len(images))
     loss = 100 * (measured.miou_float - measured.miou_int8)
     if loss > settings.largest_loss:
@@ -89,6 +87,14 @@ def quantised(file: bytes, settings: Int8, trained: Experiment) -> tuple[bytes, 
             f"limit {settings.largest_loss:g}; nothing was written; --calibrate more images, or set --max_loss"
         )
     return result, measured
+
+
+def calibrated(file: bytes, images: Sequence[np.ndarray]) -> bytes:
+    """An exported float32 file in int8, by the extremes of its activations on images u8[H,W,3]; not measured.
+
+    Raises EngineError without onnxruntime.
+    """
+    return _quantised(onnx_engine.installed("onnx").load_from_string(file), images)
 
 
 def with_card(file: bytes, card: dict) -> bytes:
@@ -108,7 +114,7 @@ def _calibration_images(source: Source, count: int) -> Iterator[np.ndarray]:
 class _Reader:
     """Calibration images as ONNX Runtime asks for them."""
 
-    def __init__(self, images: list[np.ndarray]):
+    def __init__(self, images: Sequence[np.ndarray]):
         self._images = iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -116,7 +122,7 @@ class _Reader:
         return None if image is None else {IMAGES: image[None]}
 
 
-def _quantised(model, images: list[np.ndarray]) -> bytes:
+def _quantised(model, images: Sequence[np.ndarray]) -> bytes:
     quantization = onnx_engine.installed("onnxruntime.quantization")
     names = [node.name for node in model.graph.node if node.name.startswith(onnx_graph.BODY)]
     logging.disable(logging.WARNING)  # its advice is for other networks

@@ -134,6 +134,17 @@ def test_onnxruntime_times_the_same(model, plain_logits, network):
         theirs.program(PROTOCOLS["mask"], 2)
 
 
+@pytest.mark.parametrize(("name", "least"), [("int8", 0.9), ("openvino", 0.97)])
+def test_engines_that_give_masks_alone(name, least, model, network):
+    pytest.importorskip("openvino" if name == "openvino" else "onnxruntime")
+    engine = run.engines([name])[-1]
+    theirs = engine.network(model, SIZE_HW)
+    ours = output_of(network.program(PROTOCOLS["mask"], 1))
+    assert (output_of(theirs.program(PROTOCOLS["mask"], 1)) == ours).mean() > least
+    with pytest.raises(EngineError, match="masks alone: its protocols are mask and file"):
+        theirs.program(PROTOCOLS["logits"], 1)
+
+
 class FakeNetwork:
     """Instead of a compiled one, where only what happens around it is tested."""
 
@@ -390,7 +401,7 @@ def test_a_classifier_is_refused(fake, checkpoint_of, tmp_path, capsys):
     [
         (
             ("--engines", "tensorrt"),
-            "--engines tensorrt: expected a list of jax, onnxruntime, torch, separated by commas",
+            "--engines tensorrt: expected a list of jax, onnxruntime, int8, openvino, torch, separated by commas",
         ),
         (("--variants", "23_slim,24"), "found '24'"),
         (("--protocols", "mask,"), "found ''"),
