@@ -1,7 +1,7 @@
 """Where a run's scalars and pictures go beside metrics.jsonl: TensorBoard, and what `config.trackers` names.
 
-Weights & Biases and MLflow hang with their servers, take signals, start processes and threads, and wait at exit. So each
-is in a process of its own (tracker_process.py), which the run only writes to, and which ends with the run.
+Weights & Biases and MLflow hang with their servers, take signals, start processes and threads, and wait at exit. So
+each is in a process of its own (tracker_process.py), which the run only writes to, and which ends with the run.
 """
 
 import contextlib
@@ -85,7 +85,7 @@ class TensorBoard:
 
 
 class Apart:
-    """A tracker in a process of its own. Whatever goes wrong with it is one warning, and it is left out from then on."""
+    """A tracker in a process of its own. What goes wrong with it is one warning, and it is left out from then on."""
 
     def __init__(self, name: str, run: dict):
         """run is what tracker_process says. Raises OSError if no process can be started."""
