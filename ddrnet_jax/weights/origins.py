@@ -4,6 +4,7 @@ The same network comes with three namings: the official release's, mmsegmentatio
 bias) and super-gradients' (its heads upsample inside; the tensors are the same).
 """
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -12,10 +13,9 @@ from collections.abc import Iterable, Iterator
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.ddrnet import TASKS, VARIANTS, DDRNet
+from ddrnet_jax.models.ddrnet import TASKS, VARIANTS, builder
 from ddrnet_jax.weights.files.safetensors import shown
 from ddrnet_jax.weights.names import ORIGINS, names_in
 from ddrnet_jax.weights.state_dicts import official_shape
@@ -94,6 +94,10 @@ def recognise(state_dict: dict[str, np.ndarray]) -> Recognised:
     Raises       WeightsMismatch if the naming is none of them, or if the tensors are not exactly one network's.
     """
     tensors = {str(name): np.asarray(array) for name, array in state_dict.items()}
+    likely = _likely(tensors)
+    if likely is not None:
+        with contextlib.suppress(WeightsMismatch):
+            return _as(likely, "", tensors, {})
     prefixes = {name: _prefix(name) for name in tensors}
     prefix = _most_common_prefix(prefixes.values())
     left_out = {name: why for name, found in prefixes.items() if found is None and (why := _why_left_out(name, prefix))}
@@ -104,6 +108,22 @@ def recognise(state_dict: dict[str, np.ndarray]) -> Recognised:
         raise WeightsMismatch(_not_recognised(own))
     if kind.origin == "super-gradients" and any(name.startswith("high_to_low_fusion.") for name in given):
         raise WeightsMismatch(f"a classifier of super-gradients: {_OTHER_CLASSIFIER}; only its segmenters can be read")
+    return _as(kind, prefix, own, left_out)
+
+
+def _likely(tensors: dict[str, np.ndarray]) -> _Kind | None:
+    """The official network that they probably are: asked first, it spares the shapes of all others."""
+    stem = tensors.get("conv1.0.weight")
+    for variant, v in VARIANTS.items():
+        depth1 = [f"layer1.{i}.conv1.weight" in tensors for i in (v.depth1 - 1, v.depth1)]
+        if stem is not None and stem.shape[:1] == (v.width,) and depth1 == [True, False]:
+            return _Kind("official", variant, "classification" if "linear.weight" in tensors else "segmentation")
+    return None
+
+
+def _as(kind: _Kind, prefix: str, own: dict[str, np.ndarray], left_out: dict[str, str]) -> Recognised:
+    """Tensors as this network's. Raises WeightsMismatch if they are not exactly that."""
+    given = {name.removeprefix(prefix): array for name, array in own.items() if name.startswith(prefix)}
     aux_head = any(name in given for name, slot in _slots(kind).items() if slot.official.startswith("seghead_extra."))
     num_classes = _num_classes(given, _slots(kind))
     slots = _slots(kind, aux_head, num_classes)
@@ -179,11 +199,16 @@ def _counter(running_var: str) -> str:
     return running_var.removesuffix("running_var") + "num_batches_tracked"
 
 
+def official_names(variant: str, task: str) -> dict[str, str]:
+    """{our path: official name} of every parameter and running statistic, with every head."""
+    return names_in("official", _shapes(variant, task))
+
+
 @functools.lru_cache
 def _shapes(variant: str, task: str) -> dict[str, tuple[int, ...]]:
     """{our path: shape in the official layout} for one class, with every head."""
-    build = functools.partial(DDRNet, variant, task=task, num_classes=1, aux_head=task == "segmentation")
-    leaves = variables.leaves(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    build = builder(variant, task=task, num_classes=1, aux_head=task == "segmentation")
+    leaves = variables.leaves(variables.merge(*variables.shapes(build)))
     return {path: official_shape(path, leaf.shape) for path, leaf in leaves.items()}
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.models import variables
-from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS, DDRNet, builder
+from ddrnet_jax.models.ddrnet import SEGMENTER_LAYERS, DDRNet
 from ddrnet_jax.runs import checkpoints
-from ddrnet_jax.weights import places, state_dicts
+from ddrnet_jax.weights import origins, places, state_dicts
 from ddrnet_jax.weights.origins import Recognised, WeightsMismatch, recognise
 
 _log = logging.getLogger(__name__)
@@ -153,11 +153,10 @@ def _of_checkpoint(path: Path) -> Weights:
 
 def _of_file(path: Path) -> Weights:
     found = _recognised(path, state_dicts.read_state_dicts(path))
-    build = builder(found.variant, task=found.task, num_classes=found.num_classes, aux_head=found.aux_head)
-    model = variables.merge(*variables.shapes(build))
     leaves = {
         our_path: _as_float32(path, name, state_dicts.from_official_layout(our_path, found.state_dict[name]))
-        for our_path, name in state_dicts.official_names(model).items()
+        for our_path, name in origins.official_names(found.variant, found.task).items()
+        if name in found.state_dict  # which lacks the auxiliary head where the file does
     }
     return Weights(
         path=str(path),
