@@ -31,7 +31,7 @@ class OurNetwork:
         model: DDRNet,
         size_hw: tuple[int, int],
         precision: Precision = FLOAT32,
-        options: dict[str, str] | None = None,
+        options: dict[str, str | bool] | None = None,
     ):
         """
         options  of the compiler, beside the project's

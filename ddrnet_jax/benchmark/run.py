@@ -29,7 +29,7 @@ from ddrnet_jax.text import size
 from ddrnet_jax.weights import loading
 
 LEAST_PIXELS = 32  # of an image each way: a drawn scene's
-_WITHOUT_GRAPHS = {"xla_gpu_enable_command_buffer": ""}  # the kinds of kernels that go into CUDA graphs
+_WITHOUT_GRAPHS: dict[str, str | bool] = {"xla_gpu_enable_command_buffer": ""}  # what may go into CUDA graphs
 _GRAPHS_NOTE = (
     "no graphs: float32 without CUDA graphs (xla_gpu_enable_command_buffer empty). The other rows of ours have them as "
     "XLA makes them by default, of five or more kernels in a row of the kinds that it records; how many of the kernels "
