@@ -13,6 +13,8 @@ SECONDS = 6.0  # of forwards a row, as in the paper
 _USUAL_FRACTION_OF_PEAK = 0.6  # of a large matrix multiplication: the network's, roughly
 _COMPILE_S = {"cpu": 4.0}
 _COMPILE_ELSEWHERE_S = 30.0
+_LEAST_WARM_UP_S = {"gpu": 1.0}  # until the clocks have risen
+_PAPER_BATCHES = {"gpu": (1, 2, 4, 8, 16)}  # elsewhere the paper's, one image
 
 
 class Protocol(NamedTuple):
@@ -63,16 +65,31 @@ def cases(
     variants: Sequence[str],
     sizes_hw: Sequence[tuple[int, int]],
     protocols: Sequence[str],
-    batch_sizes: Sequence[int] = (1,),
+    batch_sizes: Sequence[int] | None = None,
+    platform: str = "cpu",
 ) -> list[Case]:
-    """All combinations, those of one variant and one size together; `file` takes one image at a time."""
+    """All combinations, those of one variant and one size together; `file` takes one image at a time.
+
+    batch_sizes  None: one image at a time, and what a GPU gains by more of them in `paper`
+    """
     return [
         Case(variant, (height, width), PROTOCOLS[name], batch)
         for variant in variants
         for height, width in sizes_hw
         for name in protocols
-        for batch in (batch_sizes if PROTOCOLS[name].takes_batches else (1,))
+        for batch in _batch_sizes(name, batch_sizes, platform)
     ]
+
+
+def _batch_sizes(protocol: str, wanted: Sequence[int] | None, platform: str) -> Sequence[int]:
+    if wanted is None:
+        return _PAPER_BATCHES.get(platform, (1,)) if protocol == "paper" else (1,)
+    return wanted if PROTOCOLS[protocol].takes_batches else (1,)
+
+
+def least_warm_up_s(platform: str) -> float:
+    """Seconds that a program runs before it is measured, whatever its protocol says."""
+    return _LEAST_WARM_UP_S.get(platform, 0.0)
 
 
 def single_image_protocols(protocols: Sequence[str], batch_sizes: Sequence[int]) -> list[str]:
@@ -96,5 +113,6 @@ def expected_s(case: Case, seconds: float, num_engines: int, flops_per_s: float,
     call_s = flops / (_USUAL_FRACTION_OF_PEAK * flops_per_s)
     limit_s = case.protocol.warm_up_s
     warm_ups = WARM_UPS if limit_s is None else min(WARM_UPS, math.ceil(limit_s / call_s))
+    warm_up_s = max(warm_ups * call_s, least_warm_up_s(platform))
     compile_s = 0.0 if case.protocol.name == "file" else _COMPILE_S.get(platform, _COMPILE_ELSEWHERE_S)
-    return num_engines * (compile_s + warm_ups * call_s + max(seconds, MIN_CALLS * call_s))
+    return num_engines * (compile_s + warm_up_s + max(seconds, MIN_CALLS * call_s))

@@ -20,6 +20,8 @@ _MATRIX = {"cpu": 2048}  # rows and columns: a tenth of a second on a laptop
 _MATRIX_ELSEWHERE = 8192
 _COPY_FLOATS = 64 * 2**20  # 256 MiB, more than any cache holds
 _REPEATS = 5
+_IN_A_ROW = {"cpu": 1}  # calls that are waited for together
+_IN_A_ROW_ELSEWHERE = 8  # a copy takes a GPU about as long as the host takes to start and await one
 
 
 class Precision(NamedTuple):
@@ -35,13 +37,13 @@ class Precision(NamedTuple):
 
 
 FLOAT32 = Precision("float32", jnp.float32, "highest")
-_TF32 = Precision("tf32", jnp.float32, "tensorfloat32")
+TF32 = Precision("tf32", jnp.float32, "tensorfloat32")
 _BFLOAT16 = Precision("bfloat16", jnp.bfloat16, "default")
 _FLOAT16 = Precision("float16", jnp.float16, "default")
 _DEFAULT = Precision("default", jnp.float32, "default")  # what `predict` computes in
 
 # CPUs: float32 alone. JAX has no TF32 there, and bfloat16 gains nothing on those we have measured.
-_OTHERS = {"gpu": (_TF32, _BFLOAT16, _FLOAT16), "tpu": (_DEFAULT, _BFLOAT16)}
+_OTHERS = {"gpu": (TF32, _BFLOAT16, _FLOAT16), "tpu": (_DEFAULT, _BFLOAT16)}
 
 
 def precisions(platform: str, compute_capability: str | None = None) -> tuple[Precision, ...]:
@@ -49,7 +51,7 @@ def precisions(platform: str, compute_capability: str | None = None) -> tuple[Pr
 
     compute_capability  of an NVIDIA GPU, as in "7.5"; before 8.0 none has TF32 or bfloat16
     """
-    without = () if platforms.has_bfloat16(compute_capability) else (_TF32, _BFLOAT16)
+    without = () if platforms.has_bfloat16(compute_capability) else (TF32, _BFLOAT16)
     return (FLOAT32, *(p for p in _OTHERS.get(platform, ()) if p not in without))
 
 
@@ -84,6 +86,7 @@ def description() -> dict:
     return {
         "platform": device.platform,
         "device": device.device_kind,
+        "compute_capability": getattr(device, "compute_capability", None),
         "devices_visible": jax.device_count(),
         "devices_used": 1,
         "cpu": cpu.name(),
@@ -127,7 +130,7 @@ def practical_peaks(wanted: Sequence[Precision]) -> dict:
         a = jnp.ones((n, n), precision.dtype)
         with jax.default_matmul_precision(precision.matmul):
             multiply = jax.jit(jnp.matmul, compiler_options=compilation.options()).lower(a, a).compile()
-        rates[precision.name] = 2 * n**3 / _best_s(lambda m=multiply, a=a: jax.block_until_ready(m(a, a)))
+        rates[precision.name] = 2 * n**3 / _best_s(lambda m=multiply, a=a: m(a, a))
     if platform == "cpu":
         a, out = np.ones((n, n), np.float32), np.empty((n, n), np.float32)
         by_numpy = 2 * n**3 / _best_s(lambda: np.matmul(a, a, out=out))
@@ -142,7 +145,8 @@ def _copy_bytes_per_s() -> float:
 
     def run():
         nonlocal floats
-        floats = jax.block_until_ready(copy(floats))
+        floats = copy(floats)
+        return floats
 
     return 2 * floats.nbytes / _best_s(run)
 
@@ -155,10 +159,14 @@ def best_of(first: dict, second: dict) -> dict:
 
 
 def _best_s(run: Callable[..., object]) -> float:
-    run()
+    """Seconds of a call, the least of a few tries."""
+    jax.block_until_ready(run())
+    calls = _IN_A_ROW.get(jax.default_backend(), _IN_A_ROW_ELSEWHERE)
     seconds = []
     for _ in range(_REPEATS):
         start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
+        for _ in range(calls):
+            output = run()
+        jax.block_until_ready(output)
+        seconds.append((time.perf_counter() - start) / calls)
     return min(seconds)

@@ -26,8 +26,17 @@ _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 class OurNetwork:
     """A network at one image size, in one precision."""
 
-    def __init__(self, model: DDRNet, size_hw: tuple[int, int], precision: Precision = FLOAT32):
-        self._size_hw, self._precision = size_hw, precision
+    def __init__(
+        self,
+        model: DDRNet,
+        size_hw: tuple[int, int],
+        precision: Precision = FLOAT32,
+        options: dict[str, str | bool] | None = None,
+    ):
+        """
+        options  of the compiler, beside the project's
+        """
+        self._size_hw, self._precision, self._options = size_hw, precision, options
         self._graphdef, *weights = variables.split(fold(model, precision.dtype))
         self._weights = kernel_layout.put(weights)
         self._compiled_masks: dict[int, Program] = {}
@@ -85,7 +94,7 @@ class OurNetwork:
         lowered = self._lower(program, images)
         with _cache_hits() as hits:
             start = time.perf_counter()
-            compiled = lowered.compile()
+            compiled = lowered.compile(self._options)
             compile_s = time.perf_counter() - start
         memory = _memory(compiled)
         if memory is not None:

@@ -19,7 +19,7 @@ _CSS = f"""{CSS}
 .curve, .point {{ stroke: currentColor; }} .curve {{ stroke-opacity: .4; }}
 .point {{ fill: currentColor; }} .speeds table {{ margin: 8px 0; }}
 .color0 {{ color: var(--muted); }} .color1 {{ color: var(--run0); }} .color2 {{ color: var(--run1); }}
-.color3 {{ color: #2c8c4a; }} .color4 {{ color: #a05ac8; }}
+.color3 {{ color: #2c8c4a; }} .color4 {{ color: #a05ac8; }} .color5 {{ color: #b0741a; }} .color6 {{ color: #1f8f9c; }}
 """
 
 
@@ -98,7 +98,7 @@ def _numbers(shown: dict[str, dict[str, float]]) -> Markup:
 
 def _color(index: int) -> str:
     """A class of the CSS: the paper's own, and one for each of as many engines as run side by side."""
-    return f"color{index and 1 + (index - 1) % 4}"
+    return f"color{index and 1 + (index - 1) % 6}"
 
 
 def _name(variant: str) -> str:

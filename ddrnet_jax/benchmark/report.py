@@ -1,10 +1,11 @@
 """A benchmark as JSON, as a table of at most 80 columns, and as a page."""
 
 import json
+import os
 from pathlib import Path
 
-from ddrnet_jax.benchmark import device, page
-from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case
+from ddrnet_jax.benchmark import clocks, device, page
+from ddrnet_jax.benchmark.cases import MIN_CALLS, PROTOCOLS, WARM_UPS, Case, least_warm_up_s
 from ddrnet_jax.benchmark.published import HARDWARE, PUBLISHED, SPEED_PROTOCOL
 from ddrnet_jax.benchmark.timing import ROUNDS
 from ddrnet_jax.outputs import Outputs
@@ -14,15 +15,22 @@ from ddrnet_jax.text import percent, size, three_digits, versions, wrapped
 JSON_NAME, TABLE_NAME, PAGE_NAME = "benchmark.json", "benchmark.txt", "benchmark.html"
 _CALLS_OF_P95 = 20  # of fewer it is little else than the slowest
 _SPEED = f"{'size':<10}{'network':<8}{'engine':<14}{'batch':>5}{'ms':>9}{'p95':>9}{'FPS':>8}{'peak':>5}{'x':>6}"
-_PROGRAM = f"{'size':<10}{'network':<8}{'program':<22}{'compile':>9}{'memory':>10}{'accessed':>10}{'of copy':>8}"
+_PROGRAM = f"{'size':<10}{'network':<8}{'program':<20}{'compile':>9}{'memory':>10}{'accessed':>10}{'of copy':>8}"
 
 
 def started(
-    checkpoint: str | Path | None, data_set: str | None, engines: list, cases: list[Case], seconds: float, peaks: dict
+    checkpoint: str | Path | None,
+    data_set: str | None,
+    engines: list,
+    cases: list[Case],
+    seconds: float,
+    peaks: dict,
+    about_clocks: dict | None = None,
 ) -> dict:
     """The report before the first case.
 
-    data_set  that the checkpoint was trained on; None of random weights
+    data_set      that the checkpoint was trained on; None of random weights
+    about_clocks  of clocks.Clocks
     """
     packages = [package for engine in engines for package in engine.packages]
     return {
@@ -37,6 +45,8 @@ def started(
         "load_before": device.load(),
         "versions": device.versions(packages),
         "compiler_options": dict(compilation.options()),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "clocks": about_clocks,
         "cases": len(cases),
         "peaks": peaks,
         "published": {"hardware": HARDWARE, "protocol": SPEED_PROTOCOL},
@@ -50,7 +60,8 @@ def add(result: dict, case: Case, measured: dict[str, dict], engines: list, abou
 
     about  further entries of each; network_flops: of the network alone for one image, or None
     """
-    published = PUBLISHED.get((case.variant, case.size_hw)) if case.protocol.name == "paper" else None
+    is_published = case.protocol.name == "paper" and case.batch == 1
+    published = PUBLISHED.get((case.variant, case.size_hw)) if is_published else None
     if published and result["data_set"] not in (None, published.data_set):
         published = None
     for engine in engines:
@@ -143,17 +154,23 @@ def _program_lines(result: dict) -> list[str]:
     rows = [r for r in result["rows"] if not r["error"] and r["memory"] and r["protocol"] != "file"]
     if not rows:
         return []
-    lines = ["our programs", _PROGRAM]
+    has_clocks = any(row["clocks"] for row in rows)
+    lines = ["our programs", _PROGRAM + (f"{'MHz':>5}" if has_clocks else "")]
     for row in rows:
-        name = f"{row['protocol']} {row['precision']}" + (f" x{row['batch']}" if row["batch"] > 1 else "")
+        batch = f" x{row['batch']}" if row["batch"] > 1 else ""
+        name = f"{row['protocol']} {row['engine'].removeprefix('jax ')}{batch}"
         compile_s = "cached" if row["is_from_cache"] else f"{row['compile_s']:.1f} s"
         accessed = "-" if row["bytes_accessed"] is None else f"{row['bytes_accessed'] / 2**20:.0f} MiB"
         memory = sum(row["memory"].values()) / 2**20
         lines.append(
-            f"{size(row['size_hw']):<9} {row['variant']:<8}{name:<22}{compile_s:>9}{memory:>6.0f} MiB"
-            f"{accessed:>10}{percent(row['fraction_of_copy']):>8}"
+            f"{size(row['size_hw']):<9} {row['variant']:<8}{name:<20}{compile_s:>9}{memory:>6.0f} MiB"
+            f"{accessed:>10}{percent(row['fraction_of_copy']):>8}{_mhz(row['clocks']) if has_clocks else ''}"
         )
     return [*lines, ""]
+
+
+def _mhz(of_row: dict | None) -> str:
+    return f"{of_row['sm_mhz'][0] if of_row else '-':>5}"
 
 
 def _notes(result: dict) -> list[str]:
@@ -161,9 +178,11 @@ def _notes(result: dict) -> list[str]:
     n = peaks["matmul_size"]
     rates = ", ".join(f"{name} {rate / 1e9:,.0f} GFLOP/s" for name, rate in peaks["matmul_flops_per_s"].items())
     first = result["engines"][0]["label"]
+    least_s = least_warm_up_s(result["device"]["platform"])
+    warm_ups = f"{WARM_UPS} warm-ups" + (f" and {least_s:g} s of them at least" if least_s else "")
     notes = [
-        f"ms: paper: the mean of {result['seconds_a_row']:g} s of forwards (at least {MIN_CALLS}) after {WARM_UPS} "
-        f"warm-ups, waited for once, or with several engines once a turn (up to {ROUNDS}); elsewhere the median of "
+        f"ms: paper: the mean of {result['seconds_a_row']:g} s of forwards (at least {MIN_CALLS}) after "
+        f"{warm_ups}, waited for once, or with several engines once a turn (up to {ROUNDS}); elsewhere the median of "
         f"forwards that are each waited for. FPS: images a second at that. p95: from {_CALLS_OF_P95} of these on.",
         f"x: time against {first}: the median over rounds in which the engines take turns.",
         f"peak: operations of the network alone over those of a {n} x {n} matrix multiplication in this run: {rates}. "
@@ -183,6 +202,10 @@ def _notes(result: dict) -> list[str]:
         notes.append(
             f"The machine was busy when this began (load {result['load_before']:.1f} a core): read ratios, not times."
         )
+    if result["clocks"]:
+        notes.append(clocks.note(result["clocks"], [row for row in rows if not row["error"]]))
+    if result["xla_flags"]:
+        notes.append(f"XLA_FLAGS: {result['xla_flags']}")
     notes += [engine["note"] for engine in result["engines"] if engine["note"]]
     return [*notes, versions(result["versions"])]
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddrnet_jax import memory
-from ddrnet_jax.benchmark import cases, device, onnx_runtime, pytorch, report, timing
+from ddrnet_jax.benchmark import cases, clocks, device, onnx_runtime, pytorch, report, timing
 from ddrnet_jax.benchmark.cases import Case, Protocol
 from ddrnet_jax.benchmark.files import file_program, write_image
 from ddrnet_jax.benchmark.ours import OurNetwork
@@ -28,6 +28,14 @@ from ddrnet_jax.text import size
 from ddrnet_jax.weights import loading
 
 LEAST_PIXELS = 32  # of an image each way: a drawn scene's
+_WITHOUT_GRAPHS: dict[str, str | bool] = {"xla_gpu_enable_command_buffer": ""}  # what may go into CUDA graphs
+_GRAPHS_NOTE = (
+    "no graphs: float32 without CUDA graphs (xla_gpu_enable_command_buffer empty). The other rows of ours have them as "
+    "XLA makes them by default, of five or more kernels in a row of the kinds that it records; how many of the kernels "
+    "that is, XLA does not say."
+)
+_TF32_NOTE = "float32: TF32 off; tf32: on, as XLA has it by default."
+_NO_TF32_NOTE = "No tf32 and no bfloat16: cards before compute capability 8.0 have neither."
 _log = logging.getLogger(__name__)
 
 
@@ -46,14 +54,18 @@ class Engine(NamedTuple):
 
 
 def engines(others: Sequence[str] = ()) -> list[Engine]:
-    """Ours in every precision of this platform, float32 first, then others of OTHER_ENGINES.
+    """Ours in every precision of this platform, float32 first, on GPUs without CUDA graphs too; then OTHER_ENGINES.
 
     Raises EngineError if one of them cannot run here.
     """
+    precisions = device.precisions_here()
     ours = [
         Engine(f"jax {precision.name}", functools.partial(OurNetwork, precision=precision), precision.name)
-        for precision in device.precisions_here()
+        for precision in precisions
     ]
+    if jax.default_backend() == "gpu":
+        note = f"{_TF32_NOTE if device.TF32 in precisions else _NO_TF32_NOTE} {_GRAPHS_NOTE}"
+        ours.append(Engine("jax no graphs", functools.partial(OurNetwork, options=_WITHOUT_GRAPHS), note=note))
     return ours + [OTHER_ENGINES[name]() for name in others]
 
 
@@ -88,7 +100,7 @@ def benchmark(
     variants: Sequence[str] = tuple(VARIANTS),
     sizes_hw: Sequence[tuple[int, int]] = cases.PAPER_SIZES_HW,
     protocols: Sequence[str] = tuple(cases.PROTOCOLS),
-    batch_sizes: Sequence[int] = (1,),
+    batch_sizes: Sequence[int] | None = None,
     other_engines: Sequence[str] = (),
     seconds: float = cases.SECONDS,
 ) -> dict:
@@ -96,6 +108,7 @@ def benchmark(
 
     checkpoint   whose network is measured, instead of the variants with random weights; whole images of
                  sizes_hw, whatever its eval.size_hw and eval.tile_hw
+    batch_sizes  None: one image at a time, on GPUs 1 to 16 of them by the paper's protocol
     seconds      of forwards of each engine in each case
     Returns what benchmark.json holds. Files are written after every case: what is stopped leaves the cases before,
     or before the first what was there. Raises OutputError, CheckpointError or EngineError before anything is measured.
@@ -103,15 +116,17 @@ def benchmark(
     """
     outputs = Outputs(output)
     outputs.require([report.JSON_NAME, report.TABLE_NAME, report.PAGE_NAME])
-    single = cases.single_image_protocols(protocols, batch_sizes)
+    single = cases.single_image_protocols(protocols, batch_sizes or (1,))
     to_run = engines(other_engines)
     models, data_set = _trained(checkpoint) if checkpoint else (_random_models(variants), None)
-    wanted = cases.cases(tuple(models), sizes_hw, protocols, batch_sizes)
+    wanted = cases.cases(tuple(models), sizes_hw, protocols, batch_sizes, jax.default_backend())
+    gpu_clocks = clocks.of_first_device()
     if single:
         _log.info(f"{', '.join(single)}: one image at a time, whatever --batch_sizes says")
     _log.info("measuring what this device can do: large matrix multiplications and copies")
     used = [p for p in device.precisions_here() if p.name in {e.precision for e in to_run}]
-    result = report.started(checkpoint, data_set, to_run, wanted, seconds, device.practical_peaks(used))
+    peaks = device.practical_peaks(used)
+    result = report.started(checkpoint, data_set, to_run, wanted, seconds, peaks, gpu_clocks.about)
     expected_s = _expected_s(wanted, result, seconds, len(to_run))
     _say_what_comes(wanted, expected_s, to_run, output)
     begin = time.perf_counter()
@@ -119,7 +134,7 @@ def benchmark(
         for i, case, networks, about in _prepared(wanted, models, to_run):
             _log.info(f"[{i + 1}/{len(wanted)}] {report.case_name(case)}: about {expected_s[i]:.0f} s")
             image_file = write_image(Path(folder), case.size_hw)
-            measured = measure(case, networks, image_file, seconds)
+            measured = measure(case, networks, image_file, seconds, gpu_clocks.read)
             report.add(result, case, measured, to_run, about | {"png_bytes": image_file.stat().st_size})
             report.write(result, outputs)
     result["peaks"] = device.best_of(result["peaks"], device.practical_peaks(used))
@@ -138,10 +153,13 @@ def _prepared(wanted: list[Case], models: dict, to_run: list[Engine]) -> Iterato
             yield i, case, networks, {"num_classes": model.num_classes, "network_flops": flops}
 
 
-def measure(case: Case, networks: dict, image_file: Path, seconds: float) -> dict[str, dict]:
+def measure(
+    case: Case, networks: dict, image_file: Path, seconds: float, read: Callable[[], clocks.Reading | None]
+) -> dict[str, dict]:
     """One case by all engines, interleaved.
 
     networks  by label; a text instead of a network says why there is none
+    read      the clocks, after each turn
     Returns by label either {"error": why} or the figures of the row.
     """
     protocol, programs, call_s, failed = case.protocol, {}, {}, {}
@@ -157,7 +175,7 @@ def measure(case: Case, networks: dict, image_file: Path, seconds: float) -> dic
             failed[label] = {"error": _why(e)}
             _log.info(f"  {label}: {failed[label]['error']}")
             programs.pop(label, None)
-    turns, failed_late = _turns(programs, call_s, protocol, seconds)
+    turns, failed_late = _turns(programs, call_s, protocol, seconds, read)
     failed |= failed_late
     rows = {}
     for label in networks:
@@ -171,13 +189,18 @@ def measure(case: Case, networks: dict, image_file: Path, seconds: float) -> dic
             "is_from_cache": program.is_from_cache,
             "memory": program.memory,
             "bytes_accessed": program.bytes_accessed,
+            "clocks": clocks.summary([turn.reading for turn in turns[label]]),
         }
         _log.info(f"  {label}: {rows[label]['latency_ms']:.1f} ms, {rows[label]['fps']:.2f} images/s")
     return rows
 
 
 def _turns(
-    programs: dict[str, timing.Program], call_s: dict[str, float], protocol: Protocol, seconds: float
+    programs: dict[str, timing.Program],
+    call_s: dict[str, float],
+    protocol: Protocol,
+    seconds: float,
+    read: Callable[[], clocks.Reading | None],
 ) -> tuple[dict, dict]:
     """(the turns of those that end them, the rows of the others): without one that fails, all are measured again."""
     programs = dict(programs)
@@ -185,7 +208,7 @@ def _turns(
     while programs:
         _log.info(f"  measuring {', '.join(programs)}")
         try:
-            return timing.interleaved(programs, call_s, protocol, seconds), failed
+            return timing.interleaved(programs, call_s, protocol, seconds, read=read), failed
         except timing.TurnError as e:
             failed[e.name] = {"error": _why(e.__cause__ or e)}
             _log.info(f"  {e.name}: {failed[e.name]['error']}")
@@ -200,7 +223,7 @@ def _ready(case: Case, network, image_file: Path) -> tuple[timing.Program, float
     program = network.program(case.protocol, case.batch)
     if case.protocol.name == "file":
         program = file_program(program, image_file)
-    return program, timing.warm_up(program, case.protocol)
+    return program, timing.warm_up(program, case.protocol, least_s=cases.least_warm_up_s(jax.default_backend()))
 
 
 def _why(error: BaseException) -> str:
@@ -263,7 +286,7 @@ def _say_what_comes(wanted: list[Case], expected_s: list[float], to_run: list[En
     _log.info(
         f"{len(wanted)} cases by {', '.join(e.label for e in to_run)} on {device.label(device.description())}: "
         f"roughly {duration}; after each case, results so far are in {output / report.JSON_NAME}. "
-        "Fewer with --variants, --sizes, --protocols, --seconds"
+        "Fewer with --variants, --sizes, --protocols, --batch_sizes, --seconds"
     )
     load = device.load()
     if load is not None and load > 0.5:

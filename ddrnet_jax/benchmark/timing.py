@@ -1,5 +1,6 @@
 """Programs timed by a protocol: warm-ups, then turns of all of them, round by round."""
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -44,11 +45,13 @@ class Turn(NamedTuple):
     """Some forwards of one program in a row.
 
     latencies_s  of each, where each was waited for
+    reading      what `read` of `interleaved` gave right after them
     """
 
     calls: int
     total_s: float
     latencies_s: tuple[float, ...] = ()
+    reading: Any = None
 
     @property
     def typical_s(self) -> float:
@@ -56,18 +59,21 @@ class Turn(NamedTuple):
         return statistics.median(self.latencies_s) if self.latencies_s else self.total_s / self.calls
 
 
-def warm_up(program: Program, protocol: Protocol, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Run a program as often as the protocol says; seconds of the last forward.
+def warm_up(
+    program: Program, protocol: Protocol, clock: Callable[[], float] = time.perf_counter, *, least_s: float = 0
+) -> float:
+    """Run a program as often as the protocol says, and for `least_s`; seconds of the last forward.
 
     As in a turn, an output is let go when the next forward has begun: what fits here fits there.
     """
     begin = clock()
-    for _ in range(WARM_UPS):
+    for count in itertools.count(1):
         start = clock()
         output = program.start()
         program.wait(output)
-        last_s = clock() - start
-        if protocol.warm_up_s is not None and clock() - begin >= protocol.warm_up_s:
+        last_s, elapsed_s = clock() - start, clock() - begin
+        is_enough = count >= WARM_UPS or (protocol.warm_up_s is not None and elapsed_s >= protocol.warm_up_s)
+        if is_enough and elapsed_s >= least_s:
             break
     return last_s
 
@@ -80,10 +86,12 @@ def interleaved(
     *,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
+    read: Callable[[], object] = lambda: None,
 ) -> dict[str, list[Turn]]:
     """About `seconds` of forwards of each program, in turns: one turn of a program alone, else ROUNDS of them.
 
     call_s  about how long a forward takes
+    read    is called right after each turn, outside of its time
     Returns the turns of each program; those of one index are of one round. Every second round goes backwards,
     so that no program always follows the same one. Raises TurnError.
     """
@@ -96,9 +104,10 @@ def interleaved(
                 sleep(_PAUSE_S)
             count = calls[name] * (i + 1) // rounds - calls[name] * i // rounds
             try:
-                turns[name].append(_turn(programs[name], protocol, count, clock))
+                turn = _turn(programs[name], protocol, count, clock)
             except Exception as e:
                 raise TurnError(name) from e
+            turns[name].append(turn._replace(reading=read()))
     return turns
 
 

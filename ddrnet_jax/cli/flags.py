@@ -191,7 +191,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     benchmark.add_argument("--variants", metavar="LIST", help="default: 23_slim,23,39")
     benchmark.add_argument("--sizes", metavar="LIST", help="HxW each; default: 1024x2048,720x960,640x640")
     benchmark.add_argument("--protocols", metavar="LIST", help="default: paper,logits,mask,file")
-    benchmark.add_argument("--batch_sizes", metavar="LIST", help="images at a time; default: 1")
+    benchmark.add_argument(
+        "--batch_sizes", metavar="LIST", help="images at a time; default: 1, of paper on GPUs 1 to 16"
+    )
     benchmark.add_argument("--seconds", metavar="S", help="of forwards a row; default: 6")
     arguments, rest = parser.parse_known_args(argv)
     arguments.command = f"python -m ddrnet_jax.main {shlex.join(sys.argv[1:] if argv is None else argv)}"

@@ -5,7 +5,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -134,3 +134,13 @@ def in_order(
             yield begun.popleft().result()
     while begun:
         yield begun.popleft().result()
+
+
+@contextlib.contextmanager
+def together(function: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Iterator[Result]]:
+    """function(item) of each in its order; more than one at a time in threads, which end with the context."""
+    if count == 1:
+        yield map(function, items)
+        return
+    with ThreadPoolExecutor(count) as pool:
+        yield in_order(pool, function, items, depth=count - 1)

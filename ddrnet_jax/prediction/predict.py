@@ -59,8 +59,8 @@ def predict_files(
     predictor = engines.load(checkpoint, engine)
     results = PredictionFiles(outputs, predictor.spec, side_by_side=side_by_side)
     if is_video:
-        return videos.predict_video(predictor.predict, source, results)
-    return predict_images(predictor.predict, paths, results)
+        return videos.predict_video(predictor.predict, source, results, at_a_time=predictor.at_a_time)
+    return predict_images(predictor.predict, paths, results, at_a_time=predictor.at_a_time)
 
 
 def _predict_stream(

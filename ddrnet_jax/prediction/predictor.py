@@ -17,7 +17,11 @@ _log = logging.getLogger(__name__)
 
 
 class Predictor:
-    """Images u8[H,W,3] -> masks u8[H,W] by the network, folded if it is a DDRNet; compiled once per image size."""
+    """Images u8[H,W,3] -> masks u8[H,W] by the network, folded if it is a DDRNet; compiled once per image size.
+
+    at_a_time  images that threads should give it together, so that an accelerator never waits for the next
+    Source: images are not donated, since no output has their size: JAX would warn that it cannot use them.
+    """
 
     def __init__(self, model: nnx.Module, view: View = WHOLE_IMAGES, dtype: DTypeLike | None = None):
         """
@@ -28,6 +32,7 @@ class Predictor:
         graphdef, *weights = variables.split(model)
         self._weights = kernel_layout.put(weights)
         self._masks = mask_program(graphdef, view)
+        self.at_a_time = 1 if jax.default_backend() == "cpu" else 2
         self._seen_sizes: set[tuple[int, ...]] = set()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:

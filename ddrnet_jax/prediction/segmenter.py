@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 class Segmenter:
     """A trained network to predict with.
 
-    classes  names by train id
-    colors   RGB (0..255) by train id
-    config   of the run that made the weights, None of a model in hand
-    model    the network in eval mode, None of an exported file
-    engine   what runs it, in words
+    classes    names by train id
+    colors     RGB (0..255) by train id
+    config     of the run that made the weights, None of a model in hand
+    model      the network in eval mode, None of an exported file
+    engine     what runs it, in words
+    at_a_time  images that threads should give it together, so that an accelerator never waits for the next
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Segmenter:
         self._predict_one, self.spec = predict_one, spec
         self.classes, self.colors = spec.classes, spec.colors
         self.config, self.model, self.view, self.engine = config, model, view, engine
+        self.at_a_time: int = getattr(predict_one, "at_a_time", 1)
         self._logits: Callable | None = None
 
     @overload

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ddrnet_jax import regular_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.prediction.files import LEGEND, PredictionFiles, mask_name, overlay_name
-from ddrnet_jax.prediction.pipeline import ahead, behind
+from ddrnet_jax.prediction.pipeline import ahead, behind, together
 
 _log = logging.getLogger(__name__)
 # By which videos are known in a folder; of a file that is given the decoder decides.
@@ -55,10 +55,13 @@ class Frame(NamedTuple):
     times: int = 1
 
 
-def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, files: PredictionFiles) -> int:
+def predict_video(
+    predictor: Callable[[np.ndarray], np.ndarray], path: Path, files: PredictionFiles, *, at_a_time: int = 1
+) -> int:
     """Write OUTPUT/overlays/<stem>.mp4 and the exact train ids as OUTPUT/masks/<stem>.mkv (FFV1, lossless, grey).
 
     predictor  u8[H,W,3] RGB -> u8[H,W] train ids
+    at_a_time  frames that it is given together, in threads of their own
     Sizes are the frames', made even as encoders need it by repeating the last row or column (255 in masks). No sound.
     Returns how many frames there were.
     Raises DataError if the file cannot be read, breaks off, or its results cannot be written; what came before is kept.
@@ -69,9 +72,10 @@ def predict_video(predictor: Callable[[np.ndarray], np.ndarray], path: Path, fil
         written(path, video.frames_per_s, files) as writers,
         writing_behind(writers, files) as writing,
         ahead(frames) as taken,
+        together(lambda frame: (frame, predictor(frame)), taken, at_a_time) as predicted,
     ):
-        for frame in tqdm(taken, total=video.frames or None, unit="frame", disable=None, ncols=80):
-            writing(Frame(frame), predictor(frame))
+        for frame, mask in tqdm(predicted, total=video.frames or None, unit="frame", disable=None, ncols=80):
+            writing(Frame(frame), mask)
             count += 1
     if not count:
         raise DataError(f"{path}: no frame can be read")

@@ -121,6 +121,14 @@ def test_a_program_from_the_cache_says_so(network):
     assert first.memory == again.memory
 
 
+def test_a_program_without_cuda_graphs_is_the_same(model, plain_logits):
+    """That the option exists; it means something to GPUs alone."""
+    network = ours.OurNetwork(model, SIZE_HW, options=run._WITHOUT_GRAPHS)
+    assert_close(output_of(network.program(PROTOCOLS["logits"], 1)), plain_logits[:1])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_gpu_enable_command_bufer"):
+        ours.OurNetwork(model, SIZE_HW, options={"xla_gpu_enable_command_bufer": ""}).program(PROTOCOLS["logits"], 1)
+
+
 def test_onnxruntime_times_the_same(model, plain_logits, network):
     theirs = onnx_runtime.OnnxNetwork(model, SIZE_HW)
     assert_close(np.moveaxis(output_of(theirs.program(PROTOCOLS["logits"], 1)), 1, -1), plain_logits[:1], 1e-4)
@@ -150,7 +158,7 @@ class FakeNetwork:
 
     made = []
 
-    def __init__(self, model, size_hw, precision=device.FLOAT32):
+    def __init__(self, model, size_hw, precision=device.FLOAT32, options=None):
         self.made.append((model.variant, size_hw))
         self._size_hw = size_hw
 
@@ -283,7 +291,7 @@ def test_what_does_not_fit_while_it_is_measured_is_a_row(fake, tmp_path, monkeyp
 def test_a_fault_while_it_is_measured_is_none(fake, tmp_path, monkeypatch):
     programs = {"a": Program(lambda: 1 / 0)}
     with pytest.raises(ZeroDivisionError):
-        run._turns(programs, {"a": 1.0}, PROTOCOLS["mask"], 1.0)
+        run._turns(programs, {"a": 1.0}, PROTOCOLS["mask"], 1.0, lambda: None)
 
 
 def test_more_than_the_free_memory_is_not_run(network, monkeypatch):

@@ -19,7 +19,7 @@ def figures(latency_ms, **more):
     """Of one row, as `run.measure` returns them."""
     turn = timing.Turn(1, latency_ms / 1e3, (latency_ms / 1e3,))
     row = timing.summary([turn], cases.PROTOCOLS["mask"], 1)
-    about = {"ratio": 1.0, "compile_s": 1.5, "is_from_cache": False, "bytes_accessed": 4e9}
+    about = {"ratio": 1.0, "compile_s": 1.5, "is_from_cache": False, "bytes_accessed": 4e9, "clocks": None}
     memory = {"argument_bytes": 24 * 2**20, "output_bytes": 2**20, "temporary_bytes": 300 * 2**20}
     return row | about | {"memory": memory} | more
 

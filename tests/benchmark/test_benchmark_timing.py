@@ -92,6 +92,31 @@ def test_warm_ups(forward_s, paper, others):
         assert last_s == pytest.approx(DISPATCH_S + forward_s + WAIT_S)
 
 
+@pytest.mark.parametrize(("forward_s", "count"), [(0.001, 20), (0.5, 10)])
+def test_warm_ups_go_on_until_the_clocks_have_risen(forward_s, count):
+    device = FakeDevice()
+    least_s = 20 * (DISPATCH_S + 0.001 + WAIT_S) - 1e-6
+    timing.warm_up(device.program("a", forward_s), PROTOCOLS["paper"], device.clock, least_s=least_s)
+    assert device.log.count("a") == count
+
+
+def test_the_clocks_are_read_after_each_turn_and_outside_of_its_time():
+    device = FakeDevice()
+
+    def read():
+        device.log.append("read")
+        device.now += 100
+        return len(device.log)
+
+    programs = {name: device.program(name, 0.5) for name in "ab"}
+    turns = timing.interleaved(
+        programs, dict.fromkeys("ab", 0.5), PROTOCOLS["paper"], 3, clock=device.clock, sleep=device.sleep, read=read
+    )
+    assert device.log[:6] == ["a", "wait a", "read", "b", "wait b", "read"]
+    assert [turn.reading for turn in turns["a"]][:2] == [3, 12]
+    assert all(turn.total_s == pytest.approx(DISPATCH_S + 0.5 + WAIT_S) for turn in turns["a"])
+
+
 def test_a_warm_up_holds_two_outputs_as_a_turn_does():
     class Output:
         """Counts those that are alive."""
@@ -163,6 +188,16 @@ def test_cases_keep_what_shares_a_network_together():
     assert len({(c.variant, c.size_hw) for c in found[:3]}) == 1
 
 
+def test_a_gpu_is_measured_by_the_papers_protocol_with_more_than_one_image():
+    def batches(*arguments):
+        found = cases.cases(("39",), ((64, 96),), ("paper", "mask", "file"), *arguments)
+        return [(c.protocol.name, c.batch) for c in found]
+
+    assert batches(None, "gpu") == [("paper", n) for n in (1, 2, 4, 8, 16)] + [("mask", 1), ("file", 1)]
+    assert batches((3,), "gpu") == [("paper", 3), ("mask", 3), ("file", 1)]
+    assert batches() == [("paper", 1), ("mask", 1), ("file", 1)]
+
+
 def test_the_expected_time_counts_warm_ups_compiling_and_the_least_calls():
     case = cases.Case("39", (1024, 2048), PROTOCOLS["paper"], 1)
     call_s = 2 * 281.2e9 / (0.6 * 100e9)  # 9.4 s
@@ -170,3 +205,4 @@ def test_the_expected_time_counts_warm_ups_compiling_and_the_least_calls():
     assert cases.expected_s(case, 60, 2, 100e9, "cpu") == pytest.approx(2 * (4 + 10 * call_s + 60), rel=0.01)
     file = cases.Case("23_slim", (64, 64), PROTOCOLS["file"], 1)
     assert cases.expected_s(file, 6, 1, 100e9, "cpu") == pytest.approx(6, rel=0.05), "it compiles nothing"
+    assert cases.expected_s(case, 6, 1, 1e15, "gpu") == pytest.approx(30 + 1 + 6, rel=0.01), "until clocks have risen"

@@ -87,6 +87,26 @@ def test_what_is_broken_is_named_and_the_rest_written(paths, files, tmp_path):
     assert masks_in(tmp_path / "out").keys() == paths.keys() - {"03", "05", "07"}
 
 
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_an_accelerator_gets_the_next_image_before_it_is_done_with_one(at_a_time, paths, files, tmp_path):
+    """What is broken is named all the same, and all is written in order."""
+    given, most = [], []
+
+    def predictor(image):
+        given.append(image)
+        time.sleep(0.02)
+        most.append(len(given))
+        given.pop()
+        if image.flat[0] == 5:
+            raise MemoryError
+        return by_brightness(image)
+
+    with pytest.raises(DataError, match=r"1 of 12 images were left out:\n.*05.png: does not fit into memory"):
+        images.predict_images(predictor, paths, files, at_a_time=at_a_time)
+    assert max(most) == at_a_time
+    assert masks_in(tmp_path / "out") == {stem: i % 3 for i, stem in enumerate(paths) if i != 5}
+
+
 def test_a_large_image_is_decoded_when_all_before_it_is_written(paths, files, tmp_path, monkeypatch):
     large = np.full((64, 64, 3), 1, np.uint8)
     paths["05"].write_bytes(pictures.png(large))

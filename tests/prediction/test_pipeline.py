@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ddrnet_jax.prediction.pipeline import ahead, behind, in_order
+from ddrnet_jax.prediction.pipeline import ahead, behind, in_order, together
 
 WAIT_S = 5
 
@@ -138,3 +138,19 @@ def test_a_pool_gives_results_in_order_and_begins_a_few_ahead():
         assert next(results) == 0
         assert len(begun) <= 4
         assert list(results) == [i * i for i in range(1, 50)]
+
+
+def test_two_are_done_together_where_two_are_asked_for():
+    """Each waits for the other: one at a time would never end."""
+    both = threading.Barrier(2, timeout=WAIT_S)
+
+    def doubled(i):
+        both.wait()
+        return 2 * i
+
+    others = set(threading.enumerate())
+    with together(doubled, range(6), 2) as results:
+        assert list(results) == [0, 2, 4, 6, 8, 10]
+    assert set(threading.enumerate()) == others
+    with together(lambda i: (i, threading.current_thread()), range(2), 1) as results:
+        assert list(results) == [(i, threading.current_thread()) for i in range(2)]

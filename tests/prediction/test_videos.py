@@ -47,10 +47,11 @@ def read_video(path, channels=3):
     return rate, np.array(frames)
 
 
-def test_every_frame_has_its_exact_mask_and_its_overlay(tmp_path):
+@pytest.mark.parametrize("at_a_time", [1, 2])
+def test_every_frame_has_its_exact_mask_and_its_overlay(tmp_path, at_a_time):
     source = write_video(tmp_path / "drive.mp4")
     files = PredictionFiles(Outputs(tmp_path / "out"), SPEC)
-    assert videos.predict_video(by_brightness, source, files) == 12
+    assert videos.predict_video(by_brightness, source, files, at_a_time=at_a_time) == 12
     rate, masks = read_video(tmp_path / "out" / "masks" / "drive.mkv", channels=1)
     assert rate == RATE
     expected = np.array([by_brightness(np.full((96, 128, 3), 20 * i)) for i in range(12)])
