@@ -99,14 +99,9 @@ class Manifest:
 
     def keep(self, file: RecordFile, record_bytes: int, sources_sha256: str) -> dict:
         """Bring a file that was written to its place. Returns its size and SHA-256, and what it was made of."""
-        entry = {
-            "bytes": file.path.stat().st_size,
-            "sha256": sha256_of_file(file.path),
-            "record_bytes": record_bytes,
-            "sources_sha256": sources_sha256,
-        }
-        self.folder.keep(file.path.name, entry["sha256"])
-        return entry
+        size, digest = file.path.stat().st_size, sha256_of_file(file.path)
+        self.folder.keep(file.path.name, digest)
+        return {"bytes": size, "sha256": digest, "record_bytes": record_bytes, "sources_sha256": sources_sha256}
 
     def record(self, file: RecordFile, entry: dict) -> None:
         """Note a file that is in its place, and save."""

@@ -89,6 +89,15 @@ def test_a_second_run_writes_only_what_is_missing_or_another(address, uploaded):
     assert before.items() <= {name: blob.generation for name, blob in there.objects().items()}.items()
 
 
+def test_large_shards_are_sent_in_several_requests(address, uploaded, monkeypatch):
+    monkeypatch.setattr("google.cloud.storage.blob._MAX_MULTIPART_SIZE", 1000)
+    write(address)
+    assert len(ArrayRecords(address, "train+val", Scenes.spec).names()) == 10
+    uploaded.clear()
+    write(address)
+    assert uploaded == []
+
+
 @pytest.mark.parametrize("request_number", [1, 2, 4, 7, 11, 16, -1])
 def test_an_upload_that_was_cut_short_is_no_data_and_goes_on(address, storage, uploaded, monkeypatch, request_number):
     """The network goes away at a request that writes; -1: at the last one, of dataset_info.json."""
