@@ -26,63 +26,82 @@ from ddrnet_jax.runtime import compilation, devices
 from ddrnet_jax.training import program, state
 
 
-def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, saves: int) -> dict:
-    """Seconds of steps alone, of a save's blocking part, of its verification, and of the steps beside its writing."""
-    settings = config.base()
-    settings.model.variant, settings.data.crop_hw, settings.batch_size = variant, crop_hw, batch
-    mesh = devices.data_mesh()
-    _, sgd = program.schedule_and_optimizer(build.experiment(settings))
-    graphdef, run_state = state.create(build.experiment(settings).network, sgd, seed=0, ema_decay=settings.ema_decay)
-    run_state = devices.put_replicated(run_state, mesh)
-    state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(run_state))
-    classes = build.dataset_spec(settings).num_classes
-    rng = np.random.default_rng(0)
-    images = {
-        "images": rng.integers(0, 256, (batch, *crop_hw, 3), dtype=np.uint8),
-        "labels": rng.integers(0, classes, (batch, *crop_hw), dtype=np.uint8),
-    }
-    pictures = devices.put_batch(images, mesh)
-    experiment = build.experiment(settings)
-    step = program.train_step(experiment, graphdef, sgd, mesh, program.objective_maker(experiment))
-    step = step.lower(run_state, pictures).compile()
+class Training:
+    """A run's state, and its compiled step on one batch of random images."""
 
-    def one_step() -> float:
-        nonlocal run_state
+    def __init__(self, variant: str, crop_hw: tuple[int, int], batch: int):
+        self.settings = settings = config.base()
+        settings.model.variant, settings.data.crop_hw, settings.batch_size = variant, crop_hw, batch
+        mesh, experiment = devices.data_mesh(), build.experiment(settings)
+        _, sgd = program.schedule_and_optimizer(experiment)
+        graphdef, fresh = state.create(experiment.network, sgd, seed=0, ema_decay=settings.ema_decay)
+        self.state = devices.put_replicated(fresh, mesh)
+        classes = build.dataset_spec(settings).num_classes
+        rng = np.random.default_rng(0)
+        images = {
+            "images": rng.integers(0, 256, (batch, *crop_hw, 3), dtype=np.uint8),
+            "labels": rng.integers(0, classes, (batch, *crop_hw), dtype=np.uint8),
+        }
+        self._pictures = devices.put_batch(images, mesh)
+        step = program.train_step(experiment, graphdef, sgd, mesh, program.objective_maker(experiment))
+        self._step = step.lower(self.state, self._pictures).compile()
+        self.step()
+
+    def step(self) -> float:
+        """Take a step. Returns its seconds."""
         start = time.perf_counter()
-        run_state, metrics = step(run_state, pictures)
+        self.state, metrics = self._step(self.state, self._pictures)
         jax.block_until_ready(metrics)
         return time.perf_counter() - start
 
-    one_step()
-    alone, blocked, extra, written = [], [], [], []
+    def checkpoints(self, workdir: str) -> Checkpoints:
+        """Those of a run with the settings."""
+        return Checkpoints(workdir, config_files.to_json(self.settings), keep=self.settings.checkpoint.keep)
+
+    def save(self, checkpoints: Checkpoints, number: int, steps: int) -> dict:
+        """Seconds of steps alone, of a save's blocking part, and of what the steps beside its writing take more."""
+        quiet = [self.step() for _ in range(steps)]
+        start = time.perf_counter()
+        checkpoints.save(number, self.state)
+        blocked = time.perf_counter() - start
+        busy = []
+        while checkpoints.check():
+            busy.append(self.step())
+        written = time.perf_counter() - start
+        slowed = sum(busy) - len(busy) * statistics.median(quiet)
+        return {"step_s": statistics.median(quiet), "blocked_s": blocked, "slowed_s": slowed, "written_in_s": written}
+
+    def about(self) -> dict:
+        """How large the state is, and how often it is saved by default."""
+        return {
+            "state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(self.state)),
+            "every_steps": self.settings.checkpoint.every_steps,
+        }
+
+
+def medians(saves: list[dict]) -> dict:
+    """Of each figure."""
+    return {name: statistics.median(save[name] for save in saves) for name in saves[0]}
+
+
+def share(found: dict) -> float:
+    """Of a run's time that saving costs at the default interval."""
+    return (found["blocked_s"] + max(found["slowed_s"], 0)) / (found["every_steps"] * found["step_s"])
+
+
+def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, saves: int) -> dict:
+    """See Training.save; and the seconds of a save's verification."""
+    training = Training(variant, crop_hw, batch)
     with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as folder:
-        checkpoints = Checkpoints(folder, config_files.to_json(settings), keep=settings.checkpoint.keep)
-        for number in range(saves):
-            quiet = [one_step() for _ in range(steps)]
-            start = time.perf_counter()
-            checkpoints.save(number + 1, run_state)
-            blocked.append(time.perf_counter() - start)
-            busy = []
-            while checkpoints.check():
-                busy.append(one_step())
-            written.append(time.perf_counter() - start)
-            alone += quiet
-            extra.append(sum(busy) - len(busy) * statistics.median(quiet))
+        checkpoints = training.checkpoints(folder)
+        found = [training.save(checkpoints, number + 1, steps) for number in range(saves)]
         checkpoints.close()
-        verified, arrays = [], len(jax.tree.leaves(run_state))
+        verified, arrays = [], len(jax.tree.leaves(training.state))
         for _ in range(5):
             start = time.perf_counter()
             step_files.check_saved(Path(folder, step_files.FOLDER, str(saves)), arrays, "val/miou")
             verified.append(time.perf_counter() - start)
-    return {
-        "state_bytes": state_bytes,
-        "step_s": statistics.median(alone),
-        "blocked_s": statistics.median(blocked),
-        "slowed_s": statistics.median(extra),
-        "written_in_s": statistics.median(written),
-        "verified_s": statistics.median(verified),
-        "every_steps": settings.checkpoint.every_steps,
-    }
+    return training.about() | medians(found) | {"verified_s": statistics.median(verified)}
 
 
 def main() -> None:
@@ -98,7 +117,6 @@ def main() -> None:
     compilation.enable_cache()
     crop_hw = tuple(arguments.crop)
     found = measure(arguments.variant, crop_hw, arguments.batch, arguments.steps, arguments.saves)
-    share = (found["blocked_s"] + max(found["slowed_s"], 0)) / (found["every_steps"] * found["step_s"])
     device = jax.devices()[0].device_kind
     shape = "x".join(map(str, (arguments.batch, *crop_hw)))
     print(f"DDRNet-{arguments.variant}, batch {shape}, jax {jax.__version__}, {device}")
@@ -106,9 +124,9 @@ def main() -> None:
     print(f"a save blocks {found['blocked_s']:.2f} s and is written within {found['written_in_s']:.1f} s, ", end="")
     print(f"in which it slows the steps by {found['slowed_s']:.2f} s in all")
     print(f"what was written is found and described again in {1e3 * found['verified_s']:.0f} ms (steps wait for it)")
-    print(f"every {found['every_steps']} steps: {100 * share:.3f} % of the run's time")
+    print(f"every {found['every_steps']} steps: {100 * share(found):.3f} % of the run's time")
     if arguments.json:
-        about = {"variant": arguments.variant, "crop_hw": crop_hw, "batch": arguments.batch, "share": share}
+        about = {"variant": arguments.variant, "crop_hw": crop_hw, "batch": arguments.batch, "share": share(found)}
         about |= {"jax": jax.__version__, "device": device, "saves": arguments.saves}
         arguments.json.parent.mkdir(exist_ok=True)
         arguments.json.write_text(json.dumps(about | found, indent=1) + "\n")

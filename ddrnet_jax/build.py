@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from ddrnet_jax.bucket import is_address
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data import pseudo_labels
@@ -203,9 +204,12 @@ def _check_root(config: ConfigDict) -> None:
         raise ConfigError(
             "config.data.root: '' given, expected the folder of the data set; give --config with --config.data.root=DIR"
         )
-    if "://" in config.data.root:
+    is_read = is_address(config.data.root) and config.data.storage == "array_record"
+    if "://" in config.data.root and not is_read:
         raise ConfigError(
-            f"config.data.root: {config.data.root!r} given, expected a folder; mount the bucket and give it"
+            f"config.data.root: {config.data.root!r} given, expected a folder; mount the bucket (gcsfuse) and give it. "
+            "Of a bucket itself ArrayRecords alone are read: --mode prepare_data --output gs://BUCKET/FOLDER, "
+            "data.storage='array_record'"
         )
 
 

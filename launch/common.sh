@@ -59,8 +59,9 @@ again() {
   sleep "$delay"
 }
 
-# tpu COMMAND...: gcloud compute tpus, in $ZONE and $PROJECT (default: those of gcloud's configuration).
-tpu() { run gcloud compute tpus "$@" ${ZONE:+"--zone=$ZONE"} ${PROJECT:+"--project=$PROJECT"} --quiet; }
+# tpu COMMAND...: gcloud compute tpus, in $ZONE and $PROJECT (default: those of gcloud's configuration);
+# of=alpha: of gcloud's alpha release.
+tpu() { run gcloud ${of:+"$of"} compute tpus "$@" ${ZONE:+"--zone=$ZONE"} ${PROJECT:+"--project=$PROJECT"} --quiet; }
 
 # tpu_state NAME: the queued resource's state (ACTIVE, SUSPENDED, ...), NONE if there is none.
 tpu_state() {

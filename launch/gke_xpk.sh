@@ -5,6 +5,7 @@
 #   CLUSTER=my-cluster TPU_TYPE=v5litepod-16 launch/gke_xpk.sh [--dry-run] NAME \
 #       --config configs/NAME.py --workdir gs://BUCKET/RUN [--config.key=value ...]
 #
+# TPU_TYPE  v6e-16, v5litepod-16, ...; tpu7x-4x4x4: Ironwood by its topology, as xpk names it
 # xpk copies the repository into an image over python:3.12. The JobSet starts all workers again when one of them ends
 # with 75 (told to stop, and saved), by a signal or with its node, MAX_RESTARTS=50 times, and not after an error (1).
 # ZONE, PROJECT  default: those of `gcloud config`

@@ -5,8 +5,10 @@
 #
 #   ZONE=us-central1-a TPU_TYPE=v5litepod-16 launch/tpu_create.sh [--dry-run] NAME
 #
-# TPU_TYPE  accelerator type: v6e-16, v5litepod-16 (v5e), v5p-16, v4-16, ...
+# TPU_TYPE  accelerator type: v6e-16, v5litepod-16 (v5e), v5p-16, v4-16, ...; not tpu7x, which GKE alone has
 # SPOT=1    cheaper, and may be preempted at any time (tpu_run.sh goes on from the last checkpoint)
+# FLEX=24h  flex-start: waits for its turn, runs for that long at most (7 days), and is not preempted (gcloud's alpha
+#           release; v6e and v5e in some zones, preemptible quota). Once it is over tpu_run.sh asks for another
 # RUNTIME   TPU software version; default: the one Google names for the type
 # ZONE, PROJECT  default: those of `gcloud config`
 set -euo pipefail
@@ -15,7 +17,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 name=${1:-}
 [[ $name =~ ^[a-z][-a-z0-9]*$ && $# == 1 ]] || die "expected one NAME of a-z, 0-9 and -; got '$*'"
 : "${TPU_TYPE:?set it to an accelerator type like v5litepod-16}"
+[[ ${SPOT:-0} == 0 || -z ${FLEX:-} ]] || die "SPOT=$SPOT and FLEX=$FLEX: expected one of the two"
 case $TPU_TYPE in
+  tpu7x*) die "TPU_TYPE=$TPU_TYPE: Google has it in GKE alone: launch/gke_xpk.sh" ;;
   v6e-*) runtime=v2-alpha-tpuv6e ;;
   v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
   v5p-*) runtime=v2-alpha-tpuv5 ;;
@@ -23,10 +27,11 @@ case $TPU_TYPE in
 esac
 
 create() {
-  local spot=""
-  [[ ${SPOT:-0} == 0 ]] || spot=--spot
+  local how=() of=""
+  [[ ${SPOT:-0} == 0 ]] || how=(--spot)
+  [[ -z ${FLEX:-} ]] || { how=(--provisioning-model=flex-start --max-run-duration="$FLEX") && of=alpha; }
   tpu queued-resources create "$name" --node-id="$name" --accelerator-type="$TPU_TYPE" \
-    --runtime-version="${RUNTIME:-$runtime}" ${spot:+"$spot"}
+    --runtime-version="${RUNTIME:-$runtime}" ${how[@]+"${how[@]}"}
 }
 if ((dry_run)); then
   tpu queued-resources describe "$name" --format='value(state.state)'

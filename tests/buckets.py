@@ -42,9 +42,10 @@ def server():
 
 
 def environment(url):
-    """The variables by which the three libraries find a server, and look for no credentials."""
+    """The variables by which the four libraries find a server, and look for no credentials."""
     return {
         "STORAGE_EMULATOR_HOST": url,  # gcsfs and google-cloud-storage
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT": url,  # array_record
         "TENSORSTORE_GCS_HTTP_URL": url,
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "none",  # TensorStore
         "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # else gcsfs asks what kind of bucket it is, by gRPC

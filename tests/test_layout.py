@@ -23,7 +23,7 @@ FLOORS = (
     ("build",),
     ("data",),
     ("config",),
-    ("downloads", "models"),
+    ("bucket", "downloads", "models"),
     ("runtime",),
     ("atomic", "memory", "outputs"),
     ("errors", "regular_files", "text", "__init__"),

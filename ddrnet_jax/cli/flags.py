@@ -9,9 +9,9 @@ from collections.abc import Collection
 from typing import Literal, NoReturn
 
 from ddrnet_jax import downloads
+from ddrnet_jax.bucket import is_address
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.prediction.sources import is_stream
-from ddrnet_jax.runs.bucket import is_address
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
 from ddrnet_jax.text import cut
 
@@ -77,8 +77,8 @@ modes:
             (v5e:2x2, ...), compiled but not run; --output takes them as JSON
   doctor    why is my mIoU low? looks for the known causes in the config, its
             data and, if given, --checkpoint; exit code 1 if it found an error
-  prepare_data  the config's data set -> ArrayRecords in --output, for pods and
-            object stores; run again, it completes what is missing
+  prepare_data  the config's data set -> ArrayRecords in --output, a folder or
+            gs://BUCKET/FOLDER; run again, it completes what is missing
 
 examples:
   python -m ddrnet_jax.main --config configs/demo.py --workdir runs/demo
@@ -204,8 +204,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         value = getattr(arguments, name) or ""
         is_of_weights = name == _WEIGHTS.get(arguments.mode, "checkpoint") and downloads.is_fetched(value)
         may_stream = name == "input" and arguments.mode == "predict" and is_stream(value)
-        is_of_run = name in _OF_RUNS and is_address(value)
-        if downloads.is_address(value) and not (is_of_weights or may_stream or is_of_run):
+        may_be_in_bucket = name in _OF_RUNS or (name, arguments.mode) == ("output", "prepare_data")
+        is_in_bucket = may_be_in_bucket and is_address(value)
+        if downloads.is_address(value) and not (is_of_weights or may_stream or is_in_bucket):
             raise UsageError(
                 f"--{name} {value}: an address cannot be used here; download it, or mount the bucket (gcsfuse, "
                 "Filestore), and give the path"

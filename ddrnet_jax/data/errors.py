@@ -1,6 +1,6 @@
 """The exceptions of the data package."""
 
-from ddrnet_jax.errors import UserError
+from ddrnet_jax.errors import TryAgain, UserError
 from ddrnet_jax.text import first_few
 
 Pair = tuple[str, str | int]  # the image's path; the path of its mask, or its class number
@@ -8,6 +8,10 @@ Pair = tuple[str, str | int]  # the image's path; the path of its mask, or its c
 
 class DataError(UserError):
     """Something is wrong with the user's data; the message names the file and what to do."""
+
+
+class DataAway(DataError, TryAgain):
+    """The bucket that the data is in does not answer."""
 
 
 class UnreadKind(DataError):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddrnet_jax.bucket import BucketError
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.data.check import check
@@ -20,7 +21,6 @@ from ddrnet_jax.evaluation import metrics
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.views import View
 from ddrnet_jax.models import variables
-from ddrnet_jax.runs.bucket import BucketError
 from ddrnet_jax.runs.checkpoints import CheckpointError
 from ddrnet_jax.weights import loading, pretrained
 from ddrnet_jax.weights.files import WeightsFileError

@@ -3,13 +3,13 @@
 import logging
 from pathlib import Path
 
+from ddrnet_jax.bucket import is_address
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.evaluation.evaluate import check_same_classes
 from ddrnet_jax.evaluation.gallery import Gallery, short_name
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.report import page, run
 from ddrnet_jax.runs import find
-from ddrnet_jax.runs.bucket import is_address
 
 _log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddrnet_jax import build, regular_files
+from ddrnet_jax.bucket import is_address
 from ddrnet_jax.build import Experiment
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
@@ -23,7 +24,6 @@ from ddrnet_jax.evaluation.gallery import Gallery
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
 from ddrnet_jax.runs import checkpoints, step_files
 from ddrnet_jax.runs import find as find_place
-from ddrnet_jax.runs.bucket import is_address
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, SCORES, is_number, read_lines, series
 from ddrnet_jax.runs.step_files import CheckpointError
 

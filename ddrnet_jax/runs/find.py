@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from ddrnet_jax import regular_files
+from ddrnet_jax.bucket import Bucket, is_address
 from ddrnet_jax.runs import step_files
-from ddrnet_jax.runs.bucket import Bucket, is_address
 from ddrnet_jax.runs.mirror import Mirror
 from ddrnet_jax.runs.step_files import CheckpointError
 

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from ddrnet_jax.bucket import Bucket, BucketAway
 from ddrnet_jax.config import ConfigError
-from ddrnet_jax.runs.bucket import Bucket, BucketAway
 
 _log = logging.getLogger(__name__)
 NAME = ".lease"

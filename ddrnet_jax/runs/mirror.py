@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddrnet_jax import regular_files
+from ddrnet_jax.bucket import MARKER, Bucket, BucketError, Vanished
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.outputs import RECORD
-from ddrnet_jax.runs.bucket import MARKER, Bucket, BucketError, Vanished
 from ddrnet_jax.runs.metrics_file import METRICS_FILE
 from ddrnet_jax.runs.step_files import FOLDER
 

@@ -25,7 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ddrnet_jax import regular_files
+from ddrnet_jax.bucket import MARKER
 from ddrnet_jax.errors import UserError
+from ddrnet_jax.runs import mounts
 from ddrnet_jax.runs.metrics_file import SCORES
 
 if TYPE_CHECKING:
@@ -46,7 +48,30 @@ class CheckpointError(UserError):
 
 def is_step(path: Path) -> bool:
     """True if this is a step's directory that was written to its end."""
-    return (path / "_CHECKPOINT_METADATA").is_file() and _UNFINISHED not in path.name
+    has_description = (path / "_CHECKPOINT_METADATA").is_file() and _UNFINISHED not in path.name
+    return has_description and (is_renamed(path) or (path / MARKER).is_file())
+
+
+def is_renamed(path: Path) -> bool:
+    """True where a step gets its final name once it is complete; else its marker, which a bucket's mount has last."""
+    return not mounts.is_bucket(path)
+
+
+def rename(folder: Path, target: Path) -> None:
+    """Give a step another name; a mount copies it, and under one of the two names it is whole at any time."""
+    if is_renamed(folder):
+        os.replace(folder, target)
+        return
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(MARKER), dirs_exist_ok=True)
+    if (folder / MARKER).is_file():
+        shutil.copyfile(folder / MARKER, target / MARKER)
+    remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a step, its marker first."""
+    (folder / MARKER).unlink(missing_ok=True)
+    shutil.rmtree(folder)
 
 
 def steps(root: Path) -> list[Path]:
@@ -212,7 +237,9 @@ def score(metrics: dict | None) -> float:
 
 def set_aside(folder: Path) -> Path:
     """Give a damaged step another name, so that the run can save that step again; returns the new path."""
-    return folder.rename(folder.with_name(name_aside(folder.name, os.listdir(folder.parent))))
+    aside = folder.with_name(name_aside(folder.name, os.listdir(folder.parent)))
+    rename(folder, aside)
+    return aside
 
 
 def name_aside(name: str, taken: Collection[str]) -> str:
@@ -222,9 +249,11 @@ def name_aside(name: str, taken: Collection[str]) -> str:
 
 
 def remove_unfinished(root: Path) -> None:
-    """Remove what saves that were cut short have left; a step is one only once Orbax has given it its final name."""
-    for path in root.glob(f"*{_UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what saves that were cut short have left: under Orbax's name for it, on a mount without its marker."""
+    for path in root.glob("*"):
+        is_of_step = number(path.name.removesuffix(REPLACED)) is not None
+        if _UNFINISHED in path.name or (is_of_step and not is_renamed(path) and not (path / MARKER).is_file()):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from ddrnet_jax.bucket import MARKER, Bucket, is_address
 from ddrnet_jax.errors import TryAgain
 from ddrnet_jax.runs import step_files
-from ddrnet_jax.runs.bucket import MARKER, Bucket, is_address
 from ddrnet_jax.runs.mirror import Mirror
 from ddrnet_jax.runs.step_files import FOLDER, REPLACED, CheckpointError, first_line, number
 
@@ -27,6 +27,9 @@ class Steps(Protocol):
 
     def for_orbax(self) -> os.PathLike:
         """The folder as Orbax takes it."""
+
+    def is_renamed(self) -> bool:
+        """True if a step is one by its name, False if by its marker."""
 
     def newest_first(self) -> list[int]:
         """The steps that there are, not those set aside."""
@@ -65,13 +68,17 @@ def steps_of(workdir: str | Path) -> Steps:
 
 
 class DiskSteps:
-    """See Steps: folders that get their final name by a rename once they are complete."""
+    """See Steps: folders that get their final name by a rename once they are complete; where a bucket is mounted, whose
+    folders cannot be renamed, they have it from the beginning, and get Orbax's marker last."""
 
     def __init__(self, workdir: str | Path):
         self.root = Path(workdir).absolute() / FOLDER
 
     def for_orbax(self) -> os.PathLike:
         return step_files.plainly_named(self.root)
+
+    def is_renamed(self) -> bool:
+        return step_files.is_renamed(self.root)
 
     def newest_first(self) -> list[int]:
         return [int(folder.name) for folder in step_files.steps(self.root)]
@@ -96,18 +103,18 @@ class DiskSteps:
         for path in step_files.replaced(self.root):
             step = path.with_suffix("")
             if step_files.is_step(step):
-                shutil.rmtree(path)
+                step_files.remove(path)
             else:
                 shutil.rmtree(step, ignore_errors=True)  # what there is of the replacement
-                os.replace(path, step)
+                step_files.rename(path, step)
 
     @contextlib.contextmanager
     def moved_away(self, step: int) -> Iterator[None]:
         folder = self.root / str(step)
         aside = folder.with_name(f"{step}{REPLACED}")
-        os.replace(folder, aside)
+        step_files.rename(folder, aside)
         yield
-        shutil.rmtree(aside)
+        step_files.remove(aside)
 
     def check_saved(self, step: int, arrays: int, metric: str) -> None:
         step_files.check_saved(self.root / str(step), arrays, metric)
@@ -135,6 +142,9 @@ class BucketSteps:
         from etils import epath
 
         return epath.Path(self.root)
+
+    def is_renamed(self) -> bool:
+        return False
 
     def newest_first(self) -> list[int]:
         self._mirror.pull()

@@ -11,10 +11,10 @@ import filelock
 import jax
 
 from ddrnet_jax import atomic, regular_files
+from ddrnet_jax.bucket import BucketAway, is_address
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
-from ddrnet_jax.runs.bucket import BucketAway, is_address
 from ddrnet_jax.runs.lease import OLD_S, Lease
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, read_lines
 from ddrnet_jax.runs.mirror import Mirror

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from ddrnet_jax import downloads
+from ddrnet_jax.bucket import is_address
 from ddrnet_jax.runs import find
-from ddrnet_jax.runs.bucket import is_address
 from ddrnet_jax.weights import shipped
 
 _PROGRAMS = (".onnx", ".stablehlo")

@@ -12,6 +12,7 @@ VARIABLES = (
     "PROJECT",
     "TPU_TYPE",
     "SPOT",
+    "FLEX",
     "MAX_CRASHES",
     "HEALTHY_S",
     "BUCKETS",

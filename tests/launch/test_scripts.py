@@ -73,6 +73,17 @@ DRY_RUNS = {
             "--runtime-version=v2-alpha-tpuv6e --spot --zone=a-zone --project=p --quiet",
         ],
     ),
+    "tpu_create.sh by flex-start": (
+        {"ZONE": "a-zone", "TPU_TYPE": "v5litepod-16", "FLEX": "24h"},
+        ["pod"],
+        [
+            "gcloud compute tpus queued-resources describe pod --format=value(state.state) --zone=a-zone --quiet",
+            "gcloud compute tpus queued-resources delete pod --force --zone=a-zone --quiet",
+            "gcloud alpha compute tpus queued-resources create pod --node-id=pod --accelerator-type=v5litepod-16 "
+            "--runtime-version=v2-alpha-tpuv5-lite --provisioning-model=flex-start --max-run-duration=24h "
+            "--zone=a-zone --quiet",
+        ],
+    ),
     "gke_xpk.sh": (
         {"CLUSTER": "c", "TPU_TYPE": "v5litepod-16"},
         ["job", *REMOTE],
@@ -128,6 +139,8 @@ def test_dry_run_of_a_pod_prints_every_step_on_every_worker(repo, bin_folder):
     ("script", "arguments", "environment", "message"),
     [
         ("local.sh", ARGUMENTS, {"PROCESSES": "two"}, "PROCESSES=two"),
+        ("tpu_create.sh", ["pod"], {"TPU_TYPE": "tpu7x-16"}, "launch/gke_xpk.sh"),
+        ("tpu_create.sh", ["pod"], {"TPU_TYPE": "v6e-8", "SPOT": "1", "FLEX": "1h"}, "expected one of the two"),
         ("local.sh", ["--distributed", "auto"], {"PROCESSES": "2"}, "leave one out"),
         ("gpu_node.sh", ARGUMENTS, {"PROCESSES": "2"}, "one process drives all GPUs"),
         ("gpu_node.sh", ARGUMENTS, {}, "nvidia-smi finds no GPU"),

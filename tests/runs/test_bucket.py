@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddrnet_jax import bucket
 from ddrnet_jax import config as config_lib
+from ddrnet_jax.bucket import Bucket, BucketAway, BucketError
 from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.runs import bucket, find, lease, mirror, step_files
-from ddrnet_jax.runs.bucket import Bucket, BucketAway, BucketError
+from ddrnet_jax.runs import find, lease, mirror, step_files
 from ddrnet_jax.runs.lease import Lease
 from ddrnet_jax.runs.save import Checkpoints, OtherRun
 from ddrnet_jax.runs.step_files import CheckpointError

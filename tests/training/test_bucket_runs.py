@@ -16,8 +16,8 @@ import tiny
 from several_processes import ended, free_address
 from several_processes import start as start_workers
 
+from ddrnet_jax.bucket import Bucket
 from ddrnet_jax.runs import find, lease, step_files
-from ddrnet_jax.runs.bucket import Bucket
 
 STEPS = 24
 FLAGS = [
@@ -35,7 +35,8 @@ FLAGS = [
 # A lease that is renewed often, so that nobody waits long for one of a run that was killed.
 PROGRAM = """
 import sys
-from ddrnet_jax.runs import bucket, lease
+from ddrnet_jax import bucket
+from ddrnet_jax.runs import lease
 lease.RENEWED_S, lease.OLD_S, bucket._PATIENCE_S = 0.2, 2.0, {patience_s}
 from ddrnet_jax import main
 sys.exit(main.main(sys.argv[1:]))
@@ -219,6 +220,21 @@ def test_two_processes_write_what_one_goes_on_from(network, tmp_path):
     _, lines = outcome(workdir)
     losses = [step for step, values in lines if "loss" in values]
     assert losses == list(range(1, STEPS + 1))
+
+
+def test_records_in_a_bucket_train_as_those_on_a_disk(network, tmp_path):
+    from ddrnet_jax import main as main_lib
+
+    outcomes = []
+    for place in ("gs://runs/records/scenes", str(tmp_path / "records")):
+        assert main_lib.main(["--mode", "prepare_data", "--config", tiny.CONFIG, *FLAGS, "--output", place]) == 0
+        workdir = tmp_path / f"run{len(outcomes)}"
+        process = start(workdir, "--config.data.storage=array_record", f"--config.data.root={place}")
+        said, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, said
+        checksums, lines = outcome(workdir)
+        outcomes.append(({k: v for k, v in checksums.items() if k != "description"}, lines))
+    assert outcomes[0] == outcomes[1]
 
 
 def test_a_run_is_evaluated_reported_and_exported_from_its_address(network, tmp_path, capsys, monkeypatch):

@@ -18,7 +18,7 @@ from ddrnet_jax.data.check import findings, recognise
 from ddrnet_jax.data.check.findings import SEVERITIES, SHARED, Finding, Tally
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.check.samples import Observation, inspect
-from ddrnet_jax.data.errors import DataError, MissingLabels
+from ddrnet_jax.data.errors import DataAway, DataError, MissingLabels
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.remarks import Remarks, misnamed
 from ddrnet_jax.data.samples import Sample, Source
@@ -175,7 +175,10 @@ def check(
     eval_size_hw: tuple[int, int] | None = None,
     num_threads: int = 2,
 ) -> Report:
-    """Look at every sample of every split, on threads, under a progress bar. What is wrong is in the report."""
+    """Look at every sample of every split, on threads, under a progress bar. What is wrong is in the report.
+
+    Raises DataAway where a bucket does not answer.
+    """
     cv2.setNumThreads(0)  # the threads here are the parallelism
     found, opened = [], []
     for split in splits:
@@ -212,6 +215,8 @@ def _open(split: Split, root: str | Path, spec: DatasetSpec) -> tuple[Source | N
         names = tuple(f"{image}: no {label}" for image, label in alone)
         message = f"{split.role}: {len(alone)} of {len(alone) + len(source)} images have no label"
         findings.append(Finding("error", message, e.advice, names))
+    except DataAway:
+        raise
     except DataError as e:
         message, _, advice = str(e).partition("; ")
         advice = advice or "correct this"

@@ -10,7 +10,7 @@ import numpy as np
 
 from ddrnet_jax.data import decode, headers, matlab, polygons, ranges, remarks
 from ddrnet_jax.data.check.jpegs import Decoders
-from ddrnet_jax.data.errors import DataError, UnreadKind
+from ddrnet_jax.data.errors import DataAway, DataError, UnreadKind
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.data.samples import EncodedSample, Source
 from ddrnet_jax.data.sets.specs import Color, DatasetSpec
@@ -53,10 +53,12 @@ class Observation:
 
 
 def inspect(source: Source, index: int, decoders: Decoders) -> Observation:
-    """Sample `index` of a source; damage of any kind is a problem in the answer, never an exception."""
+    """Sample `index` of a source; damage of any kind is a problem in the answer; raises DataAway alone."""
     seen = Observation()
     try:
         encoded = source.encoded(index)
+    except DataAway:
+        raise
     except DataError as e:
         seen.note("unreadable", e)
         return seen

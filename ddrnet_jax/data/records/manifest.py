@@ -10,15 +10,19 @@ from typing import NamedTuple
 
 from ddrnet_jax import atomic, regular_files
 from ddrnet_jax.data.errors import DataError
+from ddrnet_jax.data.records.folders import SHARD, Folder, sha256_of_file
 
 FILE = "manifest.json"
 TRAIN_IDS = "train_ids"  # the labels of Cityscapes where they are no label ids
 _FORMAT = 1
-_OF_TFDS = ("features.json", "dataset_info.json")  # beside the manifest
+OF_TFDS = ("features.json", "dataset_info.json")  # beside the manifest; without the last nothing is read
 
 
 class RecordFile(NamedTuple):
-    """One file of a split: samples first .. first + count - 1."""
+    """One file of a split: samples first .. first + count - 1.
+
+    path  where it is written, and on a disk stays
+    """
 
     split: str
     path: Path
@@ -33,13 +37,13 @@ class RecordFile(NamedTuple):
 class Manifest:
     """manifest.json of a folder; written whole after every file, so a killed run loses at most the open ones."""
 
-    def __init__(self, folder: Path, values: dict):
+    def __init__(self, folder: Folder, values: dict):
         self.folder, self.values = folder, values
 
     @classmethod
-    def read(cls, folder: Path) -> "Manifest | None":
+    def read(cls, folder: Folder) -> "Manifest | None":
         """The manifest of a folder, or None where there is none. Raises DataError if it is damaged."""
-        path = folder / FILE
+        path = folder.local / FILE
         if not path.exists():
             return None
         try:
@@ -48,12 +52,14 @@ class Manifest:
                 return cls(folder, values)
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise DataError(
-                f"{path}: damaged, or not of prepare_data; put back a copy, or choose another folder"
+                f"{folder.path(FILE)}: damaged, or not of prepare_data; put back a copy, or choose another folder"
             ) from e
-        raise DataError(f"{path}: format {values['format']}, expected {_FORMAT}; prepare the data again elsewhere")
+        raise DataError(
+            f"{folder.path(FILE)}: format {values['format']}, expected {_FORMAT}; prepare the data again elsewhere"
+        )
 
     @classmethod
-    def read_or_new(cls, folder: Path, **about: object) -> "Manifest":
+    def read_or_new(cls, folder: Folder, **about: object) -> "Manifest":
         """The manifest of what `about` describes. Raises DataError if the folder holds something else."""
         manifest = cls.read(folder)
         if manifest is None:
@@ -87,18 +93,19 @@ class Manifest:
         name, lengths = self.values["name"], self.values["splits"][split]["lengths"]
         firsts = itertools.accumulate(lengths[:-1], initial=0)
         return [
-            RecordFile(split, self.folder / f"{name}-{split}.array_record-{i:05d}-of-{len(lengths):05d}", first, length)
+            RecordFile(split, self.folder.local / f"{name}-{split}{SHARD}-{i:05d}-of-{len(lengths):05d}", first, length)
             for i, (first, length) in enumerate(zip(firsts, lengths, strict=True))
         ]
 
-    def record(self, file: RecordFile, record_bytes: int, sources_sha256: str) -> None:
-        """Note a file that was written, with its size and SHA-256, and what it was made of, and save."""
-        self._entries(file.split)[file.path.name] = {
-            "bytes": file.path.stat().st_size,
-            "sha256": sha256(file.path),
-            "record_bytes": record_bytes,
-            "sources_sha256": sources_sha256,
-        }
+    def keep(self, file: RecordFile, record_bytes: int, sources_sha256: str) -> dict:
+        """Bring a file that was written to its place. Returns its size and SHA-256, and what it was made of."""
+        size, digest = file.path.stat().st_size, sha256_of_file(file.path)
+        self.folder.keep(file.path.name, digest)
+        return {"bytes": size, "sha256": digest, "record_bytes": record_bytes, "sources_sha256": sources_sha256}
+
+    def record(self, file: RecordFile, entry: dict) -> None:
+        """Note a file that is in its place, and save."""
+        self._entries(file.split)[file.path.name] = entry
         self.save()
 
     def forget_changed(self, sources_sha256: Mapping[RecordFile, str]) -> list[RecordFile]:
@@ -114,7 +121,7 @@ class Manifest:
     def is_intact(self, file: RecordFile) -> bool:
         """True if the file is there, whole: reads all of it."""
         entry = self._entry(file)
-        return entry is not None and self._has_size(file) and sha256(file.path) == entry["sha256"]
+        return entry is not None and self._has_size(file) and self.folder.has(file.path.name, entry["sha256"])
 
     def is_complete(self, split: str) -> bool:
         """True if all files of a split are there, by their sizes."""
@@ -124,10 +131,11 @@ class Manifest:
         """Raises DataError naming the first file of the split that is missing or of another size than written."""
         for file in self.files(split):
             if not self._has_size(file):
-                entry = self._entry(file)
+                entry, size = self._entry(file), self.folder.size(file.path.name)
                 expected = f"{entry['bytes']} bytes" if entry else "a shard that prepare_data did not finish"
-                found = f"{file.path.stat().st_size} bytes" if file.path.exists() else "no such file"
-                raise DataError(f"{file.path}: {found}, expected {expected}; copy it again or run prepare_data again")
+                found = "no such file" if size is None else f"{size} bytes"
+                place = self.folder.path(file.path.name)
+                raise DataError(f"{place}: {found}, expected {expected}; copy it again or run prepare_data again")
 
     def record_bytes(self, split: str) -> int:
         """Bytes of all records of a split, before they became files."""
@@ -135,7 +143,8 @@ class Manifest:
 
     def save(self) -> None:
         """Write manifest.json, whole or not at all."""
-        atomic.write_text(self.folder / FILE, json.dumps(self.values, indent=1) + "\n")
+        atomic.write_text(self.folder.local / FILE, json.dumps(self.values, indent=1) + "\n")
+        self.folder.keep(FILE)
 
     def _entries(self, split: str) -> dict[str, dict]:
         return self.values["splits"][split]["files"]
@@ -146,17 +155,13 @@ class Manifest:
 
     def _has_size(self, file: RecordFile) -> bool:
         entry = self._entry(file)
-        return entry is not None and file.path.is_file() and file.path.stat().st_size == entry["bytes"]
+        return entry is not None and self.folder.size(file.path.name) == entry["bytes"]
 
 
-def _check_free(folder: Path) -> None:
+def _check_free(folder: Folder) -> None:
     """Raises DataError if a folder that is not ours has a data set in it: its files would be written over."""
-    for path in sorted(folder.iterdir()):
-        if path.name in _OF_TFDS or ".array_record" in path.name:
-            raise DataError(f"{path}: is not of prepare_data and is not written over; choose another --output")
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with regular_files.opened(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    for name in folder.names():
+        if name in OF_TFDS or SHARD in name:
+            raise DataError(
+                f"{folder.path(name)}: is not of prepare_data and is not written over; choose another --output"
+            )

@@ -19,7 +19,9 @@ from ddrnet_jax import atomic
 from ddrnet_jax.data import decode, matlab
 from ddrnet_jax.data.check.jpegs import Decoders
 from ddrnet_jax.data.errors import DataError
-from ddrnet_jax.data.records.manifest import TRAIN_IDS, Manifest, RecordFile
+from ddrnet_jax.data.records import folders
+from ddrnet_jax.data.records.folders import SHARD, Folder
+from ddrnet_jax.data.records.manifest import OF_TFDS, TRAIN_IDS, Manifest, RecordFile
 from ddrnet_jax.data.samples import EncodedSample, decode_sample
 from ddrnet_jax.data.sets.specs import DatasetSpec
 from ddrnet_jax.data.sources import FolderPairs, Scenes
@@ -50,17 +52,18 @@ def prepare(
 
     sources       {split: source}; each sample is decoded once, so what is written is known to be good.
                   A shard whose files have changed since (their sizes or times) is written again
+    output        a path, or an address gs://BUCKET/FOLDER: there each file goes once it is written on this disk
     name          of the data set, part of the file names
     jpeg_quality  1..100: images that are no JPEGs are stored as JPEGs of this quality; 0: the files' own bytes
     shard_bytes   what a file should hold, about
     Returns {split: number of samples}. Raises DataError naming the file that is damaged or cannot be written.
     """
-    output = Path(output)
     _check_arguments(sources, name)
+    folder = folders.at(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(output / ".prepare.lock", timeout=0):
-            _prepare(sources, output, name, num_threads, jpeg_quality, shard_bytes)
+        folder.local.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.local / ".prepare.lock", timeout=0):
+            _prepare(sources, folder, name, num_threads, jpeg_quality, shard_bytes)
     except filelock.Timeout as e:
         raise DataError(f"--output {output}: another prepare_data is writing here; wait for it") from e
     except OSError as e:
@@ -76,9 +79,9 @@ def _check_arguments(sources, name: str) -> None:
         raise DataError(f"{name}: the splits differ in their classes or the form of their labels; prepare each apart")
 
 
-def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: int, shard_bytes: int) -> None:
+def _prepare(sources, folder: Folder, name: str, num_threads: int, jpeg_quality: int, shard_bytes: int) -> None:
     spec = next(iter(sources.values())).spec
-    manifest = Manifest.read_or_new(output, name=name, labels=_label_kind(spec), jpeg_quality=jpeg_quality)
+    manifest = Manifest.read_or_new(folder, name=name, labels=_label_kind(spec), jpeg_quality=jpeg_quality)
     names = {split: source.names() for split, source in sources.items()}
     for split, source in sources.items():
         manifest.plan(split, names[split], _samples_per_shard(source, jpeg_quality, shard_bytes))
@@ -90,23 +93,23 @@ def _prepare(sources, output: Path, name: str, num_threads: int, jpeg_quality: i
             f"{len(changed)} of {len(files)} files are written again: images or labels of {splits} have other "
             "sizes or times than when they were written (so has a copy that does not keep times)"
         )
-    for stale in output.glob(f".{name}-*.partial"):
+    for stale in folder.local.glob(f".{name}-*.partial"):
         stale.unlink()
     features = _features(spec)
     complaints: list[str] = []
 
-    def work(file: RecordFile, advance: Callable) -> int | None:
+    def work(file: RecordFile, advance: Callable) -> dict | None:
         if manifest.is_intact(file):
             advance(file.count)
             return None
         samples = _samples(sources[file.split], file, decoders, complaints.append)
         records = _records(samples, names[file.split][file.first :], features, spec, jpeg_quality)
-        return _write_file(file.path, records, advance)
+        return manifest.keep(file, _write_file(file.path, records, advance), made_of[file])
 
     with Decoders() as decoders, contextlib.closing(_in_parallel(work, files, num_threads)) as finished:
-        for file, record_bytes in finished:
-            if record_bytes is not None:
-                manifest.record(file, record_bytes, made_of[file])
+        for file, entry in finished:
+            if entry is not None:
+                manifest.record(file, entry)
     for complaint in complaints:
         _log.warning(f"{complaint}; the decoder filled in the rest, and so it is stored")
     _write_metadata(manifest, features)
@@ -118,7 +121,7 @@ def _sources_sha256(source, file: RecordFile) -> str:
 
 def _in_parallel(
     work: Callable, files: list[RecordFile], num_threads: int
-) -> Generator[tuple[RecordFile, int | None], None, None]:
+) -> Generator[tuple[RecordFile, dict | None], None, None]:
     """Yields (file, work(file, advance)) as they are done, under one progress bar; the first error stops all."""
     stop, lock = threading.Event(), threading.Lock()
 
@@ -226,10 +229,14 @@ def _write_metadata(manifest: Manifest, features) -> None:
     """features.json and dataset_info.json, with every split that is complete."""
     import tensorflow_datasets as tfds
 
-    name = manifest.values["name"]
+    name, folder = manifest.values["name"], manifest.folder
     template = tfds.core.ShardedFileTemplate(
-        data_dir=manifest.folder, dataset_name=name, filetype_suffix="array_record"
+        data_dir=folder.local, dataset_name=name, filetype_suffix=SHARD.removeprefix(".")
     )
+    complete = [split for split in manifest.values["splits"] if manifest.is_complete(split)]
+    for file in (file for split in complete for file in manifest.files(split)):
+        if not file.path.exists():  # but in a bucket; TFDS looks for the names
+            file.path.touch()
     splits = [
         tfds.core.SplitInfo(
             name=split,
@@ -237,14 +244,15 @@ def _write_metadata(manifest: Manifest, features) -> None:
             num_bytes=manifest.record_bytes(split),
             filename_template=template.replace(split=split),
         )
-        for split in manifest.values["splits"]
-        if manifest.is_complete(split)
+        for split in complete
     ]
     tfds.folder_dataset.write_metadata(
-        data_dir=manifest.folder,
+        data_dir=folder.local,
         features=features,
         split_infos=splits,
         version="1.0.0",
         check_data=False,
         description=f"{name}: encoded images, and labels with the data set's own values",
     )
+    for written in (*sorted(path.name for path in folder.local.glob("*.labels.txt")), *OF_TFDS):
+        folder.keep(written)

@@ -19,6 +19,7 @@ from scipy import io as scipy_io
 from ddrnet_jax import build
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.data.pipeline import Shard, samples_in_order, train_batches
+from ddrnet_jax.data.records import folders
 from ddrnet_jax.data.records.array_records import ArrayRecords
 from ddrnet_jax.data.records.manifest import Manifest
 from ddrnet_jax.data.records.prepare import prepare
@@ -147,7 +148,7 @@ def test_a_second_run_writes_only_what_is_missing_or_damaged(draw, tmp_path):
     after = write_times(records)
     assert {name for name in before if after[name] != before[name]} == {gone, cut, flipped}
     assert not list(records.glob(".*.partial"))
-    entries = Manifest.read(records).values["splits"]["train"]["files"]
+    entries = Manifest.read(folders.at(records)).values["splits"]["train"]["files"]
     assert all(entry["bytes"] == (records / name).stat().st_size for name, entry in entries.items())
 
 
@@ -162,7 +163,7 @@ def test_what_was_made_of_other_files_is_written_again(draw, tmp_path, change, s
     config = draw.configure(drawn)
     sources = build.sources_to_prepare(config)
     prepare(sources, records, name="camvid", shard_bytes=SMALL)
-    before, manifest = write_times(records), Manifest.read(records)
+    before, manifest = write_times(records), Manifest.read(folders.at(records))
     image, label = sources["train"].pairs[2]
     if change == "label":
         size = os.path.getsize(label)
@@ -261,7 +262,7 @@ def test_a_run_killed_in_the_middle_goes_on(tmp_path):
 
 
 def _is_noted(records, count):
-    manifest = Manifest.read(records)
+    manifest = Manifest.read(folders.at(records))
     return manifest is not None and len(manifest.values["splits"]["train"]["files"]) >= count
 
 

@@ -21,6 +21,7 @@ MARKER = "commit_success.txt"  # what Orbax writes into a step last
 _ADDRESS = re.compile(r"gs:/+([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])((?:/[\w.=+@:,~-]+)+)/*", re.ASCII)
 _THREADS = 8  # that fetch and copy; the client keeps ten connections
 _PATIENCE_S = 60  # with a bucket that does not answer, or says that it is overloaded
+_SHA256 = "sha256"
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -133,6 +134,14 @@ class Bucket:
         self._objects.blob(f"{self.folder}/{name}").upload_from_string(content, retry=_retry())
 
     @_in_one_line
+    def upload(self, name: str, path: Path, sha256: str) -> "Blob":
+        """Write one object of a local file, and its SHA-256 beside it, where `sha256_of` finds it."""
+        blob = self._objects.blob(f"{self.folder}/{name}")
+        blob.metadata = {_SHA256: sha256}
+        blob.upload_from_filename(str(path), retry=_retry())
+        return blob
+
+    @_in_one_line
     def write_if(self, name: str, content: str, generation: int) -> int | None:
         """Write one object if it is still this generation, 0: if there is none. Returns the new one, None if not."""
         from google.api_core.exceptions import PreconditionFailed
@@ -189,6 +198,11 @@ class Bucket:
     def _each(self, names: Collection[str], function: Callable[[str], None]) -> None:
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(function, names))
+
+
+def sha256_of(blob: "Blob") -> str | None:
+    """What `upload` was told of an object; its server has compared what arrived with what was sent."""
+    return (blob.metadata or {}).get(_SHA256)
 
 
 class Vanished(Exception):
