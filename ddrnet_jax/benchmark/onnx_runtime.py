@@ -81,7 +81,7 @@ class Int8Network(_MasksAlone):
     def __init__(self, model: DDRNet, size_hw: tuple[int, int]):
         """Raises EngineError if the float file computes something else than ours."""
         super().__init__(model, size_hw)
-        self._file = int8.calibrated(self._file, self._image)
+        self._file = int8.calibrated(self._file, list(self._image))
 
 
 class OpenVinoNetwork(_MasksAlone):
