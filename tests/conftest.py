@@ -58,7 +58,8 @@ def storage():
         between.server_close()
 
 
-_LONGEST = ("test_demo.py", "test_api.py", "test_step.py", "test_notebooks.py", "test_faults.py", "test_in_and_out.py")
+_LONGEST = ("test_demo.py", "test_notebooks.py", "test_faults.py", "test_processes.py", "test_step.py", "test_api.py")
+_LONGEST += ("test_remat.py", "test_classifier.py", "test_in_and_out.py")
 
 
 def pytest_collection_finish():

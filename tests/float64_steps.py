@@ -8,6 +8,7 @@ within 20 steps on a single device. The comparison therefore starts with damped 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import small
 
 from ddrnet_jax import DDRNet
 from ddrnet_jax.data.pipeline import Shard, train_batches
@@ -26,6 +27,11 @@ EMA_DECAY = 0.9
 
 def build(rngs):
     return DDRNet("23_slim", num_classes=9, aux_head=True, rngs=rngs)
+
+
+def build_small(rngs):
+    with small.in_place_of_23_slim():
+        return build(rngs)
 
 
 def stream(shard=WHOLE):

@@ -1,5 +1,6 @@
 """docs/api.md, run as a person would; and what a person gets wrong there."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 import tiny
 from flax import nnx
 
@@ -26,16 +28,18 @@ def page(repo):
     return (repo / "docs" / "api.md").read_text()
 
 
-def test_every_example_runs(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize("network", ["small", pytest.param("23-slim", marks=pytest.mark.slow)])
+def test_every_example_runs(page, tmp_path, monkeypatch, network):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == 9
     namespace = {"__name__": "examples"}
-    for block in blocks:
-        with monkeypatch.context() as patch:
-            if "runs/stripes" in block:  # the first block trains the real network
-                tiny.use(patch.setattr)
-            exec(compile(block, "docs/api.md", "exec"), namespace)
+    with small.in_place_of_23_slim() if network == "small" else contextlib.nullcontext():
+        for block in blocks:
+            with monkeypatch.context() as patch:
+                if "runs/stripes" in block:  # the first block trains a DDRNet
+                    tiny.use(patch.setattr)
+                exec(compile(block, "docs/api.md", "exec"), namespace)
     lines = [json.loads(line) for line in (tmp_path / "runs/squares/metrics.jsonl").read_text().splitlines()]
     logged = next(line for line in lines if "loss" in line)
     assert logged["root_mean_square"] >= logged["loss"] > 0  # the objective's own metric is in the log

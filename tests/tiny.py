@@ -1,6 +1,7 @@
 """A network that compiles in a second, in the place of DDRNet where a test is about something else.
 
-Also a config file, configs/demo.py with this network, for runs in processes of their own.
+Also a config file, configs/demo.py with this network and Muon, whose state has the most kinds of parts, for runs in
+processes of their own.
 """
 
 import dataclasses
@@ -54,4 +55,6 @@ def use(setattr=setattr):
 
 def get_config():
     use()
-    return config_files.load(str(REPO / "configs" / "demo.py"))
+    config = config_files.load(str(REPO / "configs" / "demo.py"))
+    config.optimizer.name, config.optimizer.learning_rate = "muon", 0.005
+    return config

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax import nnx
 
 from ddrnet_jax import DDRNet
@@ -123,7 +124,8 @@ def test_the_network_accumulates_with_the_types_it_has():
     sgd = optimizer.sgd(lambda step: RATE, momentum=0.9, nesterov=False, weight_decay=DECAY)
 
     def build(rngs):
-        return DDRNet("23_slim", num_classes=CLASSES, aux_head=True, dtype=jnp.bfloat16, rngs=rngs)
+        with small.in_place_of_23_slim():
+            return DDRNet("23_slim", num_classes=CLASSES, aux_head=True, dtype=jnp.bfloat16, rngs=rngs)
 
     graphdef = variables.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))[0]
     first = jax.eval_shape(lambda: state.create(build, sgd, seed=0, ema_decay=0.9)[1])

@@ -18,12 +18,26 @@ def config(request):
 
 
 @pytest.fixture(scope="module")
-def reference(config, tmp_path_factory):
-    return faults.untouched(tmp_path_factory.mktemp("untouched"), config=config)
+def untouched(config, tmp_path_factory):
+    """(its outcome, the lines that it said)"""
+    folder = tmp_path_factory.mktemp("untouched")
+    return faults.untouched(folder, config=config), (folder / "life-0.log").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def reference(untouched):
+    return untouched[0]
 
 
 def kinds(trial):
     return [(fault.kind, fault.outcome) for fault in trial.faults]
+
+
+def test_a_line_is_said_once(untouched):
+    _, said = untouched
+    assert sum("compiled in" in line for line in said) == 1
+    assert sum(f"step {faults.STEPS}/{faults.STEPS}  loss" in line for line in said) == 1
+    assert said[0].startswith("DDRNet-23_slim segmentation: ")
 
 
 def test_six_faults_in_one_run_change_nothing(tmp_path, config, reference):

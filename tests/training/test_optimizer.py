@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 from flax import nnx
 
 from ddrnet_jax import DDRNet
@@ -146,7 +147,8 @@ def test_muon_moves_convolutions_and_adamw_the_rest(network):
 @pytest.fixture(scope="module")
 def network():
     """Parameters of a whole segmenter, all at 1, and gradients, by our dotted paths."""
-    model = nnx.eval_shape(lambda: DDRNet("23_slim", num_classes=19, aux_head=True, rngs=nnx.Rngs(0)))
+    with small.in_place_of_23_slim():
+        model = nnx.eval_shape(lambda: DDRNet("23_slim", num_classes=19, aux_head=True, rngs=nnx.Rngs(0)))
     shapes = variables.paths(variables.split(model)[1])
     rng = np.random.default_rng(0)
     ones = {path: np.ones(leaf.shape, np.float32) for path, leaf in shapes.items()}

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from float64_steps import damped
+from float64_steps import build_small, damped
 
-from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables
 from ddrnet_jax.training.objective import training_forward
 
@@ -16,7 +15,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), dtype=np.uint
 
 @pytest.fixture(scope="module")
 def parts():
-    return variables.split(DDRNet("23_slim", num_classes=5, aux_head=True, rngs=nnx.Rngs(0)))
+    return variables.split(build_small(nnx.Rngs(0)))
 
 
 def test_half_or_less_is_kept(parts):
@@ -38,7 +37,7 @@ def test_no_convolution_is_computed_again(parts):
         gradient = jax.grad(lambda p: sum(x.sum() for x in forward(p, batch_stats, IMAGES)[0]))
         return jax.jit(gradient).lower(params).as_text().count("stablehlo.convolution")
 
-    assert convolutions(True) == convolutions(False) > 100
+    assert convolutions(True) == convolutions(False) > 80
 
 
 def test_on_gpus_no_statistic_is_computed_again(parts):

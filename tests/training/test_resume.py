@@ -1,4 +1,7 @@
-"""A run killed between two checkpoints ends bit-identical to one that never was."""
+"""A run killed between two checkpoints ends bit-identical to one that never was.
+
+Killed in a save, and resumed from the one before, is a run of test_faults.py, which is fast.
+"""
 
 import json
 import os
@@ -24,8 +27,6 @@ FLAGS = [
     "--config.data.scenes_eval=4",
     "--config.eval.every_steps=0",
     "--config.checkpoint.every_steps=10",
-    "--config.optimizer.name=muon",  # whose state has the most kinds of parts; others resume after faults
-    "--config.optimizer.learning_rate=0.005",
     "--config.optimizer.warmup_steps=2",
 ]
 
@@ -57,6 +58,7 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_sigkill_between_checkpoints_changes_nothing(tmp_path, uninterrupted):
     log_path = tmp_path / "log.txt"
     with log_path.open("w") as log:
@@ -86,9 +88,4 @@ def test_sigkill_between_checkpoints_changes_nothing(tmp_path, uninterrupted):
         return [(line["step"], line["loss"]) for line in lines(workdir) if "loss" in line]
 
     assert sequence(tmp_path) == sequence(uninterrupted)
-
-    said = (uninterrupted / "log.txt").read_text().splitlines()
-    assert sum("compiled in" in line for line in said) == 1, "a line is said once"
-    assert sum(f"step {STEPS}/{STEPS}  loss" in line for line in said) == 1
-    assert said[0].startswith("DDRNet-23_slim segmentation: ")
     assert [step for step, _ in sequence(tmp_path)] == list(range(2, STEPS + 1, 2))

@@ -1,6 +1,7 @@
 """The training step: the same mathematics on any number of devices; see float64_steps.py."""
 
 import contextlib
+import functools
 
 import float64_convolution
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
-from float64_steps import FEW, STEPS, Run, difference, ohem, start, stream
+from float64_steps import FEW, STEPS, Run, build, build_small, difference, ohem, start, stream
 from several_processes import several
 
 from ddrnet_jax.models import batch_norm, blocks, variables
@@ -27,7 +28,7 @@ def batches():
 def first_loss(batch, device_count, dtype, loss=ohem):
     """The loss of the first step, forward only."""
     mesh = devices.data_mesh(jax.devices()[:device_count])
-    _, graphdef, current = start(dtype, mesh)
+    _, graphdef, current = start(dtype, mesh, build_small)
 
     def total(current, batch):
         model = variables.merge(graphdef, current["params"], current["batch_stats"])
@@ -48,20 +49,19 @@ def first_loss_on_one(batches):
 
 @pytest.fixture(scope="module")
 def one_device(batches):
-    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
-        float64_convolution.use(patch)
-        return Run(batches, 1)
+    """network -> its run on one device"""
+    return functools.cache(lambda network: Run(batches, 1, network))
 
 
 def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("count", "steps"), [(4, FEW), slow(4, STEPS)])
-def test_several_devices_take_the_same_steps_as_one(count, steps, batches, one_device, monkeypatch):
+@pytest.mark.parametrize(("network", "steps"), [(build_small, FEW), slow(build, STEPS)])
+def test_several_devices_take_the_same_steps_as_one(network, steps, batches, one_device, monkeypatch):
     float64_convolution.use(monkeypatch)
     with jax.enable_x64(True):
-        several_devices, one = Run(batches, count)(steps), one_device(steps)
+        several_devices, one = Run(batches, 4, network)(steps), one_device(network)(steps)
     assert steps < STEPS or several_devices[0][-1] < 0.9 * several_devices[0][0]
     assert difference(several_devices, one) <= 0
 
@@ -107,7 +107,7 @@ def test_processes_take_the_same_steps_as_one_device_with_a_tiny_network(
 def test_two_processes_take_the_same_steps_as_one_device(one_device, tmp_path, monkeypatch):
     float64_convolution.use(monkeypatch)
     with jax.enable_x64(True):
-        one = one_device(STEPS)
+        one = one_device(build)(STEPS)
     for found in steps_of_processes(2, 1, False, tmp_path):
         assert_same_steps(found, one)
 
