@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import small
 from flax import nnx
@@ -126,6 +127,36 @@ def test_muon_is_its_formula(nesterov):
         step = 0.2 * 36**0.5 * orthogonalised(moved).reshape(kernel.shape)
         kernel = kernel - 0.1 / t * (step + 0.02 * kernel)
         np.testing.assert_allclose(ours["conv"]["kernel"], kernel, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 16, 8), (1, 1, 8, 24), (3, 3, 2, 64)])
+def test_muon_is_optaxs(shape):
+    """Kernels taller and wider, gradients of low rank too; and the state of one is that of the other."""
+    rng = np.random.default_rng(0)
+    params = {"conv": {"kernel": jnp.ones(shape), "bias": jnp.ones(3)}}
+    as_matrix, rate = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3), optax.constant_schedule(0.1)
+    theirs = optax.contrib.muon(
+        rate,
+        beta=0.8,
+        adam_b1=0.8,
+        weight_decay=0.02,
+        adam_weight_decay=0.02,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers={"conv": {"kernel": as_matrix, "bias": None}},
+    )
+    ours = optimizer.muon(rate, momentum=0.8, nesterov=True, weight_decay=0.02)
+    states = [tx.init(params) for tx in (theirs, ours)]
+    assert jax.tree.structure((states[0],)) == jax.tree.structure(states[1])
+    for rank in (1, 2, 99):
+        matrix = rng.standard_normal((np.prod(shape[:3]), rank)) @ rng.standard_normal((rank, shape[3]))
+        gradients = {"conv": {"kernel": jnp.asarray(matrix.reshape(shape), jnp.float32), "bias": jnp.ones(3)}}
+        moves = []
+        for i, tx in enumerate((theirs, ours)):
+            updates, states[i] = tx.update(gradients, states[i], params)
+            moves.append(updates["conv"])
+        np.testing.assert_allclose(moves[1]["bias"], moves[0]["bias"], rtol=1e-6)
+        error = jnp.abs(moves[1]["kernel"] - moves[0]["kernel"]).max()
+        assert error < 1e-3 * jnp.abs(moves[0]["kernel"]).max()
 
 
 def test_muon_moves_convolutions_and_adamw_the_rest(network):
