@@ -15,6 +15,7 @@ from ddrnet_jax import main as main_lib
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.evaluation import evaluate
 from ddrnet_jax.prediction import engines
+from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.weights import places, pretrained, shipped
 from ddrnet_jax.weights.card import card_path
 
@@ -48,14 +49,9 @@ def test_a_path_of_that_name_is_a_path(tmp_path, monkeypatch):
 
 
 def test_predict_without_a_checkpoint_says_by_what(repo, tmp_path, monkeypatch, capsys):
-    class Seven:
-        spec = build.experiment(config_of_camvid(repo)).spec
-
-        def predict(self, image):
-            return np.full(image.shape[:2], 7, np.uint8)
-
-    given = []
-    monkeypatch.setattr(engines, "load", lambda place, engine: given.append(place) or Seven())
+    spec, given = build.experiment(config_of_camvid(repo)).spec, []
+    sevens = Segmenter(lambda image: np.full(image.shape[:2], 7, np.uint8), spec)
+    monkeypatch.setattr(engines, "load", lambda place, engine: given.append(place) or sevens)
     cv2.imwrite(str(tmp_path / "street.jpg"), np.zeros((20, 30, 3), np.uint8))
     flags = ("--mode", "predict", "--input", str(tmp_path / "street.jpg"), "--output", str(tmp_path / "out"))
     assert main_lib.main(list(flags)) == 0
