@@ -6,6 +6,7 @@ is known of a workdir on a disk is known of one in a bucket by the same function
 
 import atexit
 import contextlib
+import os
 import re
 import shutil
 import tempfile
@@ -74,9 +75,9 @@ class Mirror:
     def push(self) -> None:
         """Write to the bucket what has changed here beside the steps. Raises BucketError."""
         with self._lock:
-            for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
+            for path in sorted(self._files()):
                 name = path.relative_to(self.folder).as_posix()
-                with contextlib.suppress(FileNotFoundError):  # trackers remove files meanwhile
+                with contextlib.suppress(FileNotFoundError):
                     if _is_of_run(name) and self._pushed.get(name) != (state := self._state(name)):
                         self.bucket.write(name, regular_files.read_bytes(path))
                         self._pushed[name] = state
@@ -102,6 +103,11 @@ class Mirror:
         for path in (*self.folder.glob("[0-9]*"), *self.folder.glob(f"{FOLDER}/[0-9]*")):
             if path.is_dir() and f"{path.relative_to(self.folder).as_posix()}/" not in there:
                 shutil.rmtree(path)
+
+    def _files(self) -> Iterator[Path]:
+        """Those there are now; trackers remove folders meanwhile, of which os.walk alone makes nothing."""
+        for folder, _, names in os.walk(self.folder):
+            yield from (path for name in names if (path := Path(folder, name)).is_file())
 
     def _state(self, name: str) -> tuple[int, int]:
         stat = (self.folder / name).stat()

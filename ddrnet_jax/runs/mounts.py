@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ddrnet_jax import regular_files
 
-_TYPES = ("fuse.gcsfuse", "gcsfuse")
+_TYPES = ("fuse.gcsfuse", "gcsfuse", "fuse")  # the last by the driver of GKE, which mounts them itself
 _TABLE = Path("/proc/mounts")  # of Linux, as gcsfuse is
 
 

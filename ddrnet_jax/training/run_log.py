@@ -29,21 +29,12 @@ _MOST_PICTURED = 50  # evaluations of a run
 class RunLog:
     """The one writer of a workdir's metrics; lines beyond `resumed_step` are dropped on opening."""
 
-    def __init__(
-        self,
-        workdir: Path,
-        *,
-        resumed_step: int,
-        total_steps: int,
-        eval_every_steps: int,
-        beside: Sequence[Tracker] = (),
-    ):
-        """beside is who gets what TensorBoard gets"""
+    def __init__(self, workdir: Path, *, resumed_step: int, total_steps: int, eval_every_steps: int):
         self._path = workdir / METRICS_FILE
         # The last step that was evaluated, 0 before the first.
         self.last_evaluation = drop_later_lines(self._path, resumed_step)
+        self.trackers: list[Tracker] = [TensorBoard(workdir / "tensorboard", first_step=resumed_step + 1)]
         self._file = regular_files.opened(self._path, "a")
-        self._trackers: list[Tracker] = [TensorBoard(workdir / "tensorboard", first_step=resumed_step + 1), *beside]
         self._bar = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -92,7 +83,9 @@ class RunLog:
         _log.info(f"step {step}  {result.line()}")
 
     def close(self) -> None:
-        for file in (self._file, *self._trackers):
+        for tracker in self.trackers:
+            tracker.end()  # each, before one is waited for
+        for file in (self._file, *self.trackers):
             with contextlib.suppress(OSError):  # a full disk has been reported when the line was written
                 file.close()
         if self._bar is not None:
@@ -103,7 +96,7 @@ class RunLog:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
             scalars = {name if "/" in name else f"train/{name}": v for name, v in values.items()}
-            for tracker in self._trackers:
+            for tracker in self.trackers:
                 tracker.write_scalars(step, scalars)
         except OSError as e:
             advice = f"{'make room, then ' if step_files.is_full_disk(e) else ''}run the same command again"
@@ -113,7 +106,7 @@ class RunLog:
     def _write_pictures(self, step: int, spec: DatasetSpec, samples: Sequence[Seen]) -> None:
         try:
             pictures = {_tag(i, seen): panels.strip(seen, spec) for i, seen in enumerate(samples, 1)}
-            for tracker in self._trackers:
+            for tracker in self.trackers:
                 tracker.write_pictures(step, pictures)
         except Exception as e:  # whatever it is, no run ends for its pictures
             if not self._has_warned:
@@ -166,6 +159,6 @@ def open_log(
     """
     if jax.process_index():
         return SilentLog()
-    beside = trackers.started(names, workdir, config, total_steps)
-    steps = {"resumed_step": resumed_step, "total_steps": total_steps, "eval_every_steps": eval_every_steps}
-    return RunLog(workdir, **steps, beside=beside)
+    log = RunLog(workdir, resumed_step=resumed_step, total_steps=total_steps, eval_every_steps=eval_every_steps)
+    log.trackers += trackers.started(names, workdir, config, total_steps)  # last: no process is left if it fails
+    return log

@@ -30,7 +30,7 @@ from ddrnet_jax.runs.workdir import TRACKER_ID
 from ddrnet_jax.training import tracker_process
 
 _log = logging.getLogger(__name__)
-_PATIENCE_S = 15.0  # with what a tracker has yet to send when the run ends: SIGTERM often leaves 30 s for all
+_PATIENCE_S = 15.0  # with what trackers have yet to send when the run ends: SIGTERM often leaves 30 s for all
 
 
 class Tracker(Protocol):
@@ -42,8 +42,11 @@ class Tracker(Protocol):
     def write_pictures(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """Keep pictures u8[h,w,3] RGB of a step, by their names."""
 
+    def end(self) -> None:
+        """No more will come; returns at once."""
+
     def close(self) -> None:
-        """No more will come."""
+        """After `end`: let go of it."""
 
 
 class TensorBoard:
@@ -79,6 +82,9 @@ class TensorBoard:
         height, width = picture.shape[:2]
         return self._summary.Image(height=height, width=width, colorspace=3, encoded_image_string=panels.jpeg(picture))
 
+    def end(self) -> None:
+        """See Tracker; all is written."""
+
     def close(self) -> None:
         """See Tracker."""
         self._writer.close()
@@ -111,10 +117,14 @@ class Apart:
         sized = {name: (p.shape[1], p.shape[0], p.tobytes()) for name, p in pictures.items()}
         self._put(("write_pictures", step, sized))
 
-    def close(self) -> None:
-        """See Tracker; what it has not sent within seconds is not waited for."""
+    def end(self) -> None:
+        """See Tracker; seconds from now, what it has not sent is no longer waited for."""
         self._put(None)
-        self._sender.join(_PATIENCE_S)
+        self._waits_until = time.monotonic() + _PATIENCE_S
+
+    def close(self) -> None:
+        """See Tracker."""
+        self._sender.join(max(0.0, self._waits_until - time.monotonic()))
         self._is_late = self._sender.is_alive()
         self._process.kill()
         self._sender.join()
@@ -160,7 +170,8 @@ def started(names: Sequence[str], workdir: Path, config: dict, total_steps: int)
     for name in names:
         try:
             folder = workdir.resolve()
-            _mend_addresses(folder / MLFLOW_STORE)
+            if name == "mlflow":
+                _mend_addresses(folder / MLFLOW_STORE)
             run = {
                 "id": _run_id(workdir),
                 "name": folder.name,

@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -253,6 +255,24 @@ def test_what_trackers_keep_is_there_again_but_pictures(address, monkeypatch):
     again.pull()
     found = {p.relative_to(again.folder).as_posix() for p in again.folder.rglob("*") if p.is_file()}
     assert found == {"tracker_id.txt", "mlruns/1/a/metrics/train/loss"}
+
+
+def test_a_folder_that_goes_during_a_push_stops_nothing(address, monkeypatch):
+    here = mirror.Mirror(address)
+    others = {"a": "b", "b": "a"}
+    for name in others:
+        (here.folder / "wandb" / name).mkdir(parents=True)
+        (here.folder / "wandb" / name / "file").write_text("1")
+    is_file = Path.is_file
+
+    def vanishing(path):  # the first that is found ends the other, which was listed before
+        if path.parent.name in others and is_file(path):
+            shutil.rmtree(here.folder / "wandb" / others[path.parent.name], ignore_errors=True)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", vanishing)
+    here.push()
+    assert len(Bucket(address).objects()) == 1
 
 
 def test_a_log_is_pulled_however_long_it_is(address, monkeypatch):

@@ -20,6 +20,7 @@ TABLE = r"""proc /proc proc rw 0 0
 /dev/sda1 / ext4 rw,relatime 0 0
 mine /mnt/gs/mine fuse.gcsfuse rw,nosuid,nodev,user_id=0 0 0
 mine /mnt/my\040data gcsfuse rw 0 0
+theirs /mnt/gke fuse rw,nosuid,nodev 0 0
 tmpfs /mnt/gs/mine/scratch tmpfs rw 0 0
 me@there: /mnt/ssh fuse.sshfs rw 0 0
 """
@@ -32,6 +33,7 @@ me@there: /mnt/ssh fuse.sshfs rw 0 0
         ("/mnt/gs/mine/run/checkpoints", True),
         ("/mnt/my data/run", True),
         ("/mnt/gs/mine/../mine/run", True),
+        ("/mnt/gke/run", True),
         ("/mnt/gs/mine/scratch/run", False),
         ("/mnt/gs/mine2/run", False),
         ("/mnt/ssh/run", False),

@@ -168,6 +168,26 @@ def test_a_tracker_that_hangs_holds_up_nothing(tmp_path, fake, said, monkeypatch
     assert all(ends(pid) for pid, *_ in fake())
 
 
+def test_trackers_that_hang_are_waited_for_together(tmp_path, fake, said, monkeypatch):
+    """A run that ends by SIGTERM has 30 s."""
+    monkeypatch.setenv("FAKE", "finish hangs")
+    monkeypatch.setattr(trackers, "_PATIENCE_S", 2.0)
+    (tmp_path / "run").mkdir()
+    log = open_log(tmp_path / "run", ["wandb"] * 2, CONFIG, resumed_step=0, total_steps=10, eval_every_steps=5)
+    start = time.monotonic()
+    log.close()
+    assert time.monotonic() - start < 3.5
+    assert sum(line.startswith("warning") for line in said) == 2
+
+
+def test_a_log_that_cannot_be_opened_leaves_no_process(tmp_path, fake):
+    (tmp_path / "tensorboard").write_text("in the way")
+    with pytest.raises(OSError, match="tensorboard"):
+        open_log(tmp_path, ["wandb"], CONFIG, resumed_step=0, total_steps=10, eval_every_steps=5)
+    assert fake() == []
+    assert not (tmp_path / trackers.TRACKER_ID).exists()
+
+
 def test_a_process_that_cannot_be_started_is_one_warning(tmp_path, said, monkeypatch):
     monkeypatch.setattr(trackers.sys, "executable", str(tmp_path / "nothing"))
     run(tmp_path / "run", ["wandb"])
@@ -224,6 +244,7 @@ def offline(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setattr(trackers, "_PATIENCE_S", 120.0)  # a busy machine takes long to import them
 
 
 def test_mlflow_keeps_a_run_in_the_workdir(tmp_path, offline, said):
