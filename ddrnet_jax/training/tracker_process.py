@@ -152,7 +152,7 @@ def _one_line(error: BaseException) -> str:
     for name, value in os.environ.items():
         if re.search("KEY|TOKEN|PASSWORD|SECRET", name) and len(value) > 5:
             text = text.replace(value, "***")
-    return re.sub(r"//[^/\s]*@", "//", text)[:300]
+    return re.sub(r"(?<=//)\S*@|(?<=\w)\?\S+", "", text)[:300]
 
 
 if __name__ == "__main__":
