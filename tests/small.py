@@ -8,6 +8,7 @@ from unittest import mock
 
 from ddrnet_jax.models import ddrnet
 from ddrnet_jax.models.variants import VARIANTS, Variant
+from ddrnet_jax.weights import origins
 
 VARIANT = Variant(16, 1, 1, 1, 1, 1, head_width=24, last_width=40, dappm_width=20)
 
@@ -15,7 +16,7 @@ VARIANT = Variant(16, 1, 1, 1, 1, 1, head_width=24, last_width=40, dappm_width=2
 def use():
     """What is built as 23-slim from now on is the smallest network."""
     VARIANTS["23_slim"] = VARIANT
-    ddrnet.builder.cache_clear()
+    _forget()
 
 
 @contextlib.contextmanager
@@ -24,4 +25,10 @@ def in_place_of_23_slim():
     with mock.patch.dict(VARIANTS):
         use()
         yield
-    ddrnet.builder.cache_clear()
+    _forget()
+
+
+def _forget():
+    """What is kept by the name of a variant."""
+    for kept in (ddrnet.builder, origins._shapes, origins._slots, origins._known_names):
+        kept.cache_clear()

@@ -30,7 +30,7 @@ def note(*what):
     with open(os.environ["FAKE_NOTES"], "a") as file:
         file.write(json.dumps([os.getpid(), *what]) + chr(10))
     if os.environ.get("FAKE") == f"{what[0]} fails":
-        raise RuntimeError(f"https://me:hunter/2@host/runs?token=3 says no to {os.environ['WANDB_API_KEY']}" + chr(10) + "at all")
+        raise RuntimeError(f"https://me:a/b@host/r?k=3 says no to {os.environ['WANDB_API_KEY']}" + chr(10) + "at all")
     if os.environ.get("FAKE") == f"{what[0]} hangs":
         time.sleep(600)
     if os.environ.get("FAKE") == f"{what[0]} dies":
@@ -143,7 +143,7 @@ def test_a_tracker_that_fails_is_one_warning_without_secrets(tmp_path, fake, sai
     monkeypatch.setenv("FAKE", f"{fails} fails")
     run(tmp_path / "run", ["wandb"])
     warnings = [line for line in said if line.startswith("warning")]
-    assert warnings == ["warning: wandb is left out of this run: RuntimeError: https://host/runs says no to ***"]
+    assert warnings == ["warning: wandb is left out of this run: RuntimeError: https://host/r says no to ***"]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
     assert [what for _, what, *_ in fake()].count(fails) == 1
     assert all(ends(pid) for pid, *_ in fake())
