@@ -222,12 +222,14 @@ def test_two_processes_write_what_one_goes_on_from(network, tmp_path):
     assert losses == list(range(1, STEPS + 1))
 
 
-def test_records_in_a_bucket_train_as_those_on_a_disk(network, tmp_path):
+def test_records_in_a_bucket_train_as_those_on_a_disk(network, repo, tmp_path, monkeypatch):
     from ddrnet_jax import main as main_lib
 
+    monkeypatch.chdir(repo)
     outcomes = []
     for place in ("gs://runs/records/scenes", str(tmp_path / "records")):
-        assert main_lib.main(["--mode", "prepare_data", "--config", tiny.CONFIG, *FLAGS, "--output", place]) == 0
+        flags = ("--mode", "prepare_data", "--config", "configs/demo.py", *FLAGS, "--output", place)
+        assert main_lib.main([*flags]) == 0
         workdir = tmp_path / f"run{len(outcomes)}"
         process = start(workdir, "--config.data.storage=array_record", f"--config.data.root={place}")
         said, _ = process.communicate(timeout=600)
