@@ -15,10 +15,13 @@ def made(name: str) -> Path | None:
     if setting == "off":
         return None
     try:
-        users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddrnet_jax"
-        folder = (Path(setting) if setting else users) / name
+        folder = (Path(setting) if setting else _users()) / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)  # programs in it are run: nobody else may write them. Fails on another user's folder
     except (OSError, RuntimeError):  # no home, or a read-only one
         return None
     return folder
+
+
+def _users() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ddrnet_jax"

@@ -113,13 +113,14 @@ def test_options_are_those_that_this_jaxlib_knows(monkeypatch):
 
 
 def test_a_user_without_a_name_writes_to_the_cache_too(tmp_path, monkeypatch):
-    """As docker run --user makes one: JAX cannot say whose its files are."""
+    """As docker run --user makes one, without a home too: JAX cannot say whose its files are."""
     from jax._src.lru_cache import LRUCache  # what JAX writes by
 
     def unknown(uid):
         raise KeyError(f"getpwuid(): uid not found: {uid}")
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path))
     folder = compilation.enable_cache()
     for _ in range(2):  # the second finds the first
