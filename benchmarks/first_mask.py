@@ -1,6 +1,6 @@
 """Seconds from the start of a process to the PNG mask of one photo of 480x360, by engine, with the caches filled.
 
-python benchmarks/first_mask.py [--checkpoint camvid_23_slim] [--engines jax,onnxruntime] [--starts 5] [--json FILE]
+python benchmarks/first_mask.py [--checkpoint camvid_23_slim] [--engines auto,jax] [--starts 5] [--json FILE]
 
 The command of a user, `--mode predict --input photo.png`, in a process of its own: imports, reading the weights, the
 program, mask and overlay. The first start of each engine fills a cache that is new, the engines take turns in the later
@@ -46,7 +46,7 @@ def main() -> None:
     """Print the first start and the median of the later ones for each engine."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="camvid_23_slim")
-    parser.add_argument("--engines", default="auto,jax,onnxruntime")
+    parser.add_argument("--engines", default="auto,jax")
     parser.add_argument("--starts", type=int, default=5, help="with the caches filled, of each engine")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
