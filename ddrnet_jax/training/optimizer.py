@@ -140,7 +140,7 @@ def _of_equal_singular_values(kernel: jax.Array) -> jax.Array:
     """A kernel f32[h,w,in,out] of norm 1, its singular values near 1, then as large as a step of AdamW.
 
     Source: Jordan's quintic iteration. It is taken on the Gram matrix, which is a ninth of a 3x3 kernel: fewer
-    multiplications than optax.contrib.muon's, equal but for rounding, of which a square takes more: so in full precision.
+    work than optax.contrib.muon's, equal but for rounding, of which a square takes more: so in full precision.
     """
     matrix = kernel.reshape(-1, kernel.shape[-1])
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
