@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ddrnet_jax import memory
-from ddrnet_jax.benchmark import cases, clocks, device, onnx_runtime, pytorch, report, timing
+from ddrnet_jax.benchmark import cases, clocks, device, exported, pytorch, report, timing
 from ddrnet_jax.benchmark.cases import Case, Protocol
 from ddrnet_jax.benchmark.files import file_program, write_image
 from ddrnet_jax.benchmark.ours import OurNetwork
@@ -70,19 +70,19 @@ def engines(others: Sequence[str] = ()) -> list[Engine]:
 
 
 def _onnx_runtime() -> Engine:
-    onnx_runtime.check_installed()
-    return Engine("onnxruntime", onnx_runtime.OnnxNetwork, note=onnx_runtime.NOTE, packages=onnx_runtime.PACKAGES)
+    exported.check_installed()
+    return Engine("onnxruntime", exported.OnnxNetwork, note=exported.NOTE, packages=exported.PACKAGES)
 
 
 def _int8() -> Engine:
-    onnx_runtime.check_installed("int8")
-    return Engine("int8", onnx_runtime.Int8Network, "int8", onnx_runtime.INT8_NOTE, onnx_runtime.PACKAGES)
+    exported.check_installed("int8")
+    return Engine("int8", exported.Int8Network, "int8", exported.INT8_NOTE, exported.PACKAGES)
 
 
 def _openvino() -> Engine:
-    onnx_runtime.check_installed("openvino")
-    packages = (*onnx_runtime.PACKAGES, "openvino")
-    return Engine("openvino", onnx_runtime.OpenVinoNetwork, "its own", onnx_runtime.OPENVINO_NOTE, packages)
+    exported.check_installed("openvino")
+    packages = (*exported.PACKAGES, "openvino")
+    return Engine("openvino", exported.OpenVinoNetwork, "its own", exported.OPENVINO_NOTE, packages)
 
 
 def _torch() -> Engine:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from ddrnet_jax import DDRNet, build, config, memory
 from ddrnet_jax import main as main_lib
-from ddrnet_jax.benchmark import device, files, onnx_runtime, ours, run
+from ddrnet_jax.benchmark import device, exported, files, ours, run
 from ddrnet_jax.benchmark.cases import PROTOCOLS, Case
 from ddrnet_jax.benchmark.published import CITYSCAPES_HW, GMACS
 from ddrnet_jax.benchmark.timing import Program
@@ -130,7 +130,7 @@ def test_a_program_without_cuda_graphs_is_the_same(model, plain_logits):
 
 
 def test_onnxruntime_times_the_same(model, plain_logits, network):
-    theirs = onnx_runtime.OnnxNetwork(model, SIZE_HW)
+    theirs = exported.OnnxNetwork(model, SIZE_HW)
     assert_close(np.moveaxis(output_of(theirs.program(PROTOCOLS["logits"], 1)), 1, -1), plain_logits[:1], 1e-4)
     at_image_size = np.asarray(blocks.upsample_x8(plain_logits[:1], SIZE_HW))
     assert_close(output_of(theirs.program(PROTOCOLS["paper"], 1)), at_image_size, 1e-4)
@@ -463,10 +463,10 @@ def test_an_engine_that_is_not_installed(engine, missing, package, fake, tmp_pat
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
 def test_onnxruntime_is_compared_on_cpus_alone(platform, monkeypatch):
-    monkeypatch.setattr(onnx_runtime.onnx_engine, "installed", lambda package: None)
+    monkeypatch.setattr(exported.onnx_engine, "installed", lambda package: None)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     with pytest.raises(EngineError, match=f"JAX uses {platform}; JAX_PLATFORMS=cpu compares CPUs"):
-        onnx_runtime.check_installed()
+        exported.check_installed()
 
 
 def test_a_busy_machine_is_a_warning(fake, monkeypatch, said):
