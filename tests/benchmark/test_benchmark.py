@@ -1,6 +1,6 @@
 """`--mode benchmark`: programs that compute what their protocol says, rows for what fails, one-line errors."""
 
-import importlib
+import importlib.util
 import json
 import re
 import types
@@ -144,7 +144,8 @@ def test_onnxruntime_times_the_same(model, plain_logits, network):
 
 @pytest.mark.parametrize(("name", "least"), [("int8", 0.9), ("openvino", 0.97)])
 def test_engines_that_give_masks_alone(name, least, model, network):
-    pytest.importorskip("openvino" if name == "openvino" else "onnxruntime")
+    if name == "openvino" and importlib.util.find_spec(name) is None:  # its import is ours to do: see onnx_engine
+        pytest.skip("openvino is not installed")
     engine = run.engines([name])[-1]
     theirs = engine.network(model, SIZE_HW)
     ours = output_of(network.program(PROTOCOLS["mask"], 1))
@@ -214,7 +215,7 @@ def test_a_variant_of_ones_own(fake, tmp_path, capsys, monkeypatch):
     assert "[3/4] paper 1024x2048 24: about" in err
     rows = json.loads((tmp_path / "benchmark.json").read_text())["rows"]
     assert [row["published"] and row["published"]["fps"] for row in rows] == [101.6, None, None, None]
-    paper = [line.split() for line in out.splitlines() if line.startswith("1024x2048") and len(line.split()) == 10]
+    paper = [line.split() for line in out[: out.index("mask:")].splitlines() if line.startswith("1024x2048")]
     assert [(line[1], line[-1]) for line in paper] == [("23_slim", "102"), ("24", "-")]
     assert re.findall(r"<title>([^,<]*), measured here", (tmp_path / "benchmark.html").read_text()) == ["23-slim"]
 
