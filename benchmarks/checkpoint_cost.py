@@ -58,10 +58,10 @@ class Training:
         """Those of a run with the settings."""
         return Checkpoints(workdir, config_files.to_json(self.settings), keep=self.settings.checkpoint.keep)
 
-    def save(self, checkpoints: Checkpoints, number: int, steps: int) -> dict:
+    def save(self, checkpoints: Checkpoints, steps: int) -> dict:
         """Seconds of steps alone, of a save's blocking part, and of what the steps beside its writing take more."""
         quiet = [self.step() for _ in range(steps)]
-        start = time.perf_counter()
+        number, start = int(self.state["step"]), time.perf_counter()
         checkpoints.save(number, self.state)
         blocked = time.perf_counter() - start
         busy = []
@@ -94,12 +94,13 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
     training = Training(variant, crop_hw, batch)
     with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as folder:
         checkpoints = training.checkpoints(folder)
-        found = [training.save(checkpoints, number + 1, steps) for number in range(saves)]
+        found = [training.save(checkpoints, steps) for _ in range(saves)]
         checkpoints.close()
         verified, arrays = [], len(jax.tree.leaves(training.state))
+        newest = max(Path(folder, step_files.FOLDER).iterdir(), key=lambda step: int(step.name))
         for _ in range(5):
             start = time.perf_counter()
-            step_files.check_saved(Path(folder, step_files.FOLDER, str(saves)), arrays, "val/miou")
+            step_files.check_saved(newest, arrays, "val/miou")
             verified.append(time.perf_counter() - start)
     return training.about() | medians(found) | {"verified_s": statistics.median(verified)}
 

@@ -82,7 +82,6 @@ def available_bytes() -> int | None:
 def description() -> dict:
     """The device and the machine it is in."""
     device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "platform": device.platform,
         "device": device.device_kind,
@@ -90,7 +89,7 @@ def description() -> dict:
         "devices_visible": jax.device_count(),
         "devices_used": 1,
         "cpu": cpu.name(),
-        "cpu_cores": cores,
+        "cpu_cores": cpu.cores(),
         "available_bytes": available_bytes(),
         "system": machine.platform(),
     }

@@ -105,9 +105,6 @@ def _upsample(onnx, graph) -> None:
 
 def _session(model: bytes):
     """(session, seconds to make it); between runs its threads sleep, so as not to slow the other engines down."""
-    onnxruntime = onnx_engine.installed("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     start = time.perf_counter()
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnx_engine.session(model, force_spinning_stop="1")
     return session, time.perf_counter() - start

@@ -3,6 +3,7 @@
 import importlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from ddrnet_jax import regular_files
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.errors import UserError
-from ddrnet_jax.runtime import signal_stack
+from ddrnet_jax.runtime import cpu, signal_stack
 from ddrnet_jax.text import size
 
 if TYPE_CHECKING:
@@ -41,9 +42,18 @@ def installed(name: str, extra: str = "") -> ModuleType:
         raise EngineError(f"{name} is not installed: pip install {what}") from e
 
 
-def session(model: bytes | str) -> "onnxruntime.InferenceSession":
-    """An ONNX Runtime session on the CPU with as many threads as cores, of a file's bytes or its path."""
-    return installed("onnxruntime").InferenceSession(model, providers=["CPUExecutionProvider"])
+def session(model: bytes | str, **settings: str) -> "onnxruntime.InferenceSession":
+    """An ONNX Runtime session on the CPU with as many threads as cores, of a file's bytes or its path.
+
+    settings  of the session, by the names that ONNX Runtime has for them after "session."
+    """
+    onnxruntime = installed("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    if cpu.cores() < (os.cpu_count() or 1):  # by itself it binds a thread to every core, the forbidden ones too
+        options.intra_op_num_threads = cpu.cores()
+    for name, value in settings.items():
+        options.add_session_config_entry(f"session.{name}", value)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class Program(NamedTuple):

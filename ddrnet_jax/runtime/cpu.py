@@ -1,5 +1,6 @@
 """This machine's CPU as its system describes it; loads no JAX."""
 
+import os
 import platform
 
 from ddrnet_jax import regular_files
@@ -23,6 +24,11 @@ def is_x86() -> bool:
 def name() -> str:
     """What its maker calls it."""
     return _described("model name") or platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """How many of its cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _described(*fields: str) -> str:

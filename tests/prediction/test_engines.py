@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from ddrnet_jax.prediction import engines
 from ddrnet_jax.prediction.segmenter import Segmenter
 from ddrnet_jax.runs import checkpoints, find
 from ddrnet_jax.runs.checkpoints import CheckpointError
-from ddrnet_jax.runtime import signal_stack
+from ddrnet_jax.runtime import cpu, signal_stack
 from ddrnet_jax.weights import files as weight_files
 from ddrnet_jax.weights.card import CONFIG_ENTRY
 
@@ -173,6 +174,23 @@ def test_every_engine_runs_a_file(exports, engine, tmp_path, said):
         np.testing.assert_array_equal(segmenter.predict(IMAGE[::2]).shape, (2, 5))
     with pytest.raises(EngineError, match=r"any.onnx: an exported file; add --engine onnxruntime"):
         engines.load(tmp_path / "any.onnx", "jax")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores can be chosen on Linux alone")
+@pytest.mark.skipif(cpu.cores() < 2, reason="one core cannot be left out")
+def test_threads_of_onnxruntime_stay_on_the_cores_that_are_allowed(tmp_path):
+    code = """
+import os, sys
+first = {min(os.sched_getaffinity(0))}
+os.sched_setaffinity(0, first)
+import numpy as np
+from ddrnet_jax.exports import onnx_engine
+ready = onnx_engine.session(sys.argv[1])
+ready.run(None, {"images": np.zeros((1, 4, 5, 3), np.uint8)})
+assert {os.sched_getaffinity(int(thread)) == first for thread in os.listdir("/proc/self/task")} == {True}
+"""
+    path = write_red_channel(tmp_path / "a.onnx")
+    subprocess.run([sys.executable, "-c", code, path], check=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signal stacks are looked at on Linux alone")
