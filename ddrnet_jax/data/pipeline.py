@@ -1,6 +1,6 @@
 """(seed, step) -> this host's rows of the global batch; and a data set in order, for evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -34,7 +34,7 @@ class Closing(Iterator[T], Protocol[T]):
 
 def train_batches(
     source: Source,
-    augment: grain.transforms.RandomMap,
+    augment: Callable[[Sample, np.random.Generator], dict],
     *,
     seed: int,
     batch_size: int,
@@ -80,7 +80,7 @@ def _rows_of_groups(groups: Sequence[list[dict]]) -> dict[str, np.ndarray]:
 
 def samples_in_order(
     source: Source | Images,
-    transform: grain.transforms.Map | None = None,
+    transform: Callable[[Sample], Sample] | None = None,
     *,
     shard: Shard = _WHOLE,
     num_threads: int = 2,

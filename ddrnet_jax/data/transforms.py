@@ -8,7 +8,6 @@ import math
 from typing import Any
 
 import cv2
-import grain
 import numpy as np
 
 from ddrnet_jax.data.labels import IGNORE
@@ -21,7 +20,7 @@ _LUMA = (0.299, 0.587, 0.114)  # of RGB, ITU-R BT.601
 _CENTRE_SHARE = (7, 8)  # of the shorter side that a centre crop shows: 224 of 256
 
 
-class Augment(grain.transforms.RandomMap):
+class Augment:
     """Sample -> {"images", "labels"} of crop size; the random numbers come from (seed, position)."""
 
     # Keys of the config's group `data`, and arguments of `random_scale_crop_flip`.
@@ -31,7 +30,7 @@ class Augment(grain.transforms.RandomMap):
         self.options: dict[str, Any] = {"crop_hw": tuple(crop_hw), "scale_range": tuple(scale_range), "flip": flip}
         self.options |= others
 
-    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray]:
         image, label = sample["image"], sample["label"]
         images, labels, window = random_scale_crop_flip(image, label, rng, **self.options)
         rows = {"images": images, "labels": labels}
@@ -40,7 +39,7 @@ class Augment(grain.transforms.RandomMap):
         return rows
 
 
-class AugmentImage(grain.transforms.RandomMap):
+class AugmentImage:
     """Sample with a class number -> {"images", "labels"}; the random numbers come from (seed, position)."""
 
     SETTINGS = ("crop_hw", "area_range", "flip", "colour")  # as of Augment
@@ -49,20 +48,20 @@ class AugmentImage(grain.transforms.RandomMap):
         self.options: dict[str, Any] = {"crop_hw": tuple(crop_hw), "area_range": tuple(area_range), "flip": flip}
         self.colour = tuple(colour)
 
-    def random_map(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray | np.int32]:
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, np.ndarray | np.int32]:
         images = random_resized_crop_flip(sample["image"], rng, **self.options)
         if self.colour:
             images = cv2.transform(images, random_colours(rng, self.colour))
         return {"images": images, "labels": np.int32(sample["label"])}
 
 
-class CentreCrop(grain.transforms.Map):
+class CentreCrop:
     """Sample -> the sample with the middle of its image alone, at crop size."""
 
     def __init__(self, crop_hw: tuple[int, int]):
         self.crop_hw = tuple(crop_hw)
 
-    def map(self, sample: Sample) -> Sample:
+    def __call__(self, sample: Sample) -> Sample:
         return {**sample, "image": centre_crop(sample["image"], self.crop_hw)}
 
 

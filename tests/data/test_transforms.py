@@ -229,11 +229,11 @@ def test_a_classifiers_images_have_the_same_colours():
     image = np.random.default_rng(4).integers(0, 255, (40, 50, 3), dtype=np.uint8)
     options = {"crop_hw": (32, 32), "area_range": (0.1, 1.0), "flip": True}
     plain, ours = (
-        AugmentImage(**options, colour=colour).random_map({"image": image, "label": 3}, np.random.default_rng(1))
+        AugmentImage(**options, colour=colour)({"image": image, "label": 3}, np.random.default_rng(1))
         for colour in ((), COLOUR)
     )
     after_the_crop = np.random.default_rng(1)
-    AugmentImage(**options).random_map({"image": image, "label": 3}, after_the_crop)
+    AugmentImage(**options)({"image": image, "label": 3}, after_the_crop)
     np.testing.assert_array_equal(
         cv2.transform(plain["images"], random_colours(after_the_crop, COLOUR)), ours["images"]
     )
