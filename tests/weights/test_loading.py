@@ -3,6 +3,8 @@
 import functools
 import http.server
 import json
+import subprocess
+import sys
 import threading
 import types
 
@@ -152,3 +154,10 @@ def test_an_address_that_leads_nowhere_ends_in_one_line_before_anything_is_made(
 def test_where_an_address_is_of_no_weights_it_is_refused(flags, capsys):
     assert main_lib.main(list(flags)) == 1
     assert "an address cannot be used here; download it, or mount the bucket" in capsys.readouterr().err
+
+
+def test_loading_imports_nothing_that_reads_training_data():
+    """Half a second of a prediction's start."""
+    code = "import sys, ddrnet_jax.weights.loading; print({'grain', 'array_record'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, check=True)
+    assert done.stdout.strip() == "set()"
