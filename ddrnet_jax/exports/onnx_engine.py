@@ -1,5 +1,6 @@
 """Engines that run an exported ONNX file: ONNX Runtime, OpenVINO. They load no JAX."""
 
+import functools
 import importlib
 import json
 import logging
@@ -21,10 +22,14 @@ from ddrnet_jax.text import size
 
 if TYPE_CHECKING:
     import onnxruntime
+    import openvino
 
 _log = logging.getLogger(__name__)
 IMAGES, MASKS = "images", "masks"  # what a file of ours calls its input and its output
 CARD = "card"  # of its metadata
+# Pixels that become one column at 1/64, of which OpenVINO 2026.4 computes convolutions wrongly in bfloat16 (AMX): it
+# reads memory that is not theirs, and up to all pixels of the mask are wrong.
+_NARROW = 64
 
 
 class EngineError(UserError):
@@ -83,7 +88,7 @@ def _by_onnxruntime(file: bytes) -> Program:
 
 
 def _by_openvino(file: bytes) -> Program:
-    """In bfloat16 where the CPU computes in it, which OpenVINO chooses itself."""
+    """In bfloat16 where the CPU computes in it, which OpenVINO chooses itself; narrow images in float32."""
     core = installed("openvino", "openvino").Core()
     model = core.read_model(file)
     card = json.loads(model.get_rt_info(["framework", CARD]).value)
@@ -92,14 +97,26 @@ def _by_openvino(file: bytes) -> Program:
     is_fixed = not model.input(0).partial_shape.is_dynamic
     # Of its default, 5000 kernels of sizes seen before, a server of many sizes keeps more and more memory.
     options = {"PERFORMANCE_HINT": "LATENCY", "CPU_RUNTIME_CACHE_CAPACITY": 1000}
-    compiled = core.compile_model(model, "CPU", options)
-    signal_stack.use_ordinary()
-    request, precision = compiled.create_infer_request(), compiled.get_property("INFERENCE_PRECISION_HINT")
+
+    def compiled(**precision: str) -> "openvino.CompiledModel":
+        found = core.compile_model(model, "CPU", options | precision)
+        signal_stack.use_ordinary()
+        return found
+
+    fast = compiled()
+    precision = fast.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    request = fast.create_infer_request()
+    of_narrow = functools.cache(lambda: compiled(INFERENCE_PRECISION_HINT="f32").create_infer_request())
+
+    def masks(images: np.ndarray) -> np.ndarray:
+        is_narrow = precision != "f32" and images.shape[2] <= _NARROW
+        return (of_narrow() if is_narrow else request).infer({IMAGES: images})[MASKS].copy()  # the next takes its place
+
     return Program(
-        lambda images: request.infer({IMAGES: images})[MASKS].copy(),  # the next image takes its place
+        masks,
         tuple(model.input(0).shape)[1:3] if is_fixed else None,
         card,
-        f"openvino {installed('openvino').__version__.split('-')[0]} on the CPU in {precision.get_type_name()}",
+        f"openvino {installed('openvino').__version__.split('-')[0]} on the CPU in {precision}",
     )
 
 
