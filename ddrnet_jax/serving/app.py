@@ -52,7 +52,9 @@ class App:
             Route("/predict", self._predict, methods=["POST"]),
         ]
         handlers = {Refused: _refuse, HTTPException: _no_such, ClientDisconnect: _gone, Exception: _fault}
-        return Starlette(routes=routes, exception_handlers=handlers)
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        app.router.redirect_slashes = False  # an empty answer, which a program may take for a mask
+        return app
 
     async def _show(self, request: Request) -> Response:
         return HTMLResponse(self._page, headers={"Content-Security-Policy": self._policy})

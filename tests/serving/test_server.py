@@ -130,7 +130,12 @@ def test_what_is_no_image_gets_one_line_before_it_is_decoded(port, body, status,
 
 
 def test_other_addresses_methods_and_forms(port):
-    for method, path, status in (("GET", "/predict", 405), ("POST", "/", 405), ("GET", "/page.html", 404)):
+    for method, path, status in (
+        ("GET", "/predict", 405),
+        ("POST", "/", 405),
+        ("GET", "/page.html", 404),
+        ("POST", "/predict/", 404),
+    ):
         answer = asked(port, method, path)
         assert (answer[0], reason(answer)) == (
             status,
