@@ -18,6 +18,7 @@ from ddrnet_jax.prediction.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 FILES = (".onnx", ".stablehlo")
+_LEAVE_OUT = "leave --engine or these settings out"
 
 
 def evaluate(wanted: Experiment, checkpoint: str | Path, engine: str) -> metrics.Scores:
@@ -43,12 +44,24 @@ def _samples(wanted: Experiment) -> Iterator[Iterable[Sample]]:
 
 def _loaded(wanted: Experiment, checkpoint: str | Path, engine: str) -> Segmenter:
     """Raises EngineError where an engine would be compared by another view than the config's."""
-    given = {key: wanted.view[key] for key in ("scales", "flip") if wanted.view[key] not in (False, (1.0,))}
-    if given and Path(checkpoint).suffix not in FILES:
-        settings = ", ".join(f"eval.{key}={value!r}" for key, value in given.items())
-        raise EngineError(f"{settings}: an engine sees an image once; leave --engine or these settings out")
-    if given:
-        _log.warning(f"the file sees images once: {' and '.join(f'eval.{key}' for key in given)} do not apply")
+    is_file = Path(checkpoint).suffix in FILES
+    several = [key for key in ("scales", "flip") if wanted.view[key] not in (False, (1.0,))]
+    if several and not is_file:
+        raise EngineError(f"{_settings(wanted, several)}: an engine sees an image once; {_LEAVE_OUT}")
     segmenter = engines.load(checkpoint, engine)
-    check_same_classes(wanted, checkpoint, experiment(segmenter.config))
+    trained = experiment(segmenter.config)
+    check_same_classes(wanted, checkpoint, trained)
+    sizes = [key for key in ("size_hw", "tile_hw") if wanted.view[key] != trained.view[key]]
+    if sizes and not is_file:
+        raise EngineError(
+            f"{_settings(wanted, sizes)}: an engine sees an image as the checkpoint's config says "
+            f"({_settings(trained, sizes)}); {_LEAVE_OUT}"
+        )
+    if several or sizes:
+        names = " and ".join(f"eval.{key}" for key in several + sizes)
+        _log.warning(f"the file sees an image once, as it was exported to: without {names} of the config")
     return segmenter
+
+
+def _settings(of: Experiment, keys: Iterable[str]) -> str:
+    return ", ".join(f"eval.{key}={of.view[key]!r}" for key in keys)

@@ -26,7 +26,7 @@ def but_one(image):
     return mask
 
 
-PREDICT = {"red.onnx": by_red, "onnxruntime": by_red, "other.onnx": but_one, "openvino": but_one}
+PREDICT = {"red.onnx": by_red, "onnxruntime": by_red, "jax": by_red, "other.onnx": but_one, "openvino": but_one}
 
 
 @pytest.fixture(autouse=True)
@@ -83,4 +83,16 @@ def test_views_that_an_engine_does_not_have(repo, wanted, said):
     with pytest.raises(EngineError, match=r"eval.flip=True: an engine sees an image once"):
         scoring.evaluate(flipped, "run", "onnxruntime")
     scoring.evaluate(flipped, "red.onnx", "auto")
-    assert "warning: the file sees images once: eval.flip do not apply" in said
+    assert "warning: the file sees an image once, as it was exported to: without eval.flip of the config" in said
+
+
+@pytest.mark.parametrize("key", ["size_hw", "tile_hw"])
+def test_an_engine_is_not_scored_by_another_size_than_the_configs(key, repo, said):
+    """It would be the mIoU of another view, and nothing would say so."""
+    resized = experiment(config_files.load(str(repo / "configs" / "demo.py"), [*SMALL, f"eval.{key}=(16, 24)"]))
+    expected = rf"eval.{key}=\(16, 24\): an engine sees an image as the checkpoint's config says \(eval.{key}=None\)"
+    for engine in ("jax", "onnxruntime"):
+        with pytest.raises(EngineError, match=expected):
+            scoring.evaluate(resized, "run", engine)
+    scoring.evaluate(resized, "red.onnx", "auto")
+    assert said[-1].endswith(f"as it was exported to: without eval.{key} of the config")
