@@ -142,8 +142,8 @@ class OnnxPredictor:
         try:
             program = ENGINES[engine](file or regular_files.read_bytes(path))
             self.config = config_files.from_json(program.card["config"])
-        except EngineError:
-            raise
+        except EngineError as e:
+            raise EngineError(f"--checkpoint {path}: {e}") from e
         except Exception as e:  # the engines' own have no common class
             lines = ["it has no card"] if isinstance(e, KeyError) else str(e).strip().splitlines()
             line = -1 if engine == "openvino" else 0  # its first names its own source

@@ -209,7 +209,7 @@ def test_openvino_runs_no_int8_file(tmp_path):
     skip_without_openvino()
     card = {"config": config_files.to_json(config.base()), "int8": {}}
     (tmp_path / "a.onnx").write_bytes(red_channel(json.dumps(card)))
-    with pytest.raises(EngineError, match="an int8 file, which OpenVINO computes wrongly"):
+    with pytest.raises(EngineError, match=r"--checkpoint .*a.onnx: an int8 file, which OpenVINO computes wrongly"):
         engines.load(tmp_path / "a.onnx", "openvino")
     assert (engines.load(tmp_path / "a.onnx").predict(IMAGE) == IMAGE[..., 0]).all()
 
