@@ -3,7 +3,6 @@
 A checkpoint is one directory: of a run's step (runs/save.py), or of weights alone.
 """
 
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -106,8 +105,9 @@ def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: di
         state = {"params": params, "batch_stats": batch_stats}
         description = step_files.described(state, {"config": config})
         partial = step_files.plainly_named(folder.parent) / f"{secrets.token_hex(6)}.partial"
-        ocp.save(partial, state, custom_metadata=description)
-        os.replace(partial, folder)  # the empty folder
+        with step_files.saving_context(is_renamed=step_files.is_renamed(folder)):
+            ocp.save(partial, state, custom_metadata=description)
+        step_files.rename(partial, folder)  # the empty folder
         step_files.check_saved(folder, len(jax.tree.leaves(state)), "")
     except OSError as e:
         raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or first_line(e)})") from e
