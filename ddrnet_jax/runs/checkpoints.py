@@ -20,7 +20,7 @@ from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.models import variables
 from ddrnet_jax.runs import step_files
-from ddrnet_jax.runs.find import find_step
+from ddrnet_jax.runs.find import find_step, named
 from ddrnet_jax.runs.metrics_file import SCORES
 from ddrnet_jax.runs.step_files import CheckpointError, first_line
 
@@ -61,6 +61,11 @@ def load_weights(
     Raises CheckpointError if there is no checkpoint or it cannot be read.
     """
     folder = find_step(path)
+    with named():
+        return _loaded(folder, averaged=averaged, network=network)
+
+
+def _loaded(folder: Path, *, averaged: bool, network: Callable[[nnx.Rngs], nnx.Module] | None) -> Loaded:
     metadata = step_files.read_metadata(folder)
     tree = metadata.metadata
     is_averaged = averaged and "ema" in tree
