@@ -207,7 +207,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         may_be_in_bucket = name in _OF_RUNS or (name, arguments.mode) == ("output", "prepare_data")
         is_in_bucket = may_be_in_bucket and is_address(value)
         if is_in_bucket:
-            _require_parts(name, value)
+            setattr(arguments, name, _address(name, value))
         if downloads.is_address(value) and not (is_of_weights or may_stream or is_in_bucket):
             raise UsageError(
                 f"--{name} {value}: an address cannot be used here; download it, or mount the bucket (gcsfuse, "
@@ -231,9 +231,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     return arguments, overrides
 
 
-def _require_parts(name: str, address: str) -> None:
+def _address(name: str, given: str) -> str:
+    """gs://BUCKET/FOLDER, also of gs:/BUCKET/FOLDER/. Raises UsageError."""
     try:
-        parts(address)
+        return "gs://" + "/".join(parts(given))
     except BucketError as e:
         raise UsageError(f"--{name} {e}") from e
 

@@ -494,6 +494,11 @@ def test_what_is_no_address_in_a_bucket_is_refused_with_its_flag(wrong):
             flags.parse(["--mode", mode, f"--{name}", wrong])
 
 
+def test_an_address_in_a_bucket_is_written_in_one_way():
+    for given in ("gs://runs/a/b", "gs:/runs/a/b", "gs://runs/a/b/"):
+        assert flags.parse(["--workdir", given])[0].workdir == "gs://runs/a/b"
+
+
 def test_only_predict_reads_addresses_and_only_streams(tmp_path, capsys):
     arguments, _ = flags.parse(["--mode", "predict", "--input", "rtsp://camera/1", "--live"])
     assert (arguments.input, arguments.live) == ("rtsp://camera/1", True)
