@@ -39,6 +39,17 @@ def is_address(place: str | Path) -> bool:
     return str(place).startswith("gs:/")
 
 
+def parts(address: str | Path) -> tuple[str, str]:
+    """(bucket, folder) of gs://BUCKET/FOLDER. Raises BucketError."""
+    match = _ADDRESS.fullmatch(str(address))
+    if not match or {".", ".."} & set(match[2].split("/")):
+        raise BucketError(
+            f"{address}: expected gs://BUCKET/FOLDER, the bucket of small letters, digits and _ - . alone, the folder "
+            "also of capitals and = + @ : , ~"
+        )
+    return match[1], match[2].strip("/")
+
+
 @contextlib.contextmanager
 def _explained(address: str) -> Iterator[None]:
     """What the libraries raise, in one line."""
@@ -88,10 +99,7 @@ class Bucket:
 
     def __init__(self, address: str | Path):
         """Raises BucketError where the address is none, the library is missing, or there are no credentials."""
-        match = _ADDRESS.fullmatch(str(address))
-        if not match or {".", ".."} & set(match[2].split("/")):
-            raise BucketError(f"{address}: expected gs://BUCKET/FOLDER, of letters, digits and _ - . = + @ : , ~ alone")
-        self.bucket, self.folder = match[1], match[2].strip("/")
+        self.bucket, self.folder = parts(address)
         self.address = f"gs://{self.bucket}/{self.folder}"
         with _with_library(self.address), _explained(self.address):
             self._client = _client()

@@ -97,7 +97,7 @@ def test_every_command_is_one(page, repo):
     for arguments in found:
         if "--help" in arguments:
             continue
-        parsed, overrides = flags.parse(arguments)
+        parsed, overrides = flags.parse([text.replace("gs://BUCKET/", "gs://bucket/") for text in arguments])
         if parsed.config:
             file, colon, argument = parsed.config.replace("mine.py", "configs/folder.py").partition(":")
             config_files.load(f"{repo / file}{colon}{argument}", overrides)

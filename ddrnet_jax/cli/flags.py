@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Literal, NoReturn
 
 from ddrnet_jax import downloads
-from ddrnet_jax.bucket import is_address
+from ddrnet_jax.bucket import BucketError, is_address, parts
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.prediction.sources import is_stream
 from ddrnet_jax.runtime.processes import AGAIN_EXIT_CODE
@@ -206,6 +206,8 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         may_stream = name == "input" and arguments.mode == "predict" and is_stream(value)
         may_be_in_bucket = name in _OF_RUNS or (name, arguments.mode) == ("output", "prepare_data")
         is_in_bucket = may_be_in_bucket and is_address(value)
+        if is_in_bucket:
+            setattr(arguments, name, _address(name, value))
         if downloads.is_address(value) and not (is_of_weights or may_stream or is_in_bucket):
             raise UsageError(
                 f"--{name} {value}: an address cannot be used here; download it, or mount the bucket (gcsfuse, "
@@ -227,6 +229,14 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         if getattr(arguments, name):
             raise UsageError(f"--mode {arguments.mode} does not take --{name}; --help lists the modes and flags")
     return arguments, overrides
+
+
+def _address(name: str, given: str) -> str:
+    """gs://BUCKET/FOLDER, also of gs:/BUCKET/FOLDER/. Raises UsageError."""
+    try:
+        return "gs://" + "/".join(parts(given))
+    except BucketError as e:
+        raise UsageError(f"--{name} {e}") from e
 
 
 def listed(arguments: argparse.Namespace, name: str, allowed: Collection[str] | None = None) -> list[str]:

@@ -3,7 +3,6 @@
 A checkpoint is one directory: of a run's step (runs/save.py), or of weights alone.
 """
 
-import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.models import variables
 from ddrnet_jax.runs import step_files
-from ddrnet_jax.runs.find import find_step
+from ddrnet_jax.runs.find import find_step, named
 from ddrnet_jax.runs.metrics_file import SCORES
 from ddrnet_jax.runs.step_files import CheckpointError, first_line
 
@@ -62,6 +61,11 @@ def load_weights(
     Raises CheckpointError if there is no checkpoint or it cannot be read.
     """
     folder = find_step(path)
+    with named():
+        return _loaded(folder, averaged=averaged, network=network)
+
+
+def _loaded(folder: Path, *, averaged: bool, network: Callable[[nnx.Rngs], nnx.Module] | None) -> Loaded:
     metadata = step_files.read_metadata(folder)
     tree = metadata.metadata
     is_averaged = averaged and "ema" in tree
@@ -106,8 +110,9 @@ def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: di
         state = {"params": params, "batch_stats": batch_stats}
         description = step_files.described(state, {"config": config})
         partial = step_files.plainly_named(folder.parent) / f"{secrets.token_hex(6)}.partial"
-        ocp.save(partial, state, custom_metadata=description)
-        os.replace(partial, folder)  # the empty folder
+        with step_files.saving_context(is_renamed=step_files.is_renamed(folder)):
+            ocp.save(partial, state, custom_metadata=description)
+        step_files.rename(partial, folder)  # the empty folder
         step_files.check_saved(folder, len(jax.tree.leaves(state)), "")
     except OSError as e:
         raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or first_line(e)})") from e

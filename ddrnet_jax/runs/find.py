@@ -1,8 +1,9 @@
 """Which step a path or an address means, and an exact name for what it holds; loads no JAX."""
 
-import functools
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ddrnet_jax import regular_files
@@ -10,6 +11,8 @@ from ddrnet_jax.bucket import Bucket, is_address
 from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.mirror import Mirror
 from ddrnet_jax.runs.step_files import CheckpointError
+
+_mirrors: dict[str, Mirror] = {}  # what was copied once in this process is copied again only where it has changed
 
 
 def find_step(path: str | Path) -> Path:
@@ -63,6 +66,15 @@ def on_this_disk(place: str | Path, *, needs_step: bool = True) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def named() -> Iterator[None]:
+    """What an error says of a copy on this disk, it says of the address that the copy is of."""
+    with contextlib.ExitStack() as stack:
+        for mirror in _mirrors.values():
+            stack.enter_context(mirror.named())
+        yield
+
+
 def put_back(place: str | Path) -> str:
     """What was written into the copy of a workdir, into its bucket. Returns its address. Raises BucketError."""
     mirror, _ = _copied(place)
@@ -79,10 +91,10 @@ def _copied(place: str | Path) -> tuple[Mirror, str | None]:
     return _mirror(address), None
 
 
-@functools.cache
 def _mirror(address: str) -> Mirror:
-    """What was copied once in this process is copied again only where it has changed."""
-    return Mirror(address)
+    if address not in _mirrors:
+        _mirrors[address] = Mirror(address)
+    return _mirrors[address]
 
 
 def _file(bucket: Bucket, folder: Path) -> Path:

@@ -6,6 +6,7 @@ once it was not renewed for a while. Each write names the generation that it rep
 
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
@@ -25,9 +26,14 @@ _POLL_S = 5.0
 class Lease:
     """A run's hold on a workdir in a bucket, from `with` to its end."""
 
-    def __init__(self, bucket: Bucket, beat: Callable[[], None] = lambda: None):
-        """beat is called after each renewal; a bucket that does not answer it is asked again the next time"""
-        self._bucket, self._beat = bucket, beat
+    def __init__(
+        self, bucket: Bucket, beat: Callable[[], None] = lambda: None, check_stop: Callable[[], None] = lambda: None
+    ):
+        """
+        beat        is called after each renewal; a bucket that does not answer it is asked again the next time
+        check_stop  is called now and then while it waits for another run, and raises to stop that
+        """
+        self._bucket, self._beat, self._check_stop = bucket, beat, check_stop
         self._text = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.is_lost, self._done = False, threading.Event()  # lost: another run has taken it over
         self._lock = threading.Lock()  # one thread renews now and then, another before a save
@@ -65,15 +71,17 @@ class Lease:
             blob, holder = found
             age_s = time.time() - blob.updated.timestamp()  # by two clocks; who is robbed for that ends in one line
             if age_s > OLD_S or (blob.generation == first and time.monotonic() > deadline):
+                _log.info(f"{self._bucket}: {holder} no longer runs; going on in its place")
                 return blob.generation
             if first not in (None, blob.generation):
                 raise ConfigError(self._held_by(holder))
             if first is None:
                 first = blob.generation
                 _log.info(
-                    f"{self._bucket}: {holder} wrote here {max(age_s, 0):.0f} s ago; waiting up to {OLD_S:g} s for a "
-                    "sign that it still runs"
+                    f"{self._bucket}: another run ({holder}) was here {max(age_s, 0):.0f} s ago and has not ended; "
+                    f"waiting for a sign of it, or {math.ceil(OLD_S - max(age_s, 0))} s more, in case it was killed"
                 )
+            self._check_stop()
             time.sleep(min(_POLL_S, RENEWED_S / 2))
         return 0
 

@@ -191,10 +191,9 @@ class Checkpoints:
 
     def _orbax(self) -> ocp.training.Checkpointer:
         if self._checkpointer is None:
-            policies, context = ocp.training.preservation_policies, ocp.Context()
+            policies = ocp.training.preservation_policies
+            context = step_files.saving_context(is_renamed=self._steps.is_renamed())
             context.asynchronous.timeout_secs = _NO_LIMIT_S
-            if not self._steps.is_renamed():
-                context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
             best = policies.BestN(
                 get_metric_fn=step_files.score, reverse=False, n=1, keep_checkpoints_without_metrics=False
             )

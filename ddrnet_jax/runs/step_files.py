@@ -57,6 +57,16 @@ def is_renamed(path: Path) -> bool:
     return not mounts.is_bucket(path)
 
 
+def saving_context(*, is_renamed: bool) -> "ocp.Context":
+    """In which Orbax saves a step: renamed once it is complete, or under its final name, the marker last."""
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    if not is_renamed:
+        context.atomicity.mode = ocp.options.AtomicityMode.COMMIT_FILE
+    return context
+
+
 def rename(folder: Path, target: Path) -> None:
     """Give a step another name; a mount copies it, and under one of the two names it is whole at any time."""
     if is_renamed(folder):

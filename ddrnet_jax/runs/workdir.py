@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -96,17 +96,20 @@ class BucketClaim:
 
 
 @contextlib.contextmanager
-def claimed(workdir: str | Path, config: dict) -> Iterator[Claim | BucketClaim]:
+def claimed(
+    workdir: str | Path, config: dict, check_stop: Callable[[], None] = lambda: None
+) -> Iterator[Claim | BucketClaim]:
     """The workdir, made, of this config (JSON values), and no other run's as long as the context lasts.
 
-    workdir  a path, or an address gs://BUCKET/RUN
+    workdir     a path, or an address gs://BUCKET/RUN
+    check_stop  raises to stop waiting for another run
     Of several processes the first claims it, and the others look whether they see the same folder.
     Raises ConfigError, before anything is written, if it cannot be written, has files of our names that are no run's,
     belongs to another config, or another run is in it.
     """
     with contextlib.ExitStack() as stack:
         if is_address(workdir):
-            yield stack.enter_context(_claimed_in_bucket(workdir, config))
+            yield stack.enter_context(_claimed_in_bucket(workdir, config, check_stop))
             return
         workdir = Path(workdir)
         if jax.process_index():
@@ -121,7 +124,7 @@ def claimed(workdir: str | Path, config: dict) -> Iterator[Claim | BucketClaim]:
 
 
 @contextlib.contextmanager
-def _claimed_in_bucket(workdir: str | Path, config: dict) -> Iterator[BucketClaim]:
+def _claimed_in_bucket(workdir: str | Path, config: dict, check_stop: Callable[[], None]) -> Iterator[BucketClaim]:
     mirror = Mirror(workdir)
     if devices.differing({"--workdir": str(mirror.bucket)}):
         raise ConfigError(f"--workdir {mirror.bucket}: the processes of this run were given different ones")
@@ -131,7 +134,7 @@ def _claimed_in_bucket(workdir: str | Path, config: dict) -> Iterator[BucketClai
         if jax.process_index() == 0:
             mirror.pull()
             _check_bucket_is_ours(mirror)  # before the lease, which is written
-            lease = stack.enter_context(Lease(mirror.bucket, mirror.push))
+            lease = stack.enter_context(Lease(mirror.bucket, mirror.push, check_stop))
             mirror.pull()
             _check_bucket_is_ours(mirror)
             (mirror.folder / FOLDER).mkdir(exist_ok=True)  # which a bucket has with its first step

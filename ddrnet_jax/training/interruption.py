@@ -82,9 +82,13 @@ class Interruption:
     def watched(self, items: Iterable) -> Iterator:
         """The samples of a long evaluation; raises `error()` between two, unless other processes take part in it."""
         for item in items:
-            if self._processes == 1 and self._received is not None:
-                raise self.error()
+            self.check()
             yield item
+
+    def check(self) -> None:
+        """Raises `error()` where the run has to stop, unless other processes are to stop with it."""
+        if self._processes == 1 and self._received is not None:
+            raise self.error()
 
     def error(self) -> Preempted | StoppedByUser:
         """The error that ends the run once the last step is saved."""

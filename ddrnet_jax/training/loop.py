@@ -98,7 +98,7 @@ def _train(
                 "teacher": devices.fingerprint(distillation.fixed(teacher)),
             }
         )
-        claim = stack.enter_context(workdir.claimed(folder, e.config))
+        claim = stack.enter_context(workdir.claimed(folder, e.config, interruption.check))
         made_by = provenance.made_by(command)
         checkpoints = Checkpoints(
             folder,

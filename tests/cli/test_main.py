@@ -480,6 +480,25 @@ def test_help_is_readable_and_fits_80_columns(capsys):
     assert all(mode in out for mode in ("train", "evaluate", "predict"))
 
 
+@pytest.mark.parametrize("wrong", ["gs://", "gs://runs", "gs://Runs/x", "gs://runs/my run"])
+def test_what_is_no_address_in_a_bucket_is_refused_with_its_flag(wrong):
+    for mode, name in (
+        ("train", "workdir"),
+        ("evaluate", "checkpoint"),
+        ("report", "compare"),
+        ("prepare_data", "output"),
+    ):
+        with pytest.raises(
+            flags.UsageError, match=f"--{name} {wrong}: expected gs://BUCKET/FOLDER, the bucket of small"
+        ):
+            flags.parse(["--mode", mode, f"--{name}", wrong])
+
+
+def test_an_address_in_a_bucket_is_written_in_one_way():
+    for given in ("gs://runs/a/b", "gs:/runs/a/b", "gs://runs/a/b/"):
+        assert flags.parse(["--workdir", given])[0].workdir == "gs://runs/a/b"
+
+
 def test_only_predict_reads_addresses_and_only_streams(tmp_path, capsys):
     arguments, _ = flags.parse(["--mode", "predict", "--input", "rtsp://camera/1", "--live"])
     assert (arguments.input, arguments.live) == ("rtsp://camera/1", True)

@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -23,6 +27,8 @@ from ddrnet_jax.runs.save import Checkpoints, OtherRun
 from ddrnet_jax.runs.step_files import CheckpointError
 from ddrnet_jax.runs.steps import NotSaved
 from ddrnet_jax.runs.workdir import WorkdirLost, claimed
+from ddrnet_jax.training.interruption import Interruption, Preempted
+from ddrnet_jax.weights import loading
 
 _numbers = itertools.count()
 
@@ -175,6 +181,14 @@ def test_a_step_beside_the_best_may_be_of_another_run(run):
     assert steps_in(run) == ["1", "2", "3"]
 
 
+def test_what_is_wrong_with_the_arrays_of_a_step_is_said_of_its_address(run):
+    for name, blob in Bucket(run).objects("checkpoints/2/state/").items():
+        if "/d/" in name:
+            blob.upload_from_string(blob.download_as_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=f"^{run}/checkpoints/2: the checkpoint cannot be read"):
+        loading.load_weights(find.on_this_disk(run))
+
+
 def test_a_step_is_copied_again_only_where_it_has_changed(run, monkeypatch):
     find.find_step(run)
     fetched = []
@@ -322,8 +336,23 @@ def test_the_lease_of_a_run_that_was_killed_is_taken_over(address, quick_lease, 
     start = time.monotonic()
     with claimed(address, config()) as second:
         assert 0.3 < time.monotonic() - start < 20
-        assert any("waiting up to 0.6 s for a sign that it still runs" in line for line in said)
         second.check()
+    waiting, gone_on = said
+    assert "was here 0 s ago and has not ended; waiting for a sign of it, or 1 s more, in case it was killed" in waiting
+    assert waiting.startswith(f"{address}: another run (")
+    assert gone_on.endswith("no longer runs; going on in its place")
+
+
+def test_who_waits_for_another_run_can_be_stopped(address, quick_lease, monkeypatch):
+    monkeypatch.setattr(lease, "OLD_S", 1000.0)
+    killed = claimed(address, config())
+    first = killed.__enter__()
+    first._lease._done.set()
+    with Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Preempted, match="stopped by SIGTERM"):
+            claimed(address, config(), interruption.check).__enter__()
+    first.check()
 
 
 @pytest.mark.parametrize("renewed_s", [0.1, 1000.0])  # by its thread, and by itself before it writes
@@ -361,6 +390,21 @@ def test_of_two_runs_that_begin_at_once_one_goes_on(address, quick_lease):
         thread.join()
     assert results.count("runs") == 1
     assert sum("another run is writing there" in result for result in results) == 1
+
+
+def test_saving_adds_no_line_of_a_library_to_the_terminal(storage):
+    """TensorStore's C++ says which credentials it has found, once a process."""
+    save = """
+import jax.numpy as jnp
+from ddrnet_jax import config
+from ddrnet_jax.config import files
+from ddrnet_jax.runs.save import Checkpoints
+saved = Checkpoints("gs://runs/quiet", files.to_json(config.base()))
+saved.save(1, {"step": jnp.int32(1), "params": {"kernel": jnp.ones(3)}})
+saved.close()
+"""
+    done = subprocess.run([sys.executable, "-c", save], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # What goes wrong.

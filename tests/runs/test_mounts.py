@@ -12,7 +12,7 @@ import pytest
 from ddrnet_jax import config as config_lib
 from ddrnet_jax.bucket import MARKER
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.runs import find, mounts, step_files
+from ddrnet_jax.runs import checkpoints, find, mounts, step_files
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runs.step_files import CheckpointError
 
@@ -160,3 +160,15 @@ def test_a_step_that_was_copied_to_a_disk_is_read_there(run, tmp_path):
     copied = shutil.copytree(run / "checkpoints" / "2", tmp_path / "copied")
     assert step_files.is_step(copied)
     assert step_files.read(find.find_step(copied), state_of(0))["step"] == 2
+
+
+def test_weights_alone_are_written_there(mount):
+    """As --mode import_weights does."""
+    state = {"params": state_of(1)["params"], "batch_stats": {"mean": np.ones(30, np.float32)}}
+    for folder in (mount / "weights", mount / "its [name] is a pattern*"):
+        checkpoints.save_weights(folder, state["params"], state["batch_stats"], config())
+        assert find.find_step(folder) == folder
+        assert (folder / MARKER).is_file()
+        read = step_files.read(folder, state)
+        np.testing.assert_array_equal(read["params"]["kernel"], state["params"]["kernel"])
+    assert sorted(path.name for path in mount.iterdir()) == ["its [name] is a pattern*", "weights"]
