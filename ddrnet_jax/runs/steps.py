@@ -1,8 +1,6 @@
 """The steps of one run, where they are: on a disk, or in a bucket."""
 
 import contextlib
-import functools
-import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,9 +12,6 @@ from ddrnet_jax.errors import TryAgain
 from ddrnet_jax.runs import step_files
 from ddrnet_jax.runs.mirror import Mirror
 from ddrnet_jax.runs.step_files import FOLDER, REPLACED, CheckpointError, first_line, number
-from ddrnet_jax.runtime import quiet
-
-_CREDENTIALS_S = 10.0  # to find them, before training: what is wrong with them is said by whoever needs them
 
 
 class NotSaved(CheckpointError, TryAgain):
@@ -142,7 +137,6 @@ class BucketSteps:
     def __init__(self, workdir: str | Path):
         self._bucket, self._mirror = Bucket(workdir), Mirror(workdir)
         self.root = f"{self._bucket}/{FOLDER}"
-        _find_credentials(self._bucket.bucket)
 
     def for_orbax(self) -> os.PathLike:
         from etils import epath
@@ -207,17 +201,6 @@ class BucketSteps:
             f"{self.root}/{step}: the checkpoint cannot be saved ({first_line(error)}); the checkpoints before it are "
             "intact: look at the network, and run the same command again"
         )
-
-
-@functools.cache
-def _find_credentials(bucket: str) -> None:
-    """Let TensorStore find them now: its C++ writes a line of that, once, else into the lines of the training."""
-    import tensorstore as ts
-
-    is_verbose = logging.getLogger().isEnabledFor(logging.INFO)
-    with contextlib.nullcontext() if is_verbose else quiet.standard_error(), contextlib.suppress(Exception):
-        store = ts.KvStore.open({"driver": "gcs", "bucket": bucket}).result(timeout=_CREDENTIALS_S)
-        store.read(MARKER).result(timeout=_CREDENTIALS_S)
 
 
 def _free(folder: Path) -> str:
