@@ -66,17 +66,17 @@ def _batch_norm(forward, backward):
     return function
 
 
-_ours = functools.partial(batch_norm.normalise_by_batch, sums=channel_sums)
+ours = functools.partial(batch_norm.normalise_by_batch, sums=channel_sums)
 FORMS = {
-    "bfloat16 network, batch norm's arithmetic in float32 (ours)": (jnp.bfloat16, _ours),
+    "bfloat16 network, batch norm's arithmetic in float32 (ours)": (jnp.bfloat16, ours),
     "its arithmetic in bfloat16, statistics in float32": (jnp.bfloat16, _batch_norm(_narrow_forward, _narrow_backward)),
     "its statistics in one pass": (jnp.bfloat16, _batch_norm(_one_pass_forward, _wide_backward)),
-    "float32 network": (None, _ours),
+    "float32 network": (None, ours),
 }
 
 
-def compiled(dtype, normalise, mesh) -> jax.stages.Compiled:
-    """Loss and gradients of the blocks over the mesh."""
+def lowered(dtype, normalise, mesh, kept=None) -> jax.stages.Lowered:
+    """Loss and gradients of the blocks over the mesh; `kept` is a policy of rematerialisation, None for none."""
     network = blocks.Stage(CHANNELS, CHANNELS, DEPTH, dtype=dtype, rngs=nnx.Rngs(0))
     graphdef, params, batch_stats = variables.split(network)
 
@@ -90,9 +90,10 @@ def compiled(dtype, normalise, mesh) -> jax.stages.Compiled:
 
     weights = jax.tree.map(lambda leaf: placed(leaf, devices.replicated(mesh)), (params, batch_stats))
     x = placed(jax.ShapeDtypeStruct(SHAPE, dtype or jnp.float32), devices.by_batch(mesh))
-    ours = mock.patch.object(batch_norm, "normalise_by_batch", lambda x, scale, bias, sums: normalise(x, scale, bias))
-    with ours, platforms.compiled_for(devices.platform(mesh)):
-        return jax.jit(jax.value_and_grad(loss, (0, 2), has_aux=True)).lower(*weights, x).compile()
+    form = mock.patch.object(batch_norm, "normalise_by_batch", lambda x, scale, bias, sums: normalise(x, scale, bias))
+    loss = jax.checkpoint(loss, policy=kept) if kept else loss
+    with form, platforms.compiled_for(devices.platform(mesh)):
+        return jax.jit(jax.value_and_grad(loss, (0, 2), has_aux=True)).lower(*weights, x)
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
     mesh = devices.data_mesh(list(accelerators.topology("v5e:2x2").devices))
     figures = {}
     for form, (dtype, normalise) in FORMS.items():
-        program = compiled(dtype, normalise, mesh)
+        program = lowered(dtype, normalise, mesh).compile()
         figures[form] = {
             "accessed_mib": round(program.cost_analysis()["bytes accessed"] / 2**20, 1),
             "temporary_mib": round(program.memory_analysis().temp_size_in_bytes / 2**20, 1),

@@ -24,6 +24,7 @@ from ddrnet_jax.config import files as config_files
 from ddrnet_jax.models import ddrnet, platforms, variables
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.plan import accelerators, plan
+from ddrnet_jax.plan.collectives import collective_totals
 from ddrnet_jax.runs import provenance
 from ddrnet_jax.runtime import devices
 from ddrnet_jax.training import program
@@ -75,6 +76,7 @@ def measure(name: str, top: int) -> dict:
     compiled = lowered.compile()
     seconds = time.process_time() - start
     cost, memory, text = compiled.cost_analysis(), compiled.memory_analysis(), compiled.as_text()
+    communication = collective_totals(text)
     for line in largest(text, top):
         print(line)
     return {
@@ -83,6 +85,7 @@ def measure(name: str, top: int) -> dict:
         "argument_bytes": memory.argument_size_in_bytes,
         "peak_bytes": memory.peak_memory_in_bytes,
         "flops": cost["flops"],
+        "all_reduces": communication["all-reduce"].count if communication else 0,
         "compiler_estimated_cycles": estimated_cycles(text),
         "compile_cpu_s": round(seconds, 1),
         "dtype": dtype,

@@ -40,7 +40,8 @@ def test_no_convolution_is_computed_again(parts):
     assert convolutions(True) == convolutions(False) > 80
 
 
-def test_on_gpus_no_statistic_is_computed_again(parts):
+@pytest.mark.parametrize("accelerator", ["gpu", "tpu"])
+def test_on_accelerators_no_statistic_is_computed_again(parts, accelerator):
     """So that devices do not reduce it a second time; two roots a batch norm would give it away."""
     graphdef, params, batch_stats = parts
 
@@ -49,7 +50,7 @@ def test_on_gpus_no_statistic_is_computed_again(parts):
         gradient = jax.grad(lambda p: sum(x.sum() for x in forward(p, batch_stats, IMAGES)[0]))
         return jax.jit(gradient).lower(params).as_text().count("stablehlo.rsqrt")
 
-    assert roots("gpu", True) == roots("gpu", False)
+    assert roots(accelerator, True) == roots(accelerator, False)
     assert roots("cpu", True) > roots("cpu", False)
 
 
