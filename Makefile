@@ -21,7 +21,8 @@ test: $(READY)
 	$(BIN)/pytest -m "not slow" -n $(TEST_WORKERS) --dist worksteal
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow -n $(TEST_WORKERS) --dist worksteal
+	$(BIN)/pytest -m "slow and not as_users" -n $(TEST_WORKERS) --dist worksteal
+	XLA_FLAGS= $(BIN)/pytest -m as_users -n $(TEST_WORKERS) --dist worksteal
 
 # Against PyTorch itself, in an environment of its own: `make test` needs none of it.
 test-torch: $(TORCH_READY)
