@@ -5,9 +5,12 @@ import logging
 import os
 from pathlib import Path
 
+import quick_compilation
+
 REPO = Path(__file__).resolve().parent.parent
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("DDRNET_JAX_CACHE_DIR", str(REPO / ".cache" / "xla"))
+os.environ.setdefault("XLA_FLAGS", quick_compilation.FLAGS)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -12,11 +12,14 @@ def use(monkeypatch) -> None:
 
 
 def convolve(conv: nnx.Conv, x: jax.Array) -> jax.Array:
-    """What `conv(x)` computes, for explicit padding and no dilation; x [B,h,w,C]"""
+    """What `conv(x)` computes, for no dilation; x [B,h,w,C]"""
     kernel, bias = conv.kernel[...], conv.bias
     height, width = kernel.shape[:2]
     stride_y, stride_x = np.broadcast_to(conv.strides, 2)
-    x = jnp.pad(x, ((0, 0), *conv.padding, (0, 0)))
+    padding = conv.padding
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], (height, width), (stride_y, stride_x), padding)
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = (x.shape[1] - height) // stride_y + 1, (x.shape[2] - width) // stride_x + 1
     windows = [
         x[:, top : top + (rows - 1) * stride_y + 1 : stride_y, left : left + (columns - 1) * stride_x + 1 : stride_x]

@@ -103,8 +103,7 @@ def steps(job):
     from ddrnet_jax.training.step import make_train_step
 
     network = tiny.of_scenes if job["is_tiny"] else float64_steps.build
-    if not job["is_tiny"]:
-        nnx.Conv.__call__ = float64_convolution.convolve
+    nnx.Conv.__call__ = float64_convolution.convolve
     mesh = devices.data_mesh()
     shard = pipeline.Shard(jax.process_index(), jax.process_count())
     stream = float64_steps.stream(shard)

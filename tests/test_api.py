@@ -28,7 +28,7 @@ def page(repo):
     return (repo / "docs" / "api.md").read_text()
 
 
-@pytest.mark.parametrize("network", ["small", pytest.param("23-slim", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("network", ["small", pytest.param("23-slim", marks=(pytest.mark.slow, pytest.mark.as_users))])
 def test_every_example_runs(page, tmp_path, monkeypatch, network):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -12,6 +12,7 @@ LEAST_IOU = 0.3
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 def test_the_demo_reaches_its_miou(repo, tmp_path):
     command = [sys.executable, "-m", "ddrnet_jax.main", "--config", "configs/demo.py", "--workdir", str(tmp_path)]
     subprocess.run(command, cwd=repo, check=True, timeout=1500)

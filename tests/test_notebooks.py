@@ -88,7 +88,7 @@ def execute(notebook, folder, monkeypatch, **environment):
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
         monkeypatch.setenv(name, str(folder / "jupyter"))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, whoever installed others
-    alone = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS" and not k.startswith("DDRNET_")}
+    alone = {k: v for k, v in os.environ.items() if not k.startswith("DDRNET_")}
     alone |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     alone |= {"DDRNET_JAX_CACHE_DIR": os.environ["DDRNET_JAX_CACHE_DIR"], "PYTHONPATH": WITH_TESTS}
     client = nbclient.NotebookClient(

@@ -13,6 +13,8 @@ from ddrnet_jax.models.batch_norm import BatchNorm
 from ddrnet_jax.models.folding import fold
 from ddrnet_jax.weights.state_dicts import load_state_dict
 
+pytestmark = pytest.mark.as_users
+
 
 def logits(model, images):
     graphdef, params, batch_stats = variables.split(model)

@@ -12,6 +12,8 @@ from ddrnet_jax import DDRNet
 from ddrnet_jax.models import variables
 from ddrnet_jax.weights.state_dicts import load_state_dict, official_names, to_official_layout
 
+pytestmark = pytest.mark.as_users
+
 EVALUATIONS = [
     ("seg_slim_eval_128x256", "23_slim", "slim_seg"),
     ("seg_slim_eval_72x584", "23_slim", "slim_seg"),

@@ -68,7 +68,8 @@ def test_several_devices_take_the_same_steps_as_one(network, steps, batches, one
 
 @pytest.fixture(scope="module")
 def tiny_on_one_device(batches):
-    with jax.enable_x64(True):
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
+        float64_convolution.use(patch)
         return Run(batches, 1, tiny.of_scenes)(STEPS)
 
 
@@ -88,7 +89,10 @@ def assert_same_steps(found, expected):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_several_devices_take_the_same_steps_as_one_with_a_tiny_network(count, batches, tiny_on_one_device):
+def test_several_devices_take_the_same_steps_as_one_with_a_tiny_network(
+    count, batches, tiny_on_one_device, monkeypatch
+):
+    float64_convolution.use(monkeypatch)
     with jax.enable_x64(True):
         found = Run(batches, count, tiny.of_scenes)(STEPS)
     assert_same_steps(found, tiny_on_one_device)

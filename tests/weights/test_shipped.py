@@ -75,6 +75,7 @@ def config_of_camvid(repo):
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 @pytest.mark.skipif(not (CAMVID / "val").is_dir(), reason=f"CamVid is not in {CAMVID}")
 def test_its_miou_on_camvid_is_that_of_its_card(repo):
     scores = evaluate.evaluate_checkpoint(build.experiment(config_of_camvid(repo)), shipped.DEFAULT)
@@ -82,6 +83,7 @@ def test_its_miou_on_camvid_is_that_of_its_card(repo):
 
 
 @pytest.mark.slow
+@pytest.mark.as_users
 def test_it_predicts_and_is_fine_tuned_by_its_name(tmp_path):
     segmenter = ddrnet_jax.load(shipped.DEFAULT)
     assert segmenter.classes == tuple(card(shipped.DEFAULT)["classes"])
