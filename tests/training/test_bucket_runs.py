@@ -1,6 +1,5 @@
 """Training runs in a bucket, as pod users start them: killed, cut off, of several processes; they end as on a disk."""
 
-import contextlib
 import itertools
 import json
 import os
@@ -8,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 
@@ -183,20 +183,28 @@ def wait_for(condition, process):
 
 
 def test_a_second_run_is_refused_and_the_first_stopped_and_gone_on_with(network, on_disk):
-    workdir = "gs://runs/two"
-    first = start(workdir)
-    wait_for(lambda: any("checkpoints/2/" in name for name in Bucket(workdir).objects()), first)
-    first.send_signal(signal.SIGSTOP)  # it is not to be done before the second has come
-    second = start(workdir)
-    time.sleep(0.5)
-    first.send_signal(signal.SIGCONT)
-    said, _ = second.communicate(timeout=600)
-    assert second.returncode == 1, said
-    assert f"error: --workdir {workdir}: another run is writing there" in said.splitlines()[-1]
-    with contextlib.suppress(ProcessLookupError):
-        first.send_signal(signal.SIGTERM)
-    said, _ = first.communicate(timeout=600)
-    assert first.returncode == 75, said
+    workdir, refused = "gs://runs/two", threading.Event()
+
+    def hold(method, path):
+        """The first run's second save, until the second run was refused: it is not to be done before."""
+        if is_write_of("two/checkpoints/4/", method, path):
+            refused.wait(300)
+
+    network.noticed = hold
+    with start(workdir) as first:
+        try:
+            wait_for(lambda: any("checkpoints/2/" in name for name in Bucket(workdir).objects()), first)
+            second = start(workdir)
+            said, _ = second.communicate(timeout=300)
+            assert second.returncode == 1, said
+            assert f"error: --workdir {workdir}: another run is writing there" in said.splitlines()[-1]
+            first.send_signal(signal.SIGTERM)
+            refused.set()
+            said, _ = first.communicate(timeout=300)
+            assert first.returncode == 75, said
+        finally:
+            first.kill()
+            refused.set()
     assert lease.NAME not in Bucket(workdir).objects()
     assert "waiting" not in complete(workdir)
     assert_as_on_disk(workdir, on_disk)
