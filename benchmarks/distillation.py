@@ -1,0 +1,55 @@
+"""What a larger teacher adds on CamVid: 23-slim by configs/camvid_strong.py, imitating a 23 by the same recipe.
+
+python benchmarks/distillation.py --data DIR [--steps 900] [--seeds 3] [--results FILE] [--workdir DIR]
+
+DIR as in configs/camvid_small.py. First the teacher is trained, then a student of each seed; weight and temperature
+are the config's. The same without a teacher is what benchmarks/ingredients.py measured (strong, as many steps). Every
+finished run is added to FILE at once, and one that was stopped goes on from its last checkpoint.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+
+import ingredients
+
+RESULTS = ingredients.ROOT / "benchmarks" / "results"
+TEACHER, STUDENT = "teacher", "distilled"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=RESULTS / "distillation.json")
+    parser.add_argument("--workdir", type=Path, default=Path("runs") / "distillation")
+    arguments = parser.parse_args()
+    workdir, steps = arguments.workdir.resolve(), arguments.steps
+    _, config, warmup = ingredients.with_parts(steps)[ingredients.STRONG]
+    changes = {
+        TEACHER: warmup | {"model.variant": "23"},
+        STUDENT: warmup | {"distill.teacher": workdir / f"{TEACHER}_{steps}_0"},
+    }
+    done = {(each["ingredient"], each["seed"], each["steps"]) for each in ingredients.read(arguments.results)}
+    for name, seed in [(TEACHER, 0), *((STUDENT, seed) for seed in range(arguments.seeds))]:
+        if (name, seed, steps) not in done:
+            print(f"{name}, seed {seed}, {steps} steps", flush=True)
+            places = {"data": arguments.data.resolve(), "workdir": workdir}
+            result = ingredients.run(name, config, changes[name], seed=seed, steps=steps, **places)
+            result["changes"] = {key: str(value).removeprefix(f"{workdir}/") for key, value in changes[name].items()}
+            ingredients.add(arguments.results, result)
+    runs = ingredients.read(arguments.results) + ingredients.read(RESULTS / "ingredients.json")
+    for name, what in ((TEACHER, "the teacher, 23"), (STUDENT, "23-slim with it"), (ingredients.STRONG, "without")):
+        print(_row(what, [100 * each["miou"] for each in runs if (each["ingredient"], each["steps"]) == (name, steps)]))
+
+
+def _row(what: str, mious: list[float]) -> str:
+    if not mious:
+        return f"{what:<16} not run"
+    noise = f" +- {statistics.stdev(mious):.2f}" if len(mious) > 1 else ""
+    return f"{what:<16} val mIoU {statistics.mean(mious):.2f}{noise} ({', '.join(f'{miou:.2f}' for miou in mious)})"
+
+
+if __name__ == "__main__":
+    main()
