@@ -324,9 +324,10 @@ def _optional_config(arguments, overrides):
 
 
 def _experiment(arguments, overrides):
+    config = _config(arguments, overrides)  # first: a config file may change what `build` has
     from ddrnet_jax import build
 
-    return build.experiment(_config(arguments, overrides))
+    return build.experiment(config)
 
 
 def _optional_experiment(arguments, overrides):

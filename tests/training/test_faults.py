@@ -12,9 +12,9 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import fault_injection as faults  # noqa: E402
 
 
-@pytest.fixture(scope="module", params=[tiny.CONFIG, pytest.param("configs/demo.py", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
 def config(request):
-    return request.param
+    return getattr(request, "param", tiny.CONFIG)
 
 
 @pytest.fixture(scope="module")
