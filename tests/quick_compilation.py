@@ -1,6 +1,6 @@
 """How XLA:CPU compiles in the tests: in a half to a quarter of the time, to code that runs slower.
 
-Most programs of a test run once or twice. What users run and what their numbers are, tests marked as_users, `make
+Most programs of a test run once or twice. What users' numbers are, tests marked as_users and the demo's, `make
 test-slow` compiles as users do: with an empty XLA_FLAGS.
 """
 

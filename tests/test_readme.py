@@ -172,7 +172,6 @@ def environment(repo):
 
 
 @pytest.mark.slow
-@pytest.mark.as_users
 def test_every_command_that_needs_nothing_more_runs(first_hour, repo, capsys):
     ran = {}
     for arguments in (*commands_of_make_demo(repo), *(a for page in PAGES for a in commands(repo, page))):
@@ -202,7 +201,6 @@ def run_the_python_of_the_readme(repo):
 
 
 @pytest.mark.slow
-@pytest.mark.as_users
 def test_two_processes_train_the_demo_by_the_launcher(first_hour, repo, environment):
     (line,) = (line.partition("#")[0] for line in shell_lines(repo) if "launch/" in line)
     command = line.replace("launch/", f"{shlex.quote(str(repo))}/launch/")

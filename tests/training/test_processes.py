@@ -19,7 +19,6 @@ from ddrnet_jax.runtime import joining, processes
 
 
 @pytest.mark.slow
-@pytest.mark.as_users
 def test_processes_count_the_same_confusion(tmp_path):
     """DDRNet on seven images of three sizes, so that no process has as many of a size as another."""
     counts = {}
@@ -376,7 +375,6 @@ def test_a_process_that_waits_for_nobody_ends_in_one_line(index, new_run):
 
 
 @pytest.mark.slow
-@pytest.mark.as_users
 def test_the_command_line_trains_evaluates_and_resumes_with_the_real_network(repo, tmp_path):
     flags = ["--config", str(repo / "configs" / "demo.py"), "--config.batch_size=4", "--config.total_steps=4"]
     flags += ["--config.data.crop_hw=(64, 64)", "--config.data.scenes_hw=(64, 96)", "--config.data.scenes_eval=3"]
