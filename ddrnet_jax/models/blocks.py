@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.nn import relu
 from jax.typing import DTypeLike
 
 from ddrnet_jax.models.batch_norm import BatchNorm
 from ddrnet_jax.models.conv3x3 import convolve
 from ddrnet_jax.models.initial_weights import conv_kernel_init, uniform_init
 from ddrnet_jax.models.interpolation import bilinear
+from ddrnet_jax.models.relu import relu
 
 
 def conv(

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.nn import relu
 from jax.typing import DTypeLike
 
 from ddrnet_jax.models.blocks import Bottleneck, ConvBN, PreActConv, Stage, resize
 from ddrnet_jax.models.dappm import DAPPM
 from ddrnet_jax.models.initial_weights import uniform_init
 from ddrnet_jax.models.pixel_blocks import in_blocks_on_tpus
+from ddrnet_jax.models.relu import relu
 from ddrnet_jax.models.variants import VARIANTS
 
 TASKS = ("segmentation", "classification")

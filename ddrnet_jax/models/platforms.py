@@ -1,8 +1,8 @@
 """The platform that a network is traced for: layers look here for the form that suits it, nobody has to ask for one.
 
 A form has the same weights and, up to rounding, the same numbers. "cpu": gradients of 3x3 kernels (conv3x3) and batch
-norm's sums (batch_norm) as matrix products. "gpu": resizing by constants (interpolation). "tpu": maps of few channels
-in blocks of pixels (pixel_blocks).
+norm's sums (batch_norm) as matrix products. "gpu": resizing by constants (interpolation), ReLU's slope as a sign
+(relu), losses of stride-8 logits (training/softmax_x8). "tpu": maps of few channels in blocks of pixels (pixel_blocks).
 Source: jax.lax.platform_dependent would trace every form in every program, and rematerialisation would keep the
 convolutions of all of them.
 """

@@ -1,4 +1,7 @@
-"""Cross entropy, OHEM, Dice and cross entropy at edges, over the pixels of the global batch; and of a classifier."""
+"""Cross entropy, OHEM, Dice and cross entropy at edges, over the pixels of the global batch; and of a classifier.
+
+A segmenter's logits come as they are, at stride 8, or at the size of the labels: f32[B,h,w,C] in both cases.
+"""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,6 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from ddrnet_jax.data.labels import IGNORE
+from ddrnet_jax.models.blocks import upsample_x8
+from ddrnet_jax.training import softmax_x8
 
 
 def cross_entropy(
@@ -19,11 +24,12 @@ def cross_entropy(
 ) -> jax.Array:
     """Mean cross entropy of the labelled pixels, divided by the sum of their class weights.
 
-    logits         f32[B,H,W,C]
+    logits         f32[B,h,w,C]
     labels         i32[B,H,W] (0..C-1 or 255)
     class_weights  f32[C] or None
     Returns        f32[]; exactly 0 with zero gradients if nothing is labelled.
     """
+    logits, labels = _pixel_by_pixel(logits, labels)
     per_pixel = _pixel_losses(logits, labels, label_smoothing)
     weights = _pixel_weights(labels, class_weights, per_pixel.dtype)
     return _safe_ratio((per_pixel * weights).sum(), weights.sum())
@@ -40,7 +46,7 @@ def ohem(
 ) -> jax.Array:
     """Mean cross entropy of the hardest labelled pixels of the global batch.
 
-    logits             f32[B,H,W,C]
+    logits             f32[B,h,w,C]
     labels             i32[B,H,W] (0..C-1 or 255)
     threshold          a pixel is kept if the probability of its true class is below max(threshold, p_K)
     min_kept_fraction  K, the number always kept, as a fraction of all B*H*W pixels
@@ -49,9 +55,11 @@ def ohem(
     Source: the reference takes K per GPU (131072 of 3 crops of 1024x1024 = 1/24); here it is over the
     global batch, so that the number of devices changes nothing.
     """
+    min_kept = round(min_kept_fraction * labels.size)
+    logits, labels = _pixel_by_pixel(logits, labels)
     per_pixel = _pixel_losses(logits, labels, label_smoothing)
     probability = jax.lax.stop_gradient(_true_class_probability(logits, labels))
-    limit = hardness_limit(probability, labels != IGNORE, threshold, round(min_kept_fraction * labels.size))
+    limit = hardness_limit(probability, labels != IGNORE, threshold, min_kept)
     is_kept = (labels != IGNORE) & (probability < limit)
     weights = jnp.where(is_kept, _pixel_weights(labels, class_weights, per_pixel.dtype), 0)
     return _safe_ratio((per_pixel * weights).sum(), is_kept.sum().astype(per_pixel.dtype))
@@ -69,7 +77,7 @@ def dice_edge(
 ) -> jax.Array:
     """Cross entropy, part of it over the pixels at edges only, plus Dice: the super-gradients recipe.
 
-    logits         f32[B,H,W,C]
+    logits         f32[B,h,w,C]
     labels         i32[B,H,W] (0..C-1 or 255)
     dice_weight    of `dice`, beside cross entropy
     edge_weight    share (0..1) of the mean over `edge_pixels`; the rest is the mean over all labelled pixels
@@ -79,6 +87,7 @@ def dice_edge(
     Source: super-gradients' recipe. Ignored pixels count in none of the means here. Class weights and label
     smoothing are no part of it: they are off by default and do here what they do in `cross_entropy`.
     """
+    logits = _at_labels(logits, labels)
     per_pixel = _pixel_losses(logits, labels, label_smoothing)
     weights = _pixel_weights(labels, class_weights, per_pixel.dtype)
     edge_weights = jnp.where(edge_pixels(labels, edge_size), weights, 0)
@@ -90,12 +99,13 @@ def dice_edge(
 def dice(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """The mean over all classes of 1 - Dice, between softmax probabilities and labels, over the global batch.
 
-    logits   f32[B,H,W,C]
+    logits   f32[B,h,w,C]
     labels   i32[B,H,W] (0..C-1 or 255)
     Returns  f32[] (0..1); exactly 0 with zero gradients if nothing is labelled.
     Source: 1 - (2 sum(p g) + 1) / (sum(p) + sum(g) + 1 + 1e-5) per class, as super-gradients has it, its sums
     over batch and space. A class that no pixel has counts too: it is pushed out of the predictions.
     """
+    logits = _at_labels(logits, labels)
     is_labelled = labels != IGNORE
     probability = jax.nn.softmax(_without_gradient_where_ignored(logits, is_labelled))
     probability = jnp.where(is_labelled[..., None], probability, 0)
@@ -171,8 +181,22 @@ def _element_of_rank(values: jax.Array, mask: jax.Array, rank: jax.Array, low: j
     return jax.lax.bitcast_convert_type(answer, values.dtype)
 
 
+def _at_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """f32[B,H,W,C]"""
+    return logits if logits.shape[:-1] == labels.shape else upsample_x8(logits, labels.shape[1:])
+
+
+def _pixel_by_pixel(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(logits, labels) for a loss that asks for no neighbours: at the size of the labels, or as in softmax_x8."""
+    if softmax_x8.suits(logits, labels):
+        return logits, softmax_x8.in_blocks(labels)
+    return _at_labels(logits, labels), labels
+
+
 def _pixel_losses(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:
-    """f32[B,H,W], 0 with zero gradient where the pixel is ignored."""
+    """Of every pixel, in the shape of the labels: f32[..], 0 with zero gradient where it is ignored."""
+    if logits.shape[:-1] != labels.shape:
+        return softmax_x8.pixel_losses(logits, labels, label_smoothing)
     is_labelled = labels != IGNORE
     known = jnp.where(is_labelled, labels, 0)
     logits = _without_gradient_where_ignored(logits, is_labelled)
@@ -199,6 +223,8 @@ _without_gradient_where_ignored.defvjp(
 
 
 def _true_class_probability(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    if logits.shape[:-1] != labels.shape:
+        return jnp.exp(-softmax_x8.pixel_losses(logits, labels, 0.0))
     known = jnp.where(labels == IGNORE, 0, labels)
     return jnp.exp(-_cross_entropies(logits, known))
 
@@ -243,7 +269,7 @@ def make_loss(
     label_smoothing: float = 0.0,
     **settings: float,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The named loss as a function of logits f32[B,H,W,C] and labels i32[B,H,W] (0..C-1 or 255).
+    """The named loss as a function of logits f32[B,h,w,C] and labels i32[B,H,W] (0..C-1 or 255).
 
     class_weights  f32[C]
     settings       of the config's group `loss`, by their keys; those of other losses are not used

@@ -9,7 +9,6 @@ from jax.extend.core import Primitive
 
 from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.batch_norm import STATISTICS
-from ddrnet_jax.models.blocks import upsample_x8
 from ddrnet_jax.models.ddrnet import Output, normalise
 
 # batch: {"images": u8[B,H,W,3], "labels": u8[B,H,W] or, of class numbers, i32[B]}; and what is fixed (see make_step)
@@ -29,9 +28,10 @@ def loss_of_heads(
     distance: Distance | None = None,
     distance_weight: float = 1.0,
 ) -> Objective:
-    """The loss of the head, and that of the auxiliary head if there is one, at label resolution.
+    """The loss of the head, and that of the auxiliary head if there is one.
 
-    loss        of logits and labels: of a segmenter f32[B,H,W,C] and i32[B,H,W], of a classifier f32[B,C] and i32[B]
+    loss        of logits and labels: of a segmenter, at stride 8, f32[B,h,w,C] and i32[B,H,W]; of a classifier f32[B,C]
+                and i32[B]
     platform    "cpu", "gpu" or "tpu": where it will run
     aux_weight  of the auxiliary head's loss
     remat       gradients compute batch norm and ReLU again, from the outputs of the convolutions, instead of
@@ -48,12 +48,8 @@ def loss_of_heads(
     def of_batch(params, batch_stats, batch):
         out, batch_stats = forward(params, batch_stats, batch["images"])
         labels = batch["labels"].astype(jnp.int32)
-
-        def at_labels(logits):
-            return loss(logits if labels.ndim == 1 else upsample_x8(logits, labels.shape[1:]), labels)
-
-        main = at_labels(out.logits)
-        aux = jnp.zeros_like(main) if out.aux_logits is None else at_labels(out.aux_logits)
+        main = loss(out.logits, labels)
+        aux = jnp.zeros_like(main) if out.aux_logits is None else loss(out.aux_logits, labels)
         total = main + aux_weight * aux
         metrics = {"loss_main": main, "loss_aux": aux}
         if distance is not None:

@@ -9,6 +9,7 @@ from flax import nnx
 from ddrnet_jax import DDRNet
 from ddrnet_jax.models import batch_norm, blocks, platforms, variables
 from ddrnet_jax.models.ddrnet import normalise
+from ddrnet_jax.models.relu import relu
 from ddrnet_jax.models.variants import VARIANTS, Variant
 
 RNG = np.random.default_rng(0)
@@ -46,6 +47,15 @@ def test_upsample_x8_is_the_resize_by_eight_cropped(size_hw):
     assert ours.shape == (1, *size_hw, 1)
     expected = slow_resize(x, (24, 40))[: size_hw[0], : size_hw[1]]
     np.testing.assert_allclose(ours[0, :, :, 0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_relu_and_its_slope(platform):
+    x, gradient = np.array([-2.5, -0.0, 0.0, 1e-30, 3.0], np.float32), np.array([2.0, 3.0, 4.0, 5.0, -6.0], np.float32)
+    with platforms.compiled_for(platform):
+        y, backward = jax.vjp(relu, x)
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    np.testing.assert_array_equal(backward(gradient)[0], [0, 0, 0, 5, -6])
 
 
 @pytest.mark.parametrize(("size", "stride"), [(5, 2), (9, 4), (17, 8)])

@@ -37,23 +37,43 @@ def test_without_the_compiler_the_benchmark_says_what_to_install(repo):
     )
 
 
+def compiled(case, repo, tmp_path):
+    """The figures of a case, from a process of its own: JAX is told to stay on the CPU before it starts."""
+    rows = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "benchmarks.gpu_bytes", "--case", case, "--json", str(rows)]
+    run = subprocess.run(command, cwd=repo, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (row,) = json.loads(rows.read_text())
+    return row
+
+
 @NEEDS_COMPILER
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "kernels", "gigabytes"), [("h100:mask:bfloat16", 80, 0.6), ("2080ti:mask:float16", 85, 0.7)]
 )
 def test_the_mask_needs_few_kernels_and_bytes(repo, tmp_path, case, kernels, gigabytes):
-    """In a process of its own: JAX is told to stay on the CPU before it starts."""
-    rows = tmp_path / "rows.json"
-    command = [sys.executable, "-m", "benchmarks.gpu_bytes", "--case", case, "--json", str(rows)]
-    run = subprocess.run(command, cwd=repo, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    (row,) = json.loads(rows.read_text())
+    row = compiled(case, repo, tmp_path)
     assert row["convolutions"] == 55
     assert row["fused_convolutions"] == 45
     assert row["transposes"] == 0, "kernels lie as cuDNN reads them"
     assert row["kernels"] <= kernels
     assert row["bytes"] <= gigabytes * 1e9
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "kernels", "gigabytes", "peak_megabytes"),
+    [("float32", 1700, 13.5, 900), ("bfloat16", 1780, 7.7, 600)],
+)
+def test_a_training_step_stores_no_logits_at_image_size(repo, tmp_path, dtype, kernels, gigabytes, peak_megabytes):
+    """Where XLA no longer fuses the losses, each stores 240 MB and reads them again."""
+    row = compiled(f"h100:training:{dtype}", repo, tmp_path)
+    assert row["all_reduces"] <= 141
+    assert row["kernels"] <= kernels
+    assert row["bytes"] <= gigabytes * 1e9
+    assert row["peak_bytes"] <= peak_megabytes * 1e6
 
 
 _ORDERS = """
