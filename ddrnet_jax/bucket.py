@@ -52,7 +52,7 @@ def parts(address: str | Path) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def _explained(address: str) -> Iterator[None]:
-    """What the libraries raise, in one line."""
+    """The libraries' errors, in one line."""
     import requests
     from google.api_core import exceptions
     from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
@@ -209,7 +209,7 @@ class Bucket:
 
 
 def sha256_of(blob: "Blob") -> str | None:
-    """What `upload` was told of an object; its server has compared what arrived with what was sent."""
+    """The hash that `upload` gave an object; the server has compared what arrived with what was sent."""
     return (blob.metadata or {}).get(_SHA256)
 
 

@@ -188,7 +188,7 @@ def _source(config: ConfigDict, split: str, spec: DatasetSpec, *, is_training: b
 
 
 def _pseudo_labelled(config: ConfigDict, spec: DatasetSpec) -> Source:
-    """What --mode pseudo_label wrote: train ids, whatever the values of the data set's own labels."""
+    """Reads what --mode pseudo_label wrote: train ids, whatever the values of the data set's own labels."""
     root = config.data.pseudo_root
     made_for = pseudo_labels.classes_of(root)
     if made_for != spec.classes:

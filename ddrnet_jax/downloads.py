@@ -57,7 +57,7 @@ class DownloadError(UserError):
 
 
 class _MayPass(Exception):
-    """What was in the way, and may be gone at the next attempt."""
+    """An obstacle that may be gone at the next attempt."""
 
 
 def is_address(text: str) -> bool:

@@ -6,4 +6,4 @@ class UserError(ValueError):
 
 
 class TryAgain(UserError):
-    """What passes by itself, such as a network that is away: the same command goes on. It ends with exit code 75."""
+    """It passes by itself, as a network that is away: the same command goes on. Ends with exit code 75."""

@@ -22,7 +22,7 @@ class Reading(NamedTuple):
 
 
 class Clocks(NamedTuple):
-    """What reads the clocks.
+    """Reads the clocks.
 
     read   those of this moment; None where unknown
     about  the card's limits, or {"unknown": why}; None where JAX uses no GPU
@@ -103,7 +103,7 @@ def summary(readings: Sequence[Reading | None]) -> dict | None:
 
 
 def note(about: dict, rows: Sequence[dict]) -> str:
-    """What the report says of them.
+    """The report's words for them.
 
     about  of Clocks
     rows   of the report, each with its summary as "clocks"

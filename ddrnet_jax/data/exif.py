@@ -30,7 +30,7 @@ def turned(picture: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _exif_blocks(data: bytes) -> Iterator[bytes]:
-    """What may be EXIF, laid out as a TIFF file."""
+    """The bytes that may be EXIF, laid out as a TIFF file."""
     if data[:2] == b"\xff\xd8":
         for marker, at in headers.jpeg_segments(data):
             body = data[at + 4 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]

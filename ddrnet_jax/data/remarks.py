@@ -1,4 +1,4 @@
-"""What is silently other than a user may think, in files that decode: told in check_data, training and prediction."""
+"""Facts that a user may not expect, of files that decode: told in check_data, training and prediction."""
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def of_image(data: bytes, spec: DatasetSpec, label: bytes = b"") -> dict[str, st
 
 
 def misnamed(label: bytes, name: str, spec: DatasetSpec) -> str:
-    """What an index mask holds, if not what its name says, and what to do; "" where nothing is wrong.
+    """The contents of an index mask, if not those of its name, and what to do; "" where nothing is wrong.
 
     Raises DataError if it is no index mask.
     """
@@ -43,7 +43,7 @@ def misnamed(label: bytes, name: str, spec: DatasetSpec) -> str:
 
 
 class Remarks:
-    """Of many images, the kinds that were met, how often, and first where."""
+    """The kinds that were met in many images, how often, and first where."""
 
     def __init__(self, spec: DatasetSpec):
         self._spec = spec

@@ -27,7 +27,7 @@ def current() -> str:
 
 
 def capability(compute_capability: str | None) -> float | None:
-    """Of an NVIDIA GPU, as "9.0" says it; None of other makers' ("gfx942") and of what is no GPU."""
+    """The number of an NVIDIA GPU, from "9.0"; None of other makers' ("gfx942") and of what is no GPU."""
     is_number = (compute_capability or "").replace(".", "", 1).isdigit()
     return float(compute_capability) if compute_capability and is_number else None
 
@@ -38,7 +38,7 @@ def has_bfloat16(compute_capability: str | None) -> bool:
 
 
 def inference_dtype(dtype: DTypeLike | None, compute_capability: str | None) -> DTypeLike | None:
-    """What a network of this type is best run in on a device: float16 for bfloat16 where a GPU does not have that.
+    """The type to run a network of this one in on a device: float16 for bfloat16 where a GPU does not have that.
 
     Source: as compiled for an RTX 2080 Ti an image of 1024x2048 moves 2.03 GB in bfloat16, more than the 1.43 of
     float32 (benchmarks/results/gpu_bytes_before.json). float16 has more digits than bfloat16, and less range.

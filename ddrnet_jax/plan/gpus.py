@@ -48,7 +48,7 @@ COMPILER_OPTIONS = {"xla_gpu_autotune_level": "0"}
 
 
 def missing_wheels() -> tuple[str, ...]:
-    """What the compiler for GPUs lacks here, as pip calls it; empty where all is installed."""
+    """The packages that the compiler for GPUs lacks here, as pip calls them; empty where all are installed."""
     return tuple(wheel for wheel, module in zip(WHEELS, _MODULES, strict=True) if not _is_installed(module))
 
 

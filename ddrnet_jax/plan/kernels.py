@@ -1,4 +1,4 @@
-"""What a program compiled for a GPU starts on it: how many kernels, of what kinds, and the bytes between them."""
+"""The kernels that a program compiled for a GPU starts on it: how many, of what kinds, and the bytes between them."""
 
 import collections
 import dataclasses
@@ -100,7 +100,7 @@ def _instructions(lines: list[str]) -> tuple[collections.Counter[str], int, int]
 
 
 def _flops(target: str, line: str, shapes: list[str]) -> int:
-    """Of a convolution, or of one of its two gradients: all multiply each output of the convolution by each tap."""
+    """FLOPs of a convolution or one of its two gradients: all multiply each output of the convolution by each tap."""
     result, first, second = (_dimensions(shape) for shape in shapes)
     if target.endswith("Filter"):
         output, kernel = second, result
@@ -111,7 +111,7 @@ def _flops(target: str, line: str, shapes: list[str]) -> int:
 
 
 def _dimensions(shape: str) -> list[int]:
-    """Of the first array."""
+    """The sizes of the first array."""
     return [int(n) for n in _ARRAY.findall(shape)[0][1].split(",")]
 
 

@@ -65,7 +65,7 @@ def _by_jax(path: Path, reason: str | None) -> Segmenter:
 
 
 def _why_jax(path: Path, engine: str) -> str | None:
-    """What keeps the network of a checkpoint from other engines; None: nothing that is known before it is read."""
+    """The reason why other engines cannot have a checkpoint's network; None: none known before it is read."""
     if engine == JAX:
         return ""
     if path.suffix == ".stablehlo":
@@ -107,7 +107,7 @@ def _has_accelerator() -> bool:
 
 
 def _fastest() -> str:
-    """Of the engines for ONNX files. In bfloat16 OpenVINO takes half of ONNX Runtime's time; in float32 the same."""
+    """The faster engine for ONNX files. In bfloat16 OpenVINO takes half of ONNX Runtime's time; in float32 the same."""
     has_openvino = importlib.util.find_spec("openvino") is not None
     return "openvino" if has_openvino and cpu.has("avx512_bf16", "amx_bf16") else "onnxruntime"
 

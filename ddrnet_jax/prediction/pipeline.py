@@ -111,7 +111,7 @@ class Behind:
 
 @contextlib.contextmanager
 def behind(do: Callable[[Any], object], *, depth: int = DEPTH) -> Iterator[Behind]:
-    """What is put is done in another thread; at the end, also of an error or Ctrl-C, what was put is done first.
+    """Does in another thread what is put; at the end, also of an error or Ctrl-C, all of it is done first.
 
     Raises what `do` raises, when the next item is put or at the end.
     """

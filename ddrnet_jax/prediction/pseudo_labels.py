@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Kept(NamedTuple):
-    """What the masks hold of each class: pixels predicted, and those of them that are labelled, i64[C]."""
+    """Counts of each class in the masks: pixels predicted, and those of them that are labelled, i64[C]."""
 
     classes: Sequence[str]
     predicted: np.ndarray

@@ -120,7 +120,7 @@ def load(place: str | Path, *, network: "Callable[[nnx.Rngs], nnx.Module] | None
 
 
 def not_a_segmenter(path: Path) -> CheckpointError:
-    """What is wrong with a classifier that is to predict masks."""
+    """The error of a classifier that is to predict masks."""
     return CheckpointError(
         f"{path}: a classifier, expected a segmenter, which alone predicts masks; "
         "train one from it with config.init_from"

@@ -68,7 +68,7 @@ def on_this_disk(place: str | Path, *, needs_step: bool = True) -> Path:
 
 @contextlib.contextmanager
 def named() -> Iterator[None]:
-    """What an error says of a copy on this disk, it says of the address that the copy is of."""
+    """Errors about a copy on this disk speak of the address that it is a copy of."""
     with contextlib.ExitStack() as stack:
         for mirror in _mirrors.values():
             stack.enter_context(mirror.named())
@@ -76,7 +76,7 @@ def named() -> Iterator[None]:
 
 
 def put_back(place: str | Path) -> str:
-    """What was written into the copy of a workdir, into its bucket. Returns its address. Raises BucketError."""
+    """Uploads what was written into the copy of a workdir. Returns its address. Raises BucketError."""
     mirror, _ = _copied(place)
     mirror.push()
     return str(mirror.bucket)

@@ -65,7 +65,7 @@ class Lease:
             return not self.is_lost
 
     def _free_generation(self) -> int:
-        """Of the lease to replace, 0 where there is none. Waits for one that may be of a run that was killed."""
+        """The lease's generation to replace, 0 where there is none. Waits for one whose run may have been killed."""
         first, deadline = None, time.monotonic() + OLD_S
         while found := self._bucket.read(NAME):
             blob, holder = found

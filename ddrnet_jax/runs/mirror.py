@@ -91,7 +91,7 @@ class Mirror:
 
     @contextlib.contextmanager
     def named(self) -> Iterator[None]:
-        """What an error says of the local folder, it says of the bucket's."""
+        """Errors about the local folder speak of the bucket's."""
         try:
             yield
         except UserError as e:

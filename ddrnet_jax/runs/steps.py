@@ -19,7 +19,7 @@ class NotSaved(CheckpointError, TryAgain):
 
 
 class Steps(Protocol):
-    """What the checkpoints of a run need of the place they are in. The first process alone changes something there."""
+    """A place for the checkpoints of a run. The first process alone changes something there."""
 
     @property
     def root(self) -> Path | str:
@@ -59,7 +59,7 @@ class Steps(Protocol):
         """Raises CheckpointError unless a step is found, described, ranked, and its lists name as many arrays."""
 
     def not_saved(self, step: int, error: Exception) -> CheckpointError:
-        """What to raise where Orbax could not save a step."""
+        """The error to raise where Orbax could not save a step."""
 
 
 def steps_of(workdir: str | Path) -> Steps:

@@ -64,7 +64,7 @@ class Claim:
             )
 
     def push(self) -> None:
-        """What is written in `folder` is where it belongs."""
+        """Files written in `folder` are where they belong."""
 
     def _locked(self) -> tuple[int, int] | None:
         regular_files.require(self._workdir / _LOCK)
@@ -279,7 +279,7 @@ def _changed_keys(place: Path, before: dict, given: dict) -> list[str]:
 
 
 def _road_on(workdir: Path, changed: list[str]) -> str:
-    """What to do instead, where a run is to be of another length."""
+    """The advice for a run that is to be of another length."""
     if not any(key.startswith("total_steps:") for key in changed):
         return ""
     return f". The learning rate falls over total_steps, so a run keeps its length; {train_longer(workdir)}"

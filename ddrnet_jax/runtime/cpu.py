@@ -22,7 +22,7 @@ def is_x86() -> bool:
 
 
 def name() -> str:
-    """What its maker calls it."""
+    """The name that its maker gives it."""
     return _described("model name") or platform.processor() or platform.machine()
 
 

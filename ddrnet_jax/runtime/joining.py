@@ -88,7 +88,7 @@ def join(setting: Place | str, lost: Callable[[], object]) -> None:
 
 
 def _detected() -> tuple[str | None, int | None, int | None]:
-    """What JAX finds out of a cluster by itself: address, count and index, None where there is none."""
+    """Address, count and index that JAX finds out of a cluster by itself, None where there is none."""
     try:
         from jax._src.clusters import ClusterEnv  # the public API finds the address and connects in one
 

@@ -1,4 +1,4 @@
-"""What a server answers instead of a mask."""
+"""The answers of a server that has no mask to give."""
 
 from ddrnet_jax.errors import UserError
 

@@ -67,7 +67,7 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """Of a Host header, without its port."""
+    """The name in a Host header, without its port."""
     end = host.find("]") + 1 if host.startswith("[") else host.find(":")
     return (host[:end] if end > 0 else host).lower()
 

@@ -194,7 +194,7 @@ def _pixel_by_pixel(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, ja
 
 
 def _pixel_losses(logits: jax.Array, labels: jax.Array, label_smoothing: float) -> jax.Array:
-    """Of every pixel, in the shape of the labels: f32[..], 0 with zero gradient where it is ignored."""
+    """The loss of every pixel, in the shape of the labels: f32[..], 0 with zero gradient where it is ignored."""
     if logits.shape[:-1] != labels.shape:
         return softmax_x8.pixel_losses(logits, labels, label_smoothing)
     is_labelled = labels != IGNORE

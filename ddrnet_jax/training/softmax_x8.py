@@ -83,7 +83,7 @@ def _interpolated(logits: jax.Array) -> jax.Array:
 
 
 def _targets(labels: jax.Array, logits: jax.Array, label_smoothing: float) -> jax.Array:
-    """What softmax should be: f32[B,h+1,w+1,64,C]"""
+    """The softmax to reach: f32[B,h+1,w+1,64,C]"""
     num_classes = logits.shape[-1]
     of_each = label_smoothing / num_classes
     is_class = labels[..., None] == jnp.arange(num_classes)

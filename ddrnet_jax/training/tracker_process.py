@@ -147,7 +147,7 @@ def _read(pipe: BinaryIO, messages: queue.SimpleQueue) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    """What went wrong, without passwords and keys."""
+    """The reason, without passwords and keys."""
     text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     for name, value in os.environ.items():
         if re.search("KEY|TOKEN|PASSWORD|SECRET", name) and len(value) > 5:

@@ -34,7 +34,7 @@ _PATIENCE_S = 15.0  # with what trackers have yet to send when the run ends: SIG
 
 
 class Tracker(Protocol):
-    """What keeps the scalars and pictures of a run."""
+    """Keeps the scalars and pictures of a run."""
 
     def write_scalars(self, step: int, scalars: dict[str, float]) -> None:
         """Keep these values of a step, by their names."""

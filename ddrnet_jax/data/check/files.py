@@ -69,7 +69,7 @@ def _kind(path: str) -> str:
 
 
 def _affixes(image_name: str, label_name: str) -> tuple[_Affixes, _Affixes]:
-    """What stands before and after the name that an image and its label share."""
+    """The text before and after the name that an image and its label share."""
     stem, ending = os.path.splitext(image_name)
     before, found, after = label_name.partition(stem)
     if found:

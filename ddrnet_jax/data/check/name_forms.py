@@ -76,7 +76,7 @@ def _forms(image: File, labels: list[File], before: str, after: str, *, is_same:
 
 
 def _affixes_of(stems: list[str]) -> list[tuple[str, str]]:
-    """What all stems may begin and end with beside the part that is the label's too; digits are of that part."""
+    """The beginning and end that all stems share beside the part that is the label's too; digits are of that part."""
     if len(stems) < 2:
         return [("", "")]
     before = re.sub(r"[0-9]+$", "", os.path.commonprefix(stems))

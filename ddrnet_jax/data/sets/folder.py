@@ -128,7 +128,7 @@ def two_files(root: Path, lines: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _names_of(root: Path, stem: str, image: Path) -> tuple[str, ...]:
-    """What a list may call an image: with its suffix or without, from its folder or from the root."""
+    """The names that a list may give an image: with its suffix or without, from its folder or from the root."""
     path = unicodedata.normalize("NFC", os.path.relpath(image, root).replace(os.sep, "/"))
     return stem, stem + image.suffix, path, os.path.splitext(path)[0]
 

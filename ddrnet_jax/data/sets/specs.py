@@ -91,7 +91,7 @@ class DatasetSpec:
         return files.read_file(label), label
 
     def misnamed(self, values: frozenset[int]) -> str:
-        """What a label with these raw values must be, if not what its name says; "" where nothing is wrong."""
+        """The kind of label that these raw values betray, if not the one of its name; "" where nothing is wrong."""
         return ""
 
     def of_files(self, root: Path, splits: list[str]) -> "DatasetSpec":
