@@ -114,10 +114,11 @@ def _apply_override(config: ConfigDict, override: str) -> None:
         parent, target = target, target[name]
     if isinstance(target, ConfigDict):
         raise ConfigError(f"--config.{key}: is a group of keys; set one of {', '.join(target)}")
+    like = False if key in WORDS else target  # which may be the word
     try:
-        parent[last] = text if text == WORDS.get(key) else _parse(text, target)
+        parent[last] = text if text == WORDS.get(key) else _parse(text, like)
     except (TypeError, ValueError, OverflowError) as e:
-        raise ConfigError(f"--config.{key}={cut(text, 80)}: expected {what_fits(target, key)}") from e
+        raise ConfigError(f"--config.{key}={cut(text, 80)}: expected {what_fits(like, key)}") from e
 
 
 def _parse(text: str, like):

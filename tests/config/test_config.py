@@ -131,8 +131,10 @@ def test_wrong_overrides_are_named(tmp_path, override, message):
 def test_class_weights_are_a_word_or_a_truth_value(tmp_path, given):
     path = write(tmp_path, [f"config.loss.class_weights = {given!r}"])
     assert config_files.load(path).loss.class_weights == given
-    overridden = config_files.load(write(tmp_path, []), [f"loss.class_weights={given}"])
-    assert overridden.loss.class_weights == given
+    for before in (False, "auto"):
+        path = write(tmp_path, [f"config.loss.class_weights = {before!r}"])
+        overridden = config_files.load(path, [f"loss.class_weights={given}"])
+        assert overridden.loss.class_weights == given
     assert config_files.from_json(config_files.to_json(overridden)).loss.class_weights == given
 
 
