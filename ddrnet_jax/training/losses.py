@@ -1,6 +1,6 @@
 """Cross entropy, OHEM, Dice and cross entropy at edges, over the pixels of the global batch; and of a classifier.
 
-A segmenter's logits come as they are, at stride 8, or at the size of the labels: f32[B,h,w,C] in both cases.
+A segmenter's logits come as they are, at stride 8: f32[B,h,w,C]. Those at the size of the labels are not enlarged.
 """
 
 import functools

@@ -13,15 +13,18 @@ import numpy as np
 from ddrnet_jax.data.labels import IGNORE
 from ddrnet_jax.models import platforms
 
-_NO_CLASS = IGNORE - 1
+_NO_CLASS = IGNORE - 1  # more classes than that have the losses' other form
 _BETWEEN = np.array([1, 3, 5, 7, 9, 11, 13, 15]) / 16  # where eight pixels lie between two cells
 _SHARES = np.stack([1 - _BETWEEN, _BETWEEN])  # what they take of the first and the second
 _WEIGHTS = np.einsum("ip,jq->ijpq", _SHARES, _SHARES).reshape(4, 64, 1)  # the 64 pixels, of each of four cells
 
 
 def suits(logits: jax.Array, labels: jax.Array) -> bool:
-    """True if these are logits [B,h,w,C] of a GPU's program and labels [B,8h,8w]."""
-    return platforms.current() == "gpu" and labels.shape[1:] == tuple(8 * n for n in logits.shape[1:3])
+    """True if these are logits f32[B,h,w,C] of a GPU's program and labels i32[B,8h,8w], and no class is `_NO_CLASS`."""
+    batch, rows, columns, num_classes = logits.shape
+    is_precise = jnp.finfo(logits.dtype).bits >= 32  # a gradient comes from the log of a sum that was kept
+    is_of_cells = labels.shape == (batch, 8 * rows, 8 * columns)
+    return platforms.current() == "gpu" and is_of_cells and is_precise and num_classes <= _NO_CLASS
 
 
 def in_blocks(labels: jax.Array) -> jax.Array:

@@ -56,6 +56,8 @@ def test_relu_and_its_slope(platform):
         y, backward = jax.vjp(relu, x)
     np.testing.assert_array_equal(y, np.maximum(x, 0))
     np.testing.assert_array_equal(backward(gradient)[0], [0, 0, 0, 5, -6])
+    with platforms.compiled_for(platform):
+        assert ("sign" in str(jax.make_jaxpr(jax.grad(relu))(1.0))) == (platform == "gpu")
 
 
 @pytest.mark.parametrize(("size", "stride"), [(5, 2), (9, 4), (17, 8)])

@@ -1,5 +1,6 @@
 """Training runs in a bucket, as pod users start them: killed, cut off, of several processes; they end as on a disk."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -56,6 +57,16 @@ def start(workdir, *more, patience_s=60):
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def started(workdir):
+    """A run that does not outlive its test."""
+    with start(workdir) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def complete(workdir):
@@ -191,20 +202,16 @@ def test_a_second_run_is_refused_and_the_first_stopped_and_gone_on_with(network,
             refused.wait(300)
 
     network.noticed = hold
-    with start(workdir) as first:
-        try:
-            wait_for(lambda: any("checkpoints/2/" in name for name in Bucket(workdir).objects()), first)
-            second = start(workdir)
+    with started(workdir) as first:
+        wait_for(lambda: any("checkpoints/2/" in name for name in Bucket(workdir).objects()), first)
+        with started(workdir) as second:
             said, _ = second.communicate(timeout=300)
-            assert second.returncode == 1, said
-            assert f"error: --workdir {workdir}: another run is writing there" in said.splitlines()[-1]
-            first.send_signal(signal.SIGTERM)
-            refused.set()
-            said, _ = first.communicate(timeout=300)
-            assert first.returncode == 75, said
-        finally:
-            first.kill()
-            refused.set()
+        assert second.returncode == 1, said
+        assert f"error: --workdir {workdir}: another run is writing there" in said.splitlines()[-1]
+        first.send_signal(signal.SIGTERM)
+        refused.set()
+        said, _ = first.communicate(timeout=300)
+        assert first.returncode == 75, said
     assert lease.NAME not in Bucket(workdir).objects()
     assert "waiting" not in complete(workdir)
     assert_as_on_disk(workdir, on_disk)

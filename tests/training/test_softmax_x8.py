@@ -33,31 +33,70 @@ def value_and_gradient(loss, platform, logits, labels):
     return jax.device_get(jax.jit(jax.value_and_grad(traced))(logits, labels))
 
 
+def assert_the_same(loss, logits, labels, within=1e-12):
+    """In float64, where only a difference in mathematics would show."""
+    with jax.enable_x64(True):
+        value, gradient = value_and_gradient(loss, "gpu", logits, labels)
+        expected, expected_gradient = value_and_gradient(loss, "cpu", logits, labels)
+    assert value == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=within * np.abs(expected_gradient).max())
+
+
 @pytest.mark.parametrize("cells_hw", [(3, 4), (1, 1), (1, 5), (2, 1)])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weights", [None, np.array([0.5, 2.0, 1.0, 1.5, 3.0])])
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_and_gradient_are_the_same(name, weights, label_smoothing, cells_hw):
-    """In float64, where only a difference in mathematics would show."""
     loss = functools.partial(LOSSES[name], class_weights=weights, label_smoothing=label_smoothing)
-    with jax.enable_x64(True):
-        value, gradient = value_and_gradient(loss, "gpu", *example(0, cells_hw))
-        expected, expected_gradient = value_and_gradient(loss, "cpu", *example(0, cells_hw))
-    assert value == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-12 * np.abs(expected_gradient).max())
+    assert_the_same(loss, *example(0, cells_hw))
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.7, 1.0])
+def test_as_many_of_the_hardest_pixels_are_kept(fraction):
+    """Where no two are alike: among those rounding may decide."""
+    assert_the_same(functools.partial(losses.ohem, threshold=0.0, min_kept_fraction=fraction), *example(0))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_large_logits_are_no_overflow(name):
+    logits, labels = example(0)
+    assert_the_same(LOSSES[name], 400 * logits, labels, within=1e-10)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_form_is_taken_for_gpus_and_whole_cells_alone(name):
-    def takes(platform, labels):
+    def takes(platform, logits, labels):
         with platforms.compiled_for(platform):
             return "take" in str(jax.make_jaxpr(LOSSES[name])(*map(jnp.asarray, (logits, labels))))
 
     logits, labels = example(0)
-    assert takes("gpu", labels)
-    assert not takes("cpu", labels)
-    assert not takes("tpu", labels)
-    assert not takes("gpu", labels[:, :-1])
+    assert takes("gpu", logits, labels)
+    assert not takes("cpu", logits, labels)
+    assert not takes("tpu", logits, labels)
+    assert not takes("gpu", logits, labels[:, :-1])
+
+
+def test_the_form_keeps_no_sum_in_half_precision():
+    logits, labels = example(0)
+    with platforms.compiled_for("gpu"):
+        assert softmax_x8.suits(jnp.asarray(logits, jnp.float32), labels)
+        assert not softmax_x8.suits(jnp.asarray(logits, jnp.bfloat16), labels)
+
+
+@pytest.mark.parametrize("num_classes", [254, 255, 256, 300])
+@pytest.mark.parametrize("label", [3, 254, 256])
+def test_many_classes_are_those_that_other_platforms_see(num_classes, label):
+    logits, labels = np.zeros((1, 1, 1, num_classes), np.float32), np.zeros((1, 8, 8), np.int32)
+    labels[0, 0, 0] = label
+    value, expected = (value_and_gradient(losses.cross_entropy, p, logits, labels)[0] for p in ("gpu", "cpu"))
+    assert np.isfinite(expected) == (label < num_classes)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_labels_of_another_batch_are_refused():
+    logits, labels = example(0)
+    with pytest.raises((TypeError, ValueError)):
+        value_and_gradient(losses.cross_entropy, "gpu", logits[:1], labels)
 
 
 def test_nothing_of_all_classes_at_image_size_is_kept():
