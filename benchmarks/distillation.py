@@ -37,7 +37,7 @@ def main() -> None:
             print(f"{name}, seed {seed}, {steps} steps", flush=True)
             places = {"data": arguments.data.resolve(), "workdir": workdir}
             result = ingredients.run(name, config, changes[name], seed=seed, steps=steps, **places)
-            result["changes"] = {key: str(value).removeprefix(f"{workdir}/") for key, value in changes[name].items()}
+            result["changes"] = {k: v.name if isinstance(v, Path) else v for k, v in changes[name].items()}
             ingredients.add(arguments.results, result)
     runs = ingredients.read(arguments.results) + ingredients.read(RESULTS / "ingredients.json")
     for name, what in ((TEACHER, "the teacher, 23"), (STUDENT, "23-slim with it"), (ingredients.STRONG, "without")):
