@@ -335,6 +335,7 @@ def _optional_experiment(arguments, overrides):
 
 
 WITHOUT_JAX = ("predict", "serve")  # whose engine loads it where it needs it
+ON_THE_CPU = ("plan",)  # compiles for what is not here: JAX is not to look for it
 RUN = {
     "train": _train,
     "evaluate": _evaluate,

@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
 
             compilation.enable_cache()
         with processes.joined(setting, leaving_in_order=(Preempted, StoppedByUser)):
+            if arguments.mode in commands.ON_THE_CPU:
+                devices.stay_on_the_cpu()
             if arguments.mode not in commands.WITHOUT_JAX:
                 devices.check()
             code = commands.RUN[arguments.mode](arguments, overrides) or 0

@@ -12,6 +12,7 @@ from jax.experimental import topologies
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.plan import gpus
+from ddrnet_jax.runtime import devices
 
 
 class TopologyError(UserError):
@@ -220,7 +221,7 @@ def topology(name: str) -> Topology:
     family = name.split(":")[0].lower()
     if name != THIS_MACHINE and family not in TPUS | GPUS:
         raise TopologyError(f"--topology {name}: unknown topology; accepted: {accepted_names()}")
-    jax.config.update("jax_platforms", "cpu")
+    devices.stay_on_the_cpu()
     if name == THIS_MACHINE:
         return Topology(name, tuple(jax.devices("cpu")), None)
     if family in GPUS:

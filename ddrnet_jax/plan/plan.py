@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from ddrnet_jax.build import Experiment
@@ -232,11 +233,16 @@ def _run_estimate(experiment: Experiment, train: dict, chips: int | None) -> dic
 def _without_cache() -> Iterator[None]:
     """No persistent cache: programs for devices that are not there can be written to it, but not read from it."""
     was_on = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
-    jax.config.update("jax_enable_compilation_cache", False)
+    _keep_programs(False)
     try:
         yield
     finally:
-        jax.config.update("jax_enable_compilation_cache", was_on)
+        _keep_programs(was_on)
+
+
+def _keep_programs(is_on: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", is_on)
+    compilation_cache.reset_cache()  # which goes by what the first program found
 
 
 @contextlib.contextmanager

@@ -36,6 +36,11 @@ def check() -> None:
         raise DeviceError("JAX_ENABLE_X64: is set, but weights and checkpoints are of 32 bits; unset it")
 
 
+def stay_on_the_cpu() -> None:
+    """Look for no accelerator, before any use of JAX: one without a driver takes the compiler for its kind along."""
+    jax.config.update("jax_platforms", "cpu")
+
+
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """All devices of all processes (or those given) in one axis called "data"."""
     devices = devices or jax.devices()

@@ -1,12 +1,15 @@
 """What XLA compiles for GPUs that are not there: run where its wheels are installed, in an environment of their own."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from ddrnet_jax import main as main_lib
 from ddrnet_jax.plan import gpus
+from ddrnet_jax.runtime import devices
 
 MISSING = gpus.missing_wheels()
 NEEDS_COMPILER = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}: {gpus.install_line()}")
@@ -109,3 +112,32 @@ def test_kernels_lie_as_the_compiler_wants_them(repo):
     environment = {"JAX_PLATFORMS": "cpu", "PATH": "", "HOME": str(repo)}
     run = subprocess.run([sys.executable, "-c", _ORDERS], cwd=repo, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_plan_looks_for_no_accelerator(repo, monkeypatch, capsys):
+    done = []
+    monkeypatch.setattr(devices, "stay_on_the_cpu", lambda: done.append("stays on the CPU"))
+    monkeypatch.setattr(devices, "check", lambda: done.append("checked"))
+    config = str(repo / "configs" / "demo.py")
+    assert main_lib.main(["--mode", "plan", "--config", config, "--topology", "nothing"]) == 1
+    assert "unknown topology" in capsys.readouterr().err
+    assert done == ["stays on the CPU", "checked"]
+
+
+@NEEDS_COMPILER
+@pytest.mark.slow
+def test_a_plan_needs_neither_a_driver_nor_a_variable_of_jax_and_can_be_made_twice(repo, tmp_path):
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    command = [sys.executable, "-m", "ddrnet_jax.main", "--mode", "plan", "--config", "configs/demo.py"]
+    for _ in range(2):
+        run = subprocess.run(
+            [*command, "--topology", "h100:2"],
+            cwd=repo,
+            capture_output=True,
+            text=True,
+            env=kept | {"DDRNET_JAX_CACHE_DIR": str(tmp_path)},
+        )
+        assert run.returncode == 0, run.stderr
+        assert "kernels" in run.stdout
+        assert "Traceback" not in run.stderr
+        assert "Warning" not in run.stderr
