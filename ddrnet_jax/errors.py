@@ -6,4 +6,4 @@ class UserError(ValueError):
 
 
 class TryAgain(UserError):
-    """It passes by itself, as a network that is away: the same command goes on. Ends with exit code 75."""
+    """A trouble that passes by itself, such as a network that is away: exit code 75, and the same command goes on."""

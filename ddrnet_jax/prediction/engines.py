@@ -65,7 +65,7 @@ def _by_jax(path: Path, reason: str | None) -> Segmenter:
 
 
 def _why_jax(path: Path, engine: str) -> str | None:
-    """The reason why other engines cannot have a checkpoint's network; None: none known before it is read."""
+    """Why JAX alone can run a checkpoint; None: no reason that is known before it is read."""
     if engine == JAX:
         return ""
     if path.suffix == ".stablehlo":

@@ -111,7 +111,7 @@ class Behind:
 
 @contextlib.contextmanager
 def behind(do: Callable[[Any], object], *, depth: int = DEPTH) -> Iterator[Behind]:
-    """Does in another thread what is put; at the end, also of an error or Ctrl-C, all of it is done first.
+    """Another thread does what is put; at the end, also by an error or Ctrl-C, it does the rest before this returns.
 
     Raises what `do` raises, when the next item is put or at the end.
     """

@@ -136,7 +136,7 @@ def _open(path: Path) -> tuple[Video, Iterator[np.ndarray]]:
 
 
 def announced(capture: cv2.VideoCapture, name: str) -> Video:
-    """The size and rate that an opened capture gives, and a warning where it does not say its rate."""
+    """The number of frames and the rate that an opened capture gives, and a warning where it does not say its rate."""
     rate = capture.get(cv2.CAP_PROP_FPS)
     count = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
     if not (math.isfinite(rate) and 0 < rate < _MOST_FRAMES_PER_S):

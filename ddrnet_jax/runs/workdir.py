@@ -64,7 +64,7 @@ class Claim:
             )
 
     def push(self) -> None:
-        """Files written in `folder` are where they belong."""
+        """Nothing to do: files written in `folder` are where they belong."""
 
     def _locked(self) -> tuple[int, int] | None:
         regular_files.require(self._workdir / _LOCK)

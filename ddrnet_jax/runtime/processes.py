@@ -265,7 +265,7 @@ class _Heard:
         self._polls = dict.fromkeys(set(range(count)) - {own}, 0)  # since the last beat; of process 0, since its answer
 
     def note(self, beats: list[tuple[str, str]]) -> None:
-        """The answers of the coordinator, process 0: (key, the count that a living process raises)."""
+        """Take in the coordinator's (process 0's) answer: (key, the count that a living process raises)."""
         found = {int(key.rsplit("/", 1)[1]): beat for key, beat in beats}
         for index in self._polls:
             if index == 0 or found.get(index, self._beats.get(index)) != self._beats.get(index):

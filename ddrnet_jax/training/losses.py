@@ -182,7 +182,7 @@ def _element_of_rank(values: jax.Array, mask: jax.Array, rank: jax.Array, low: j
 
 
 def _at_labels(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """f32[B,H,W,C]"""
+    """Logits f32[B,h,w,C] at the size of the labels: f32[B,H,W,C]"""
     return logits if logits.shape[:-1] == labels.shape else upsample_x8(logits, labels.shape[1:])
 
 

@@ -142,7 +142,7 @@ def _known_names() -> frozenset[str]:
 
 
 def _prefix(name: str) -> str | None:
-    """The prefix of the name that a tensor has in some network; None if it has none there."""
+    """The text before a tensor's name in one of our networks; None if it has no such name."""
     ends = [0, *(match.end() for match in re.finditer(r"\.", name))]
     return next((name[:end] for end in ends if name[end:] in _known_names()), None)
 

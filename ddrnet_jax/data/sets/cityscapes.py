@@ -76,7 +76,7 @@ class Cityscapes(DatasetSpec):
         return files.require_labels(pairs, f"unzip the {annotation} archive of the release into {root}")
 
     def of_files(self, root: Path, splits: list[str]) -> DatasetSpec:
-        """The dataset of train ids, where their files alone are there."""
+        """The spec of train ids, where their files alone are there."""
         for split in splits:
             annotation, folder = _annotation(split)
             for city in sorted((root / annotation / folder).glob("*/")):
