@@ -3,26 +3,20 @@
 Each imports what it needs when it runs, so that --help and a wrong flag cost no start of jax.
 """
 
-import argparse
-import logging
-import os
 from pathlib import Path
 
-from ddrnet_jax.cli import flags
+from ddrnet_jax.cli import flags, inputs
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.outputs import Outputs
 from ddrnet_jax.runtime import processes
-from ddrnet_jax.weights import shipped
-
-_log = logging.getLogger(__name__)
 
 
 def _train(arguments, overrides) -> None:
     from ddrnet_jax.report import make
     from ddrnet_jax.training import loop
 
-    experiment = _experiment(arguments, overrides)
-    workdir = arguments.workdir or Path("runs") / _run_name(arguments)
+    experiment = inputs.experiment(arguments, overrides)
+    workdir = arguments.workdir or Path("runs") / inputs.run_name(arguments)
     finished = loop.train(experiment, workdir, command=arguments.command)
     if processes.is_first():
         make.after_training(workdir, experiment, **finished._asdict())
@@ -35,7 +29,7 @@ def _evaluate(arguments, overrides) -> None:
     from ddrnet_jax.prediction import scoring
 
     processes.end_at_sigterm()
-    experiment, checkpoint = _experiment(arguments, overrides), _checkpoint(arguments)
+    experiment, checkpoint = inputs.experiment(arguments, overrides), inputs.checkpoint(arguments)
     classes, is_file = experiment.spec.classes, Path(checkpoint).suffix in scoring.FILES
     if not (arguments.engine or arguments.compare or is_file):
         result = evaluate.evaluate_checkpoint(experiment, checkpoint)
@@ -64,8 +58,8 @@ def _other(compare: str, checkpoint: str) -> tuple[str, str]:
 def _predict(arguments, overrides) -> None:
     from ddrnet_jax.prediction import predict
 
-    wanted = _optional_experiment(arguments, overrides)
-    checkpoint = _checkpoint_or_shipped(arguments) if arguments.input else _checkpoint(arguments)
+    wanted = inputs.optional_experiment(arguments, overrides)
+    checkpoint = inputs.checkpoint_or_shipped(arguments) if arguments.input else inputs.checkpoint(arguments)
     output = arguments.output or "predictions"
     options = {"engine": arguments.engine or "auto", "side_by_side": arguments.side_by_side}
     if arguments.input:
@@ -83,7 +77,7 @@ def _serve(arguments, overrides) -> None:
         raise UsageError("--mode serve takes no --config: a checkpoint carries its own")
     options = {"host": arguments.host, "port": arguments.port and flags.port(arguments.port)}
     given = {name: value for name, value in options.items() if value is not None}
-    checkpoint = _checkpoint_or_shipped(arguments)
+    checkpoint = inputs.checkpoint_or_shipped(arguments)
     try:
         from ddrnet_jax.serving import serve
     except ModuleNotFoundError as e:
@@ -97,10 +91,10 @@ def _pseudo_label(arguments, overrides) -> None:
     confidence = flags.positive(arguments.confidence or "0.9", "confidence", float)
     if confidence > 1:
         raise UsageError(f"--confidence {arguments.confidence}: a probability, at most 1")
-    wanted = _optional_experiment(arguments, overrides)
-    source, output = _needed(arguments, "input"), _needed(arguments, "output")
+    wanted = inputs.optional_experiment(arguments, overrides)
+    source, output = inputs.needed(arguments, "input"), inputs.needed(arguments, "output")
     count, kept = pseudo_labels.pseudo_label(
-        _checkpoint(arguments), source, output, confidence=confidence, wanted=wanted
+        inputs.checkpoint(arguments), source, output, confidence=confidence, wanted=wanted
     )
     print("\n".join(kept.lines()))
     print(f"{count} images and masks are in {output}; data.pseudo_root={output} trains on them too")
@@ -109,8 +103,8 @@ def _pseudo_label(arguments, overrides) -> None:
 def _import_weights(arguments, overrides) -> None:
     from ddrnet_jax.weights import importing
 
-    config = _optional_config(arguments, overrides)
-    source, output = _needed(arguments, "input"), _needed(arguments, "output")
+    config = inputs.optional_config(arguments, overrides)
+    source, output = inputs.needed(arguments, "input"), inputs.needed(arguments, "output")
     print("\n".join(importing.report_lines(importing.import_weights(source, output, config))))
 
 
@@ -119,10 +113,10 @@ def _export(arguments, overrides) -> None:
 
     if (arguments.config or overrides) and not arguments.int8:
         raise UsageError("--mode export takes no --config but with --int8: a checkpoint carries its own")
-    output, file_format = _needed(arguments, "output"), _needed(arguments, "format")
+    output, file_format = inputs.needed(arguments, "output"), inputs.needed(arguments, "format")
     options = {"file_format": file_format, "naming": arguments.naming, "size_hw": flags.size_or_any(arguments.size)}
     options["int8"], options["dtype"] = _int8(arguments, overrides), arguments.dtype or "float32"
-    card = export.export(_checkpoint(arguments), output, **options)
+    card = export.export(inputs.checkpoint(arguments), output, **options)
     for note in card["notes"]:
         print(f"note: {note}")
     what = "weights are" if file_format in export.WEIGHTS else "the network is"
@@ -143,7 +137,7 @@ def _int8(arguments, overrides):
         options["images"] = flags.positive(arguments.calibrate, "calibrate", int)
     if arguments.max_loss:
         options["largest_loss"] = flags.positive(arguments.max_loss, "max_loss", float)
-    return int8.Int8(_optional_experiment(arguments, overrides), **options)
+    return int8.Int8(inputs.optional_experiment(arguments, overrides), **options)
 
 
 def _benchmark(arguments, overrides) -> None:
@@ -184,9 +178,9 @@ def _check_data(arguments, overrides) -> int:
     from ddrnet_jax.data.check import check
     from ddrnet_jax.data.check import report as check_report
 
-    _say_how_unnamed_classes_lie(_config(arguments, overrides))
-    e = _experiment(arguments, overrides)
-    output = arguments.output or Path("runs") / "check_data" / _run_name(arguments)
+    _say_how_unnamed_classes_lie(inputs.config(arguments, overrides))
+    e = inputs.experiment(arguments, overrides)
+    output = arguments.output or Path("runs") / "check_data" / inputs.run_name(arguments)
     Outputs(output).require(check_report.FILES)
     report = check.check(
         (
@@ -223,7 +217,7 @@ def _doctor(arguments, overrides) -> int:
     from ddrnet_jax.doctor import examine
 
     checkpoint = arguments.checkpoint or arguments.workdir
-    examination = examine.examine(_experiment(arguments, overrides), checkpoint)
+    examination = examine.examine(inputs.experiment(arguments, overrides), checkpoint)
     print("\n".join(examination.lines()))
     return int(examination.has_errors)
 
@@ -232,8 +226,8 @@ def _prepare_data(arguments, overrides) -> None:
     from ddrnet_jax import build
     from ddrnet_jax.data.records import prepare
 
-    config = _config(arguments, overrides)
-    output, d = _needed(arguments, "output"), config.data
+    config = inputs.config(arguments, overrides)
+    output, d = inputs.needed(arguments, "output"), config.data
     sources = build.sources_to_prepare(config)
     counts = prepare.prepare(sources, output, name=d.name, num_threads=d.num_threads, jpeg_quality=d.jpeg_quality)
     for split, count in counts.items():
@@ -244,8 +238,8 @@ def _prepare_data(arguments, overrides) -> None:
 def _submit(arguments, overrides) -> None:
     from ddrnet_jax.evaluation import submission
 
-    experiment = _experiment(arguments, overrides)
-    checkpoint, output = _checkpoint(arguments), _needed(arguments, "output")
+    experiment = inputs.experiment(arguments, overrides)
+    checkpoint, output = inputs.checkpoint(arguments), inputs.needed(arguments, "output")
     count = submission.submit(experiment, checkpoint, output)
     print(f"{count} predictions are in {output}: names, sizes and label ids were read again and are right")
 
@@ -253,7 +247,7 @@ def _submit(arguments, overrides) -> None:
 def _report(arguments, overrides) -> None:
     from ddrnet_jax.report import make
 
-    shown, experiment = _checkpoint(arguments), _optional_experiment(arguments, overrides)
+    shown, experiment = inputs.checkpoint(arguments), inputs.optional_experiment(arguments, overrides)
     path = make.make(shown, arguments.output, compare=arguments.compare, experiment=experiment)
     print(f"the report is in {path}")
 
@@ -263,75 +257,13 @@ def _plan(arguments, overrides) -> None:
     from ddrnet_jax.plan import report as plan_report
     from ddrnet_jax.training import program
 
-    experiment, topology = _experiment(arguments, overrides), _needed(arguments, "topology")
+    experiment, topology = inputs.experiment(arguments, overrides), inputs.needed(arguments, "topology")
     if arguments.output:
         Outputs(Path(arguments.output).parent).require([Path(arguments.output).name])
     planned = plan.plan(experiment, topology, program.lower_train_step)
     if arguments.output:
         plan.write(planned, arguments.output)
     print("\n".join(plan_report.report_lines(planned)))
-
-
-def _run_name(arguments) -> str:
-    """cityscapes_39 of configs/cityscapes.py:39"""
-    path, _, argument = arguments.config.rpartition(".py")
-    return Path(path).name + argument.replace(":", "_")
-
-
-def _checkpoint(arguments) -> str:
-    checkpoint = arguments.checkpoint or arguments.workdir
-    if not checkpoint:
-        instead = f"; or --input alone, which {shipped.DEFAULT} predicts" if arguments.mode == "predict" else ""
-        raise UsageError(f"--mode {arguments.mode} needs --checkpoint: a workdir or one step's directory{instead}")
-    return checkpoint
-
-
-def _checkpoint_or_shipped(arguments) -> str:
-    if arguments.checkpoint or arguments.workdir:
-        return _checkpoint(arguments)
-    _log.info(f"no --checkpoint: by {shipped.DEFAULT}, {shipped.NAMES[shipped.DEFAULT]}")
-    is_hidden = os.path.lexists(shipped.DEFAULT)  # by what this folder calls so, which nobody asked for
-    return str(shipped.path(shipped.DEFAULT)) if is_hidden else shipped.DEFAULT
-
-
-def _needed(arguments, name: str) -> str:
-    value = getattr(arguments, name)
-    if not value:
-        raise UsageError(f"--mode {arguments.mode} needs --{name}")
-    return value
-
-
-def read_config(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    """The config of the flags, if they name one, kept in `arguments`. Raises UserError; loads no jax."""
-    if arguments.config:
-        from ddrnet_jax.config import files as config_files
-
-        arguments.read_config = config_files.load(arguments.config, overrides)
-
-
-def _config(arguments, overrides):
-    if not arguments.config:
-        raise UsageError(f"--mode {arguments.mode} needs --config: a file like configs/demo.py")
-    if not hasattr(arguments, "read_config"):
-        read_config(arguments, overrides)
-    return arguments.read_config
-
-
-def _optional_config(arguments, overrides):
-    if overrides and not arguments.config:
-        raise UsageError(f"--config.{overrides[0]}: overrides need --config")
-    return _config(arguments, overrides) if arguments.config else None
-
-
-def _experiment(arguments, overrides):
-    config = _config(arguments, overrides)  # first: a config file may change what `build` has
-    from ddrnet_jax import build
-
-    return build.experiment(config)
-
-
-def _optional_experiment(arguments, overrides):
-    return _experiment(arguments, overrides) if _optional_config(arguments, overrides) else None
 
 
 WITHOUT_JAX = ("predict", "serve")  # whose engine loads it where it needs it

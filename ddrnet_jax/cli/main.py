@@ -4,7 +4,7 @@ import sys
 import traceback
 
 from ddrnet_jax import memory
-from ddrnet_jax.cli import commands, flags, log, streams
+from ddrnet_jax.cli import commands, flags, inputs, log, streams
 from ddrnet_jax.cli.flags import UsageError
 from ddrnet_jax.errors import TryAgain, UserError
 from ddrnet_jax.runtime import joining, processes
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
         setting = joining.parse(arguments.distributed)
         log.configure(verbose=arguments.verbose)
         if setting == "off":  # else all processes are told of a wrong config
-            commands.read_config(arguments, overrides)  # before jax is loaded
+            inputs.read_config(arguments, overrides)  # before jax is loaded
         if arguments.mode not in commands.WITHOUT_JAX:
             from ddrnet_jax.runtime import compilation, devices
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from ddrnet_jax import regular_files
-from ddrnet_jax.config.schema import WORDS, ConfigError, base, suggestion, validate, what_fits
+from ddrnet_jax.config.checks import suggestion, validate, what_fits
+from ddrnet_jax.config.schema import WORDS, ConfigError, base
 from ddrnet_jax.text import cut
 
 # The keys that may change when a run is resumed: they do not touch what is learned.
