@@ -57,7 +57,11 @@ PARTS = {
     "less_scaling": ["data.scale_range"],
     "ema_098": ["ema_decay"],
 }
+# What is within noise alone, left out together too.
+TOGETHER = ("cosine_and_warmup", "less_scaling", "ema_098")
 ADAMW = ("AdamW at 0.002 in place of Muon", {"optimizer.name": "adamw", "optimizer.learning_rate": 0.002})
+
+_WIDTH = len("without_" + "+".join(TOGETHER))
 
 
 def with_parts(steps: int) -> dict[str, tuple[str, Path, dict]]:
@@ -79,8 +83,9 @@ def with_parts(steps: int) -> dict[str, tuple[str, Path, dict]]:
     warmup = {"optimizer.warmup_steps": flat_strong["optimizer.warmup_steps"]}
     runs[STRONG] = ("configs/camvid_strong.py", STRONG_CONFIG, warmup)
     runs["adamw"] = (ADAMW[0], STRONG_CONFIG, warmup | ADAMW[1])
-    for name, keys in PARTS.items():
-        without = warmup | {key: flat_small[key] for key in keys}
+    for names in (*((name,) for name in PARTS), TOGETHER):
+        without = warmup | {key: flat_small[key] for name in names for key in PARTS[name]}
+        name = "+".join(names)
         runs[f"without_{name}"] = (f"camvid_strong without {name}", STRONG_CONFIG, without)
     return runs
 
@@ -136,7 +141,7 @@ def table(runs: list[dict], steps: int) -> str:
     everything = with_parts(steps)
     done = [r for r in runs if r["steps"] == steps]
     of = {name: [100 * r["miou"] for r in done if r["ingredient"] == name] for name in everything}
-    lines = [f"{'ingredient':<26} {'runs':>4} {'mIoU':>6} {'gain':>6}  {steps} steps"]
+    lines = [f"{'ingredient':<{_WIDTH}} {'runs':>4} {'mIoU':>6} {'gain':>6}  {steps} steps"]
     for name, (what, config, _) in everything.items():
         if of[name]:
             lines.append(_row(name, what, of[name], of[BASELINE if config == SMALL else STRONG]))
@@ -146,7 +151,7 @@ def table(runs: list[dict], steps: int) -> str:
 def _row(name: str, what: str, values: list[float], reference: list[float]) -> str:
     """One line; "within noise": a gain below two standard deviations of the reference."""
     noise = statistics.stdev(reference) if len(reference) > 1 else None
-    text = f"{name:<26} {len(values):>4} {statistics.mean(values):>6.2f}"
+    text = f"{name:<{_WIDTH}} {len(values):>4} {statistics.mean(values):>6.2f}"
     if values is reference or not reference:
         return f"{text} {'':>6}  {'' if noise is None else f'+- {noise:.2f} (standard deviation)'}".rstrip()
     gain = statistics.mean(values) - statistics.mean(reference)
