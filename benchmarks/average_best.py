@@ -9,11 +9,14 @@ chose them; so the gain is an upper bound. Moving averages are averaged where th
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import evaluate
 from ddrnet_jax.runs import checkpoints, step_files
 from ddrnet_jax.runtime import devices
@@ -25,22 +28,30 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=10, help="number of steps in a mean")
     parser.add_argument("--json", type=Path, help="file for the scores of every mean")
     arguments = parser.parse_args()
-    loaded = [checkpoints.load_weights(path) for path in step_files.steps(arguments.workdir / step_files.FOLDER)]
-    ranked = sorted((each for each in loaded if each.score is not None), key=lambda each: -each.score)
-    if len(ranked) < 2:
-        parser.error(f"--workdir {arguments.workdir}: {len(ranked)} evaluated steps kept, expected 2 or more")
-    experiment, mesh = ranked[0].experiment, devices.data_mesh()
-    evaluator = evaluate.make_evaluator(experiment, ranked[0].graphdef, mesh)
-    source, threads = experiment.eval_source(), experiment.num_threads
-    rows = []
-    for k in range(1, min(arguments.largest, len(ranked)) + 1):
-        weights = jax.device_put(_mean(ranked[:k]), devices.replicated(mesh))
-        with evaluate.samples_to_evaluate(source, experiment.eval_transform, num_threads=threads) as samples:
-            miou = evaluator(*weights, samples).miou
-        rows.append({"steps": [each.step for each in ranked[:k]], "miou": round(float(miou), 4)})
-        print(f"mean of {k:2}  val mIoU {100 * rows[-1]['miou']:.2f}  steps {rows[-1]['steps']}", flush=True)
+    try:
+        rows = list(compared(arguments.workdir, arguments.largest))
+    except UserError as e:
+        sys.exit(f"error: {e}")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def compared(workdir: Path, largest: int) -> Iterator[dict]:
+    """The score of each mean, printed as it comes. Raises UserError for a workdir or data that cannot be read."""
+    loaded = [checkpoints.load_weights(path) for path in step_files.steps(workdir / step_files.FOLDER)]
+    ranked = sorted((each for each in loaded if each.score is not None), key=lambda each: -each.score)
+    if len(ranked) < 2:
+        raise UserError(f"--workdir {workdir}: {len(ranked)} evaluated steps kept, expected 2 or more")
+    experiment, mesh = ranked[0].experiment, devices.data_mesh()
+    source, threads = experiment.eval_source(), experiment.num_threads
+    evaluator = evaluate.make_evaluator(experiment, ranked[0].graphdef, mesh)
+    for k in range(1, min(largest, len(ranked)) + 1):
+        weights = jax.device_put(_mean(ranked[:k]), devices.replicated(mesh))
+        with evaluate.samples_to_evaluate(source, experiment.eval_transform, num_threads=threads) as samples:
+            miou = round(float(evaluator(*weights, samples).miou), 4)
+        steps = [each.step for each in ranked[:k]]
+        print(f"mean of {k:2}  val mIoU {100 * miou:.2f}  steps {steps}", flush=True)
+        yield {"steps": steps, "miou": miou}
 
 
 def _mean(chosen: list[checkpoints.Loaded]) -> tuple[dict, dict]:

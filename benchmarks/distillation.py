@@ -8,7 +8,6 @@ finished run is added to FILE at once, and one that was stopped goes on from its
 """
 
 import argparse
-import statistics
 from pathlib import Path
 
 import ingredients
@@ -41,14 +40,8 @@ def main() -> None:
             ingredients.add(arguments.results, result)
     runs = ingredients.read(arguments.results) + ingredients.read(RESULTS / "ingredients.json")
     for name, what in ((TEACHER, "the teacher, 23"), (STUDENT, "23-slim with it"), (ingredients.STRONG, "without")):
-        print(_row(what, [100 * each["miou"] for each in runs if (each["ingredient"], each["steps"]) == (name, steps)]))
-
-
-def _row(what: str, mious: list[float]) -> str:
-    if not mious:
-        return f"{what:<16} not run"
-    noise = f" +- {statistics.stdev(mious):.2f}" if len(mious) > 1 else ""
-    return f"{what:<16} val mIoU {statistics.mean(mious):.2f}{noise} ({', '.join(f'{miou:.2f}' for miou in mious)})"
+        of = [each for each in runs if (each["ingredient"], each["steps"]) == (name, steps)]
+        print(ingredients.summary(what, [100 * each["miou"] for each in of]))
 
 
 if __name__ == "__main__":

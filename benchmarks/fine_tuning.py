@@ -4,25 +4,24 @@ python benchmarks/fine_tuning.py --data DIR [--steps 200] [--seeds 1] [--results
 
 DIR as in configs/camvid_small.py. configs/folder.py trains twice a seed, from random weights and from camvid_23_slim
 with fresh heads, and both are evaluated on CamVid's val split with the merged labels. The weights have seen the 20
-images before, with other classes. A run takes about eight minutes on 2 CPU cores; one that was stopped goes on.
+images before, with other classes. A run takes about eight minutes on 2 CPU cores; every finished one is added to FILE
+at once, and one that was stopped goes on.
 """
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
+import ingredients
 import numpy as np
 
 from ddrnet_jax import build
 from ddrnet_jax.config import files as config_files
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.weights import shipped
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = ingredients.ROOT
 CAMVID = ROOT / "configs" / "camvid_small.py"
 IMAGES = 20
 # {merged class: CamVid's}
@@ -44,40 +43,36 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "fine_tuning.json")
     parser.add_argument("--workdir", type=Path, default=Path("runs") / "fine_tuning")
     arguments = parser.parse_args()
-    folder = arguments.workdir / "data"
-    _write_folder(arguments.data, folder)
-    runs = [
-        run(start, seed, steps=arguments.steps, data=folder, workdir=arguments.workdir)
-        for seed in range(arguments.seeds)
-        for start in STARTS
-    ]
-    arguments.results.write_text(json.dumps(runs, indent=2) + "\n")
+    folder = arguments.workdir.resolve() / "data"
+    try:
+        _write_folder(arguments.data, folder)
+    except UserError as e:
+        sys.exit(f"error: {e}")
+    done = {(each["start"], each["seed"], each["steps"]) for each in ingredients.read(arguments.results)}
+    for seed in range(arguments.seeds):
+        for start in STARTS:
+            if (start, seed, arguments.steps) not in done:
+                result = run(start, seed, steps=arguments.steps, data=folder, workdir=arguments.workdir)
+                ingredients.add(arguments.results, result)
+    runs = [each for each in ingredients.read(arguments.results) if each["steps"] == arguments.steps]
     for start in STARTS:
-        mious = [100 * each["miou"] for each in runs if each["start"] == start]
-        print(f"{start:16} mIoU {statistics.mean(mious):.1f} ({', '.join(f'{miou:.1f}' for miou in mious)})")
+        print(ingredients.summary(start, [100 * each["miou"] for each in runs if each["start"] == start]))
 
 
 def run(start: str, seed: int, *, steps: int, data: Path, workdir: Path) -> dict:
-    """Train, or go on with, one run in a process of its own; its result as plain JSON values."""
-    folder = workdir / f"{start}_{steps}_{seed}"
+    """Train, or go on with, one run; its result as plain JSON values."""
     overrides = {
         "seed": seed,
         "total_steps": steps,
         "optimizer.warmup_steps": steps // 10,
         "eval.every_steps": 0,
-        "data.root": data.resolve(),
+        "data.root": data,
         "data.classes": tuple(MERGED),
         "data.crop_hw": (240, 320),
         **STARTS[start],
     }
-    command = [sys.executable, "-m", "ddrnet_jax.main", "--config", ROOT / "configs" / "folder.py"]
-    command += ["--workdir", folder, *(f"--config.{key}={value}" for key, value in overrides.items())]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    subprocess.run(command, check=True, env=environment)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    scores = next(line for line in reversed(lines) if "val/miou" in line)
-    iou = {key.removeprefix("val/iou/"): round(v, 4) for key, v in scores.items() if key.startswith("val/iou/")}
-    return {"start": start, "seed": seed, "steps": steps, "miou": round(scores["val/miou"], 4), "iou": iou}
+    result = ingredients.trained(ROOT / "configs" / "folder.py", workdir / f"{start}_{steps}_{seed}", overrides)
+    return {"start": start, "seed": seed, "steps": steps, **result}
 
 
 def _write_folder(camvid_root: Path, folder: Path) -> None:

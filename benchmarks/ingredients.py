@@ -99,26 +99,29 @@ def planned(names: Iterable[str], seeds: int) -> list[tuple[str, int]]:
 
 
 def run(name: str, config: Path, changes: dict, *, seed: int, steps: int, data: Path, workdir: Path) -> dict:
-    """Train, or go on with, one run in a process of its own; its result as plain JSON values."""
+    """Train, or go on with, one run; its result as plain JSON values."""
     overrides = {"seed": seed, "total_steps": steps, "checkpoint.every_steps": 75, "data.root": data, **changes}
-    folder = workdir / f"{name}_{steps}_{seed}"
+    result = trained(config, workdir / f"{name}_{steps}_{seed}", overrides)
+    return {"ingredient": name, "seed": seed, "steps": steps, "changes": changes, **result}
+
+
+def trained(config: Path, folder: Path, overrides: dict) -> dict:
+    """Train, or go on, in a process of its own: its last scores and its losses by step as plain JSON values.
+
+    Where it ends early, so does this program, with its exit code; it has said why.
+    """
     command = [sys.executable, "-m", "ddrnet_jax.main", "--config", config, "--workdir", folder]
     command += [f"--config.{key}={value}" for key, value in overrides.items()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    subprocess.run(command, check=True, env=environment)
+    if code := subprocess.run(command, env=environment).returncode:
+        sys.exit(code)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     scores = next(line for line in reversed(lines) if "val/miou" in line)
-    losses = {line["step"]: round(line["loss"], 4) for line in lines if "loss" in line}
-    iou = {key.removeprefix("val/iou/"): round(v, 4) for key, v in scores.items() if key.startswith("val/iou/")}
     return {
-        "ingredient": name,
-        "seed": seed,
-        "steps": steps,
-        "changes": changes,
         "miou": round(scores["val/miou"], 4),
         "pixel_accuracy": round(scores["val/pixel_accuracy"], 4),
-        "iou": iou,
-        "losses": losses,
+        "iou": {key.removeprefix("val/iou/"): round(v, 4) for key, v in scores.items() if key.startswith("val/iou/")},
+        "losses": {line["step"]: round(line["loss"], 4) for line in lines if "loss" in line},
     }
 
 
@@ -156,6 +159,14 @@ def _row(name: str, what: str, values: list[float], reference: list[float]) -> s
         return f"{text} {'':>6}  {'' if noise is None else f'+- {noise:.2f} (standard deviation)'}".rstrip()
     gain = statistics.mean(values) - statistics.mean(reference)
     return f"{text} {gain:>+6.2f}  {what if noise is None or abs(gain) >= 2 * noise else 'within noise'}"
+
+
+def summary(what: str, mious: list[float]) -> str:
+    """One line: mean, deviation and each of the scores of some runs, in percent."""
+    if not mious:
+        return f"{what:<16} not run"
+    noise = f" +- {statistics.stdev(mious):.2f}" if len(mious) > 1 else ""
+    return f"{what:<16} val mIoU {statistics.mean(mious):.2f}{noise} ({', '.join(f'{miou:.2f}' for miou in mious)})"
 
 
 def step_times(rounds: int = 15) -> str:
