@@ -18,7 +18,7 @@ import numpy as np
 
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation import evaluate
-from ddrnet_jax.runs import checkpoints, step_files
+from ddrnet_jax.runs import checkpoints, step_folders
 from ddrnet_jax.runtime import devices
 
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 def compared(workdir: Path, largest: int) -> Iterator[dict]:
     """The score of each mean, printed as it comes. Raises UserError for a workdir or data that cannot be read."""
-    loaded = [checkpoints.load_weights(path) for path in step_files.steps(workdir / step_files.FOLDER)]
+    loaded = [checkpoints.load_weights(path) for path in step_folders.steps(workdir / step_folders.FOLDER)]
     ranked = sorted((each for each in loaded if each.score is not None), key=lambda each: -each.score)
     if len(ranked) < 2:
         raise UserError(f"--workdir {workdir}: {len(ranked)} evaluated steps kept, expected 2 or more")

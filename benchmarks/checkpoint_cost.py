@@ -20,7 +20,7 @@ import numpy as np
 
 from ddrnet_jax import build, config
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs import step_files, step_folders
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runtime import compilation, devices
 from ddrnet_jax.training import program, state
@@ -97,7 +97,7 @@ def measure(variant: str, crop_hw: tuple[int, int], batch: int, steps: int, save
         found = [training.save(checkpoints, steps) for _ in range(saves)]
         checkpoints.close()
         verified, arrays = [], len(jax.tree.leaves(training.state))
-        newest = max(Path(folder, step_files.FOLDER).iterdir(), key=lambda step: int(step.name))
+        newest = max(Path(folder, step_folders.FOLDER).iterdir(), key=lambda step: int(step.name))
         for _ in range(5):
             start = time.perf_counter()
             step_files.check_saved(newest, arrays, "val/miou")

@@ -25,7 +25,7 @@ from ddrnet_jax.models.folding import fold
 from ddrnet_jax.runs import find
 from ddrnet_jax.runs.checkpoints import Loaded
 from ddrnet_jax.runs.metrics_file import read_lines, training_time
-from ddrnet_jax.runs.step_files import FOLDER
+from ddrnet_jax.runs.step_folders import FOLDER
 from ddrnet_jax.runtime import compilation
 from ddrnet_jax.weights import files as weight_files
 from ddrnet_jax.weights import fingerprint, loading, origins, state_dicts

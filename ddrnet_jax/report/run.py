@@ -22,7 +22,7 @@ from ddrnet_jax.errors import UserError
 from ddrnet_jax.evaluation.evaluate import evaluate_checkpoint
 from ddrnet_jax.evaluation.gallery import Gallery
 from ddrnet_jax.evaluation.metrics import Accuracy, Scores
-from ddrnet_jax.runs import checkpoints, step_files
+from ddrnet_jax.runs import checkpoints, step_files, step_folders
 from ddrnet_jax.runs import find as find_place
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, SCORES, is_number, read_lines, series
 from ddrnet_jax.runs.step_files import CheckpointError
@@ -168,7 +168,7 @@ def read(
     if found.step_folder is not None:
         try:
             result = evaluate_checkpoint(used, found.step_folder, watch=gallery)
-            step = step_files.number(found.step_folder.name.split(".")[0])
+            step = step_folders.number(found.step_folder.name.split(".")[0])
             evaluation = _evaluation(result, used, step, "evaluated for this report")
         except (ConfigError, DataError, CheckpointError) as e:
             if experiment is not None:
@@ -207,7 +207,7 @@ def _on_this_disk(path: str | Path) -> Path:
 
 
 def _workdir(path: Path) -> Path | None:
-    inside = path.parents[1] if path.parent.name == step_files.FOLDER else None
+    inside = path.parents[1] if path.parent.name == step_folders.FOLDER else None
     return next((p for p in (path, inside) if p and any((p / n).exists() for n in ("config.json", METRICS_FILE))), None)
 
 

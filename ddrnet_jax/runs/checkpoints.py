@@ -19,7 +19,7 @@ from ddrnet_jax.config import ConfigError
 from ddrnet_jax.config import files as config_files
 from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.models import variables
-from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs import step_files, step_folders
 from ddrnet_jax.runs.find import find_step, named
 from ddrnet_jax.runs.metrics_file import SCORES
 from ddrnet_jax.runs.step_files import CheckpointError, first_line
@@ -73,7 +73,7 @@ def _loaded(folder: Path, *, averaged: bool, network: Callable[[nnx.Rngs], nnx.M
     try:
         loaded = step_files.read(folder, {name: tree[name] for name in (*names, "step") if name in tree})
     except CheckpointError as e:
-        raise CheckpointError(f"{e}{step_files.beside(folder)}") from e
+        raise CheckpointError(f"{e}{step_folders.beside(folder)}") from e
     weights = loaded["ema"] if is_averaged else loaded
     try:
         config = config_files.from_json(metadata.custom_metadata["config"])
@@ -110,9 +110,9 @@ def save_weights(folder: str | Path, params: dict, batch_stats: dict, config: di
         state = {"params": params, "batch_stats": batch_stats}
         description = step_files.described(state, {"config": config})
         partial = step_files.plainly_named(folder.parent) / f"{secrets.token_hex(6)}.partial"
-        with step_files.saving_context(is_renamed=step_files.is_renamed(folder)):
+        with step_files.saving_context(is_renamed=step_folders.is_renamed(folder)):
             ocp.save(partial, state, custom_metadata=description)
-        step_files.rename(partial, folder)  # the empty folder
+        step_folders.rename(partial, folder)  # the empty folder
         step_files.check_saved(folder, len(jax.tree.leaves(state)), "")
     except OSError as e:
         raise CheckpointError(f"--output {folder}: cannot be written ({e.strerror or first_line(e)})") from e

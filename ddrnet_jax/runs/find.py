@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ddrnet_jax import regular_files
 from ddrnet_jax.bucket import Bucket, is_address
-from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs import step_files, step_folders
 from ddrnet_jax.runs.mirror import Mirror
 from ddrnet_jax.runs.step_files import CheckpointError
 
@@ -23,19 +23,19 @@ def find_step(path: str | Path) -> Path:
     take its place unnoticed.
     """
     path = on_this_disk(path).expanduser().absolute()
-    if step_files.is_step(path):
+    if step_folders.is_step(path):
         return path
-    root = path / step_files.FOLDER if (path / step_files.FOLDER).is_dir() else path
-    found = {int(p.name): p for p in step_files.steps(root) if step_files.is_step(p)}
-    for aside in step_files.replaced(root):  # whose replacement a kill may have cut short
-        found.setdefault(int(aside.name.removesuffix(step_files.REPLACED)), aside)
+    root = path / step_folders.FOLDER if (path / step_folders.FOLDER).is_dir() else path
+    found = {int(p.name): p for p in step_folders.steps(root) if step_folders.is_step(p)}
+    for aside in step_folders.replaced(root):  # whose replacement a kill may have cut short
+        found.setdefault(int(aside.name.removesuffix(step_folders.REPLACED)), aside)
     ranked = {}
     for index, step in found.items():
         try:
             ranked[step] = (step_files.score(step_files.read_description(step)), index)
         except CheckpointError as e:
             if step.exists():  # a run that goes on may have removed it meanwhile
-                raise CheckpointError(f"{e}, and it may be the best{step_files.beside(step)}") from e
+                raise CheckpointError(f"{e}, and it may be the best{step_folders.beside(step)}") from e
     if not ranked:
         raise CheckpointError(f"{path}: no checkpoint here; expected a workdir or one step's directory")
     return max(ranked, key=ranked.__getitem__)
@@ -54,11 +54,11 @@ def on_this_disk(place: str | Path, *, needs_step: bool = True) -> Path:
     mirror.pull(inside)
     folder = mirror.folder / (inside or "")
     with mirror.named():
-        if step_files.is_step(folder):
+        if step_folders.is_step(folder):
             mirror.pull(inside or "")
         elif inside or not any(folder.iterdir()):
             return _file(Bucket(place), mirror.folder)
-        elif needs_step or step_files.steps(folder / step_files.FOLDER):
+        elif needs_step or step_folders.steps(folder / step_folders.FOLDER):
             step = find_step(folder)
             mirror.pull(step.relative_to(folder).as_posix())
             if find_step(folder) != step:  # a run that goes on has saved a better one
@@ -85,9 +85,9 @@ def put_back(place: str | Path) -> str:
 def _copied(place: str | Path) -> tuple[Mirror, str | None]:
     """(the copy of the workdir or the folder that an address is in, the name of the step in it if it is one's)"""
     address = Bucket(place).address
-    workdir, _, name = address.rpartition(f"/{step_files.FOLDER}/")
-    if workdir and step_files.number(name.removesuffix(step_files.REPLACED)) is not None:
-        return _mirror(workdir), f"{step_files.FOLDER}/{name}"
+    workdir, _, name = address.rpartition(f"/{step_folders.FOLDER}/")
+    if workdir and step_folders.number(name.removesuffix(step_folders.REPLACED)) is not None:
+        return _mirror(workdir), f"{step_folders.FOLDER}/{name}"
     return _mirror(address), None
 
 

@@ -19,7 +19,7 @@ from ddrnet_jax.bucket import MARKER, Bucket, BucketError, Vanished
 from ddrnet_jax.errors import UserError
 from ddrnet_jax.outputs import RECORD
 from ddrnet_jax.runs.metrics_file import METRICS_FILE
-from ddrnet_jax.runs.step_files import FOLDER
+from ddrnet_jax.runs.step_folders import FOLDER
 
 MLFLOW_STORE = "mlruns"
 _STEP = re.compile(rf"(?:{FOLDER}/)?([0-9][^/]*)/")  # of a workdir, or of its folder of steps

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from ddrnet_jax.bucket import MARKER, Bucket, is_address
 from ddrnet_jax.errors import TryAgain
-from ddrnet_jax.runs import step_files
+from ddrnet_jax.runs import step_files, step_folders
 from ddrnet_jax.runs.mirror import Mirror
-from ddrnet_jax.runs.step_files import FOLDER, REPLACED, CheckpointError, first_line, number
+from ddrnet_jax.runs.step_files import CheckpointError, first_line
+from ddrnet_jax.runs.step_folders import FOLDER, REPLACED, number
 
 
 class NotSaved(CheckpointError, TryAgain):
@@ -78,10 +79,10 @@ class DiskSteps:
         return step_files.plainly_named(self.root)
 
     def is_renamed(self) -> bool:
-        return step_files.is_renamed(self.root)
+        return step_folders.is_renamed(self.root)
 
     def newest_first(self) -> list[int]:
-        return [int(folder.name) for folder in step_files.steps(self.root)]
+        return [int(folder.name) for folder in step_folders.steps(self.root)]
 
     def fetched(self, step: int) -> Path:
         return self.root / str(step)
@@ -93,28 +94,28 @@ class DiskSteps:
         return contextlib.nullcontext()
 
     def set_aside(self, step: int) -> str:
-        return step_files.set_aside(self.root / str(step)).name
+        return step_folders.set_aside(self.root / str(step)).name
 
     def remove_unfinished(self) -> None:
-        step_files.remove_unfinished(self.root)
+        step_folders.remove_unfinished(self.root)
 
     def tidy(self) -> None:
         self.remove_unfinished()
-        for path in step_files.replaced(self.root):
+        for path in step_folders.replaced(self.root):
             step = path.with_suffix("")
-            if step_files.is_step(step):
-                step_files.remove(path)
+            if step_folders.is_step(step):
+                step_folders.remove(path)
             else:
                 shutil.rmtree(step, ignore_errors=True)  # what there is of the replacement
-                step_files.rename(path, step)
+                step_folders.rename(path, step)
 
     @contextlib.contextmanager
     def moved_away(self, step: int) -> Iterator[None]:
         folder = self.root / str(step)
         aside = folder.with_name(f"{step}{REPLACED}")
-        step_files.rename(folder, aside)
+        step_folders.rename(folder, aside)
         yield
-        step_files.remove(aside)
+        step_folders.remove(aside)
 
     def check_saved(self, step: int, arrays: int, metric: str) -> None:
         step_files.check_saved(self.root / str(step), arrays, metric)
@@ -148,7 +149,7 @@ class BucketSteps:
 
     def newest_first(self) -> list[int]:
         self._mirror.pull()
-        return [int(folder.name) for folder in step_files.steps(self._mirror.folder / FOLDER)]
+        return [int(folder.name) for folder in step_folders.steps(self._mirror.folder / FOLDER)]
 
     def fetched(self, step: int) -> Path:
         self._mirror.pull(f"{FOLDER}/{step}")
@@ -162,7 +163,7 @@ class BucketSteps:
 
     def set_aside(self, step: int) -> str:
         names = {name.split("/")[1] for name in self._bucket.objects(f"{FOLDER}/")}
-        aside = step_files.name_aside(str(step), names)
+        aside = step_folders.name_aside(str(step), names)
         self._bucket.copy(f"{FOLDER}/{step}", f"{FOLDER}/{aside}")
         self._bucket.remove(f"{FOLDER}/{step}")
         return aside

@@ -18,7 +18,7 @@ from ddrnet_jax.errors import UserError
 from ddrnet_jax.runs.lease import OLD_S, Lease
 from ddrnet_jax.runs.metrics_file import METRICS_FILE, read_lines
 from ddrnet_jax.runs.mirror import Mirror
-from ddrnet_jax.runs.step_files import FOLDER
+from ddrnet_jax.runs.step_folders import FOLDER
 from ddrnet_jax.runtime import devices
 
 CONFIG, REPORT, _LOCK = "config.json", "report.html", ".lock"

@@ -12,7 +12,7 @@ import pytest
 from ddrnet_jax import config as config_lib
 from ddrnet_jax.bucket import MARKER
 from ddrnet_jax.config import files as config_files
-from ddrnet_jax.runs import checkpoints, find, mounts, step_files
+from ddrnet_jax.runs import checkpoints, find, mounts, step_files, step_folders
 from ddrnet_jax.runs.save import Checkpoints
 from ddrnet_jax.runs.step_files import CheckpointError
 
@@ -158,7 +158,7 @@ def test_a_replacement_that_was_cut_short_is_finished(run):
 
 def test_a_step_that_was_copied_to_a_disk_is_read_there(run, tmp_path):
     copied = shutil.copytree(run / "checkpoints" / "2", tmp_path / "copied")
-    assert step_files.is_step(copied)
+    assert step_folders.is_step(copied)
     assert step_files.read(find.find_step(copied), state_of(0))["step"] == 2
 
 
