@@ -6,8 +6,10 @@ Copy this file anywhere and edit the five lines; it runs from any folder. DIR ho
 images/train, labels/train, images/val, labels/val; an image and its mask have the same stem.
 Masks are 8-bit PNGs of class indices, or colour masks (then give data.colors). For other layouts (Pascal VOC, COCO,
 labelme, masks with names of their own, one folder without splits) --mode check_data prints the lines to add.
-From random weights, few images learn little. Its 2000 steps take about 40 minutes on 2 CPU cores (reckoned from
-camvid_small.py).
+Its 2000 steps take 20 to 40 minutes on 2 CPU cores (reckoned from a step of camvid_strong.py).
+With few images of streets add --config.init_from=camvid_23_slim --config.init_head=fresh: weights that come with the
+project, for research (docs/weights.md). Measured with 20 images of CamVid, five classes and 200 steps: val mIoU 88,
+from random weights 76. Of other scenes nothing was measured.
 """
 
 from ddrnet_jax.config import base

@@ -42,8 +42,8 @@ def test_the_docstring_says_how_to_run_it_and_what_to_expect(file):
     assert f"python -m ddrnet_jax.main --config configs/{file.name} " in text
     for argument in arguments(file):
         assert re.search(rf"\b{argument}\b", text), f"{argument} is not described"
-    assert re.search(r"mIoU|Top-1|few images learn little", text)
-    assert re.search(r"Not run by us|Measured|minutes on 2 CPU cores|learn little", text)
+    assert re.search(r"mIoU|Top-1", text)
+    assert re.search(r"Not run by us|Measured|minutes on 2 CPU cores", text)
 
 
 def test_what_the_recipes_are_made_of(repo):
