@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import ingredients
 import jax
 import numpy as np
 
@@ -25,9 +26,11 @@ from ddrnet_jax.runtime import devices
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--largest", type=int, default=10, help="number of steps in a mean")
+    parser.add_argument("--largest", type=ingredients.positive, default=10, help="number of steps in a mean")
     parser.add_argument("--json", type=Path, help="file for the scores of every mean")
     arguments = parser.parse_args()
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        parser.error(f"--json {arguments.json}: no such folder")
     try:
         rows = list(compared(arguments.workdir, arguments.largest))
     except UserError as e:
@@ -38,6 +41,8 @@ def main() -> None:
 
 def compared(workdir: Path, largest: int) -> Iterator[dict]:
     """The score of each mean, printed as it comes. Raises UserError for a workdir or data that cannot be read."""
+    if not (workdir / step_folders.FOLDER).is_dir():
+        raise UserError(f"--workdir {workdir}: no {step_folders.FOLDER}/ in it, expected the workdir of a run, on disk")
     loaded = [checkpoints.load_weights(path) for path in step_folders.steps(workdir / step_folders.FOLDER)]
     ranked = sorted((each for each in loaded if each.score is not None), key=lambda each: -each.score)
     if len(ranked) < 2:

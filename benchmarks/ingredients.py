@@ -7,8 +7,9 @@ DIR as in configs/camvid_small.py, which is the baseline: shortened to --steps w
 noise. Each ingredient changes only the keys in INGREDIENTS, or those of PARTS of configs/camvid_strong.py: added alone
 to camvid_small, and left out alone from camvid_strong. A run takes about ten minutes on 2 CPU cores; every finished one
 is added to FILE at once, and a run that was stopped goes on from its last checkpoint, so the whole may take as many
-sittings as it needs. --table prints what FILE holds and runs nothing; --step-time only times a step of the two configs,
-interleaved in one process, and of camvid_strong with AdamW.
+sittings as it needs. What FILE holds is not run again; the default FILE is ours, --results NEW.json measures anew.
+--table prints what FILE holds and runs nothing; --step-time only times a step of the two configs, interleaved in one
+process, and of camvid_strong with AdamW.
 """
 
 import argparse
@@ -62,6 +63,7 @@ TOGETHER = ("cosine_and_warmup", "less_scaling", "ema_098")
 ADAMW = ("AdamW at 0.002 in place of Muon", {"optimizer.name": "adamw", "optimizer.learning_rate": 0.002})
 
 _WIDTH = len("without_" + "+".join(TOGETHER))
+_KEYS = {"ingredient", "seed", "steps", "miou"}
 
 
 def with_parts(steps: int) -> dict[str, tuple[str, Path, dict]]:
@@ -71,10 +73,10 @@ def with_parts(steps: int) -> dict[str, tuple[str, Path, dict]]:
     """
     small, strong = (config_files.load(str(path)) for path in (SMALL, STRONG_CONFIG))
     flat_small, flat_strong = (config_files.flatten(config.to_dict()) for config in (small, strong))
-    flat_strong["optimizer.warmup_steps"] = strong.optimizer.warmup_steps * steps // strong.total_steps
     different = {key for key in flat_small if flat_small[key] != flat_strong[key]}
     if different != {key for keys in PARTS.values() for key in keys}:
         raise ValueError(f"PARTS does not hold what camvid_strong changes: {sorted(different)}")
+    flat_strong["optimizer.warmup_steps"] = strong.optimizer.warmup_steps * steps // strong.total_steps
     runs = {name: (what, SMALL, changes) for name, (what, changes) in INGREDIENTS.items()}
     runs |= {
         name: (f"{name} of camvid_strong", SMALL, {key: flat_strong[key] for key in keys})
@@ -108,8 +110,13 @@ def run(name: str, config: Path, changes: dict, *, seed: int, steps: int, data: 
 def trained(config: Path, folder: Path, overrides: dict) -> dict:
     """Train, or go on, in a process of its own: its last scores and its losses by step as plain JSON values.
 
-    Where it ends early, so does this program, with its exit code; it has said why.
+    Where it ends early, so does this program, with its exit code; it has said why. A folder that was trained with other
+    data ends it too: its weights would count as this data's.
     """
+    if (kept := folder / "config.json").exists():
+        root = json.loads(kept.read_text())["data"]["root"]
+        if Path(root).resolve() != Path(overrides["data.root"]).resolve():
+            sys.exit(f"error: {folder} was trained with {root}, expected that as --data, or another --workdir")
     command = [sys.executable, "-m", "ddrnet_jax.main", "--config", config, "--workdir", folder]
     command += [f"--config.{key}={value}" for key, value in overrides.items()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
@@ -126,14 +133,35 @@ def trained(config: Path, folder: Path, overrides: dict) -> dict:
 
 
 def read(results: Path) -> list[dict]:
-    """The runs of a results file, none if there is no file."""
-    return json.loads(results.read_text()) if results.exists() else []
+    """The runs of a results file, none if there is no file. Ends the program in one line if it cannot be read."""
+    try:
+        runs = json.loads(results.read_text()) if results.exists() else []
+    except (OSError, ValueError) as e:
+        sys.exit(f"error: {results}: {e}; expected the runs that this program wrote there, or no file")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and run.keys() >= _KEYS for run in runs):
+        sys.exit(f"error: {results}: expected a list of runs, each with {', '.join(sorted(_KEYS))}")
+    return runs
+
+
+def missing(results: Path, wanted: Iterable[tuple[str, int]], steps: int) -> list[tuple[str, int]]:
+    """Of the (run, seed) wanted those that the file lacks; says so where it lacks none.
+
+    Ends the program in one line if the file's folder cannot be made.
+    """
+    done = {(run["ingredient"], run["seed"], run["steps"]) for run in read(results)}
+    left = [(name, seed) for name, seed in wanted if (name, seed, steps) not in done]
+    if not left:
+        print(f"nothing to train: {results} has these runs; --results NEW.json measures anew", flush=True)
+    try:
+        results.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        sys.exit(f"error: --results {results}: {e}")
+    return left
 
 
 def add(results: Path, result: dict) -> None:
     """Append one run; the file is whole at every moment."""
     runs = [*read(results), result]
-    results.parent.mkdir(parents=True, exist_ok=True)
     temporary = results.with_suffix(".tmp")
     temporary.write_text(json.dumps(runs, indent=1) + "\n")
     temporary.replace(results)
@@ -167,6 +195,13 @@ def summary(what: str, mious: list[float]) -> str:
         return f"{what:<16} not run"
     noise = f" +- {statistics.stdev(mious):.2f}" if len(mious) > 1 else ""
     return f"{what:<16} val mIoU {statistics.mean(mious):.2f}{noise} ({', '.join(f'{miou:.2f}' for miou in mious)})"
+
+
+def positive(text: str) -> int:
+    """A flag's number, 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} given, expected a number, 1 or more")
+    return int(text)
 
 
 def step_times(rounds: int = 15) -> str:
@@ -214,9 +249,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/camvid"))
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "ingredients.json")
     parser.add_argument("--workdir", type=Path, default=Path("runs/ingredients"))
-    parser.add_argument("--steps", type=int, default=450)
+    parser.add_argument("--steps", type=positive, default=450)
     parser.add_argument(
-        "--seeds", type=int, default=1, help=f"of each; the baseline and camvid_strong have {BASELINE_SEEDS}"
+        "--seeds", type=positive, default=1, help=f"of each; the baseline and camvid_strong have {BASELINE_SEEDS}"
     )
     parser.add_argument("--only", metavar="NAMES", help="of runs, separated by commas: strong,without_muon")
     parser.add_argument("--table", action="store_true", help="print what is there and run nothing")
@@ -225,17 +260,18 @@ def main() -> None:
     if arguments.step_time:
         print(step_times())
         return
-    done = {(r["ingredient"], r["seed"], r["steps"]) for r in read(arguments.results)}
+    if arguments.table:
+        print(table(read(arguments.results), arguments.steps))
+        return
     runs, places = with_parts(arguments.steps), {"data": arguments.data.resolve(), "workdir": arguments.workdir}
-    only = set(arguments.only.split(",") if arguments.only else runs)
+    only = set(runs if arguments.only is None else arguments.only.replace(" ", "").split(","))
     if unknown := only - runs.keys():
-        parser.error(f"--only {','.join(sorted(unknown))}: expected names of {', '.join(runs)}")
-    for name, seed in [] if arguments.table else planned(runs, arguments.seeds):
-        if name in only and (name, seed, arguments.steps) not in done:
-            print(f"{name}, seed {seed}, {arguments.steps} steps", flush=True)
-            _, config, changes = runs[name]
-            result = run(name, config, changes, seed=seed, steps=arguments.steps, **places)
-            add(arguments.results, result)
+        parser.error(f"--only {','.join(sorted(unknown))!r}: expected names of {', '.join(runs)}")
+    wanted = [(name, seed) for name, seed in planned(runs, arguments.seeds) if name in only]
+    for name, seed in missing(arguments.results, wanted, arguments.steps):
+        print(f"{name}, seed {seed}, {arguments.steps} steps", flush=True)
+        _, config, changes = runs[name]
+        add(arguments.results, run(name, config, changes, seed=seed, steps=arguments.steps, **places))
     print(table(read(arguments.results), arguments.steps))
 
 

@@ -29,7 +29,7 @@ def get_config():
     config.data.crop_hw = (256, 256)  # as large as memory allows, best not far below the images' size
     config.data.colour = (0.125, 0.5, 0.5, 0.1)  # other light, other cameras
 
-    # As configs/camvid_strong.py, which learns twice as much as SGD does from few images.
+    # As configs/camvid_strong.py, which learns more than SGD does in few steps.
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 0.005
     config.optimizer.weight_decay = 0.05

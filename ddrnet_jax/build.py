@@ -196,7 +196,8 @@ def _pseudo_labelled(config: ConfigDict, spec: DatasetSpec) -> Source:
             f"config.data.pseudo_root: {root} has masks of the classes {', '.join(made_for)}, the data set "
             f"{config.data.name!r} has {', '.join(spec.classes)}"
         )
-    return FolderPairs(root, pseudo_labels.SPLIT, folder_spec(spec.classes))
+    ours = dataclasses.replace(folder_spec(spec.classes), value_range=spec.value_range)
+    return FolderPairs(root, pseudo_labels.SPLIT, ours)
 
 
 def _check_root(config: ConfigDict) -> None:

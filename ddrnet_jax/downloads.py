@@ -83,22 +83,22 @@ def fetched(address: str) -> Path:
         raise DownloadError(f"{shown(address)}#{fragment}: expected #sha256= and 64 hexadecimal digits")
     is_on_hub = place.startswith("hf://")
     try:
-        path = _from_hub(place) if is_on_hub else _from_web(place, wanted)
+        path, is_kept = (_from_hub(place), True) if is_on_hub else _from_web(place, wanted)
         found = _sha256(path)
     except OSError as e:
         raise _failed(place, f"cannot be kept ({e.strerror or e})", _ELSEWHERE) from e
     if not wanted:
         _log.info(f"{shown(place)}: sha256 {found}")
     elif found != wanted:
-        if not is_on_hub:
+        if not is_kept:
             path.unlink(missing_ok=True)
         raise _failed(place, f"its sha256 is {found}, not {wanted}", "it is another file than the one meant")
     return path
 
 
 def shown(address: str) -> str:
-    """An address without its query, which may hold a secret."""
-    return address.partition("#")[0].partition("?")[0]
+    """An address without its query and a user's name and password, which may be secrets."""
+    return re.sub("//[^/@]*@", "//", address.partition("#")[0].partition("?")[0])
 
 
 def _from_hub(place: str) -> Path:
@@ -112,8 +112,9 @@ def _from_hub(place: str) -> Path:
     revision = match["revision"] and urllib.parse.unquote(match["revision"])
     _log.info(f"{place}: asking the hub")  # which takes half a minute where it cannot be reached
     try:
+        download = huggingface_hub.hf_hub_download  # which imports, and the import sets the level of its logger
         with _quiet("huggingface_hub"):
-            return Path(huggingface_hub.hf_hub_download(match["repo"], match["file"], revision=revision))
+            return Path(download(match["repo"], match["file"], revision=revision))
     except Exception as e:  # of its own, of its network library, of the disk
         names = {kind.__name__ for kind in type(e).__mro__}
         reason = next((reason for name, reason in _HUB_REASONS.items() if name in names), None)
@@ -135,7 +136,8 @@ def _quiet(library: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _from_web(url: str, wanted: str) -> Path:
+def _from_web(url: str, wanted: str) -> tuple[Path, bool]:
+    """The file, and True if it was there before."""
     _check_url(url, wanted)
     name = re.sub(r"[^\w.-]", "_", shown(url).rpartition("/")[2], flags=re.ASCII)[-80:]
     folder = cache_folder.made("weights")
@@ -145,9 +147,10 @@ def _from_web(url: str, wanted: str) -> Path:
     import filelock  # which takes longer to import than the rest of a command's start
 
     with filelock.FileLock(f"{kept}.lock"):
-        if not (wanted and kept.is_file() and _sha256(kept) == wanted):
+        before = _sha256(kept) if wanted and kept.is_file() else ""
+        if not before or before != wanted:
             _fetch(url, kept, wanted)
-    return kept
+        return kept, bool(before) and before == _sha256(kept)
 
 
 def _check_url(url: str, wanted: str) -> None:

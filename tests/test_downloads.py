@@ -159,6 +159,17 @@ def test_another_hash_is_refused_and_nothing_kept(server, folder, knows_length):
     assert not list(folder.glob("*-w"))
 
 
+def test_a_mistyped_hash_costs_nothing_that_was_kept(server, folder):
+    kept = fetched(f"{server.address}/w")
+    refused(f"{server.address}/w#sha256={'0' * 64}", f"its sha256 is {SHA256}")
+    assert kept.read_bytes() == CONTENT
+
+
+def test_a_password_is_not_shown():
+    with pytest.raises(DownloadError, match=r"^https://nowhere\.invalid/w: expected hf://"):
+        fetched("https://me:secret@nowhere.invalid/w")
+
+
 @pytest.mark.parametrize("fragment", ["sha256=abc", "md5=" + "0" * 32, "", "sha256=" + "g" * 64])
 def test_a_hash_that_is_none_is_refused_before_anything_is_fetched(server, fragment):
     refused(f"{server.address}/w#{fragment}", "expected #sha256= and 64 hexadecimal digits")
@@ -264,7 +275,7 @@ def test_what_is_too_large_for_weights_is_not_fetched(server, monkeypatch):
 
 @pytest.mark.parametrize(
     "address",
-    ["ftp://host/w", "gs://bucket/w", "https://", "https://user:word@host/w", "https://host/a b", "https://[1/w"],
+    ["ftp://host/w", "gs://bucket/w", "https://", "https://host/a b", "https://[1/w"],
 )
 def test_what_is_no_address_is_refused(address):
     refused(address, "expected hf://OWNER/REPO/FILE or https://")

@@ -88,15 +88,12 @@ def _serve(arguments, overrides) -> None:
 def _pseudo_label(arguments, overrides) -> None:
     from ddrnet_jax.prediction import pseudo_labels
 
-    confidence = flags.positive(arguments.confidence or "0.9", "confidence", float)
-    if confidence > 1:
-        raise UsageError(f"--confidence {arguments.confidence}: a probability, at most 1")
+    confidence = flags.probability(arguments.confidence or "0.9", "confidence")
     wanted = inputs.optional_experiment(arguments, overrides)
     source, output = inputs.needed(arguments, "input"), inputs.needed(arguments, "output")
-    count, kept = pseudo_labels.pseudo_label(
+    count, _ = pseudo_labels.pseudo_label(
         inputs.checkpoint(arguments), source, output, confidence=confidence, wanted=wanted
     )
-    print("\n".join(kept.lines()))
     print(f"{count} images and masks are in {output}; data.pseudo_root={output} trains on them too")
 
 
@@ -182,6 +179,8 @@ def _check_data(arguments, overrides) -> int:
     e = inputs.experiment(arguments, overrides)
     output = arguments.output or Path("runs") / "check_data" / inputs.run_name(arguments)
     Outputs(output).require(check_report.FILES)
+    if e.pseudo_source:
+        check.read_all(e.pseudo_source())
     report = check.check(
         (
             check.Split("training", e.train_split, e.train_source),

@@ -174,7 +174,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--int8", action="store_true", help="export: quantise an onnx file")
     parser.add_argument("--calibrate", metavar="N", help="export: training images that calibrate int8 (default: 64)")
     parser.add_argument("--max_loss", metavar="POINTS", help="export: of mIoU, that int8 may cost (default: 1)")
-    parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, 0 to 1 (default: 0.9)")
+    parser.add_argument("--confidence", metavar="P", help="pseudo_label: least probability, up to 1 (default: 0.9)")
     parser.add_argument("--side_by_side", action="store_true", help="predict: image and overlay in one picture")
     parser.add_argument("--live", action="store_true", help="predict: drop frames of a stream rather than delay them")
     parser.add_argument("--host", metavar="NAME", help="serve: address to listen at (default: 127.0.0.1)")
@@ -257,6 +257,14 @@ def positive(text: str, name: str, kind: type[int] | type[float]) -> int | float
             return value
     expected = "whole numbers" if kind is int else "a number"
     raise UsageError(f"--{name} {cut(text, 80)}: expected {expected} above 0 and below {_MOST:g}")
+
+
+def probability(text: str, name: str) -> float:
+    """The number of a flag, above 0 and at most 1. Raises UsageError."""
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise UsageError(f"--{name} {cut(text, 80)}: expected a probability, above 0 and at most 1")
 
 
 def port(text: str) -> int:

@@ -30,10 +30,17 @@ class WithLogits:
     """A source whose samples have the teacher's logits too, f32[ceil(H/8),ceil(W/8),C] of FOLDER/<stem>.npy."""
 
     def __init__(self, source: Source, folder: str | Path):
-        """Raises DataError that names the first image without a file."""
+        """Raises DataError that names the first image without a file, or two images of one."""
         self._source, self._folder, self.spec = source, Path(folder), source.spec
         there = {path.stem for path in self._folder.glob("*.npy")}
-        missing = [name for name in source.names() if Path(name).stem not in there]
+        of: dict[str, str] = {}
+        for name in source.names():
+            if of.setdefault(Path(name).stem, name) != name:
+                raise DataError(
+                    f"{self._folder}: {of[Path(name).stem]} and {name} would share {Path(name).stem}.npy; give images "
+                    "names of their own, or a network as the teacher"
+                )
+        missing = [name for name in of.values() if Path(name).stem not in there]
         if missing:
             wanted = self._folder / f"{Path(missing[0]).stem}.npy"
             raise DataError(f"{wanted}: no such file; {len(missing)} of {len(source)} images have no logits there")
@@ -47,7 +54,9 @@ class WithLogits:
         path = self._folder / f"{Path(sample['name']).stem}.npy"
         try:
             logits = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as e:
+            if not isinstance(logits, np.ndarray):
+                raise ValueError("an archive of arrays, .npz")
+        except (OSError, ValueError, EOFError, MemoryError) as e:
             raise DataError(f"{path}: cannot be read as an array ({e})") from e
         expected = (*(-(-n // 8) for n in sample["image"].shape[:2]), self.spec.num_classes)
         if logits.shape != expected or logits.dtype not in (np.float16, np.float32):
@@ -55,6 +64,8 @@ class WithLogits:
                 f"{path}: {logits.dtype}{list(logits.shape)} given, expected float16 or float32 logits "
                 f"{list(expected)}: an eighth of {sample['name']}, and its classes last"
             )
+        if not np.isfinite(logits).all():
+            raise DataError(f"{path}: has logits that are not finite; of a class that is nowhere give -1e4")
         return {**sample, "teacher_logits": logits.astype(np.float32)}
 
     def names(self) -> list[str]:

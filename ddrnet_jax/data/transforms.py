@@ -81,7 +81,8 @@ def random_scale_crop_flip(
 
     image    u8[H,W,3]      label  u8[H,W] (train ids)
     colour            of `random_colours`; () = as they are
-    max_class_share   of the labelled pixels of a crop; one with more of a class is drawn again, at most ten times
+    max_class_share   of the labelled pixels of a crop; one with more of a class, or without labels, is drawn again, at
+                      most ten times
     rare_class_share  of the crops, which lie around a class of the image: see `offset_around_a_class`
     Returns  (u8[h,w,3], u8[h,w], where they lie) with (h, w) = crop_hw; padding is 0 and IGNORE
     Source: paper section 4.2; scale uniform in `scale_range`, flip with probability 1/2. Colours are drawn last: with
@@ -94,7 +95,7 @@ def random_scale_crop_flip(
     else:
         offset_yx = random_offset(scaled_hw, crop_hw, rng)
         for _ in range(_CROP_TRIES if max_class_share < 1 else 0):
-            if largest_share(cropped_label(label, scaled_hw, offset_yx, crop_hw)) <= max_class_share:
+            if 0 < largest_share(cropped_label(label, scaled_hw, offset_yx, crop_hw)) <= max_class_share:
                 break
             offset_yx = random_offset(scaled_hw, crop_hw, rng)
     image, label = scale_and_crop(image, label, scaled_hw, offset_yx, crop_hw)

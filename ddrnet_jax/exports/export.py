@@ -28,7 +28,7 @@ from ddrnet_jax.runs.metrics_file import read_lines, training_time
 from ddrnet_jax.runs.step_folders import FOLDER
 from ddrnet_jax.runtime import compilation
 from ddrnet_jax.weights import files as weight_files
-from ddrnet_jax.weights import fingerprint, loading, origins, state_dicts
+from ddrnet_jax.weights import fingerprint, loading, origins, shipped, state_dicts
 from ddrnet_jax.weights.card import CONFIG_ENTRY, card_path, score_entry
 
 WEIGHTS, PROGRAMS = ("safetensors", "pth"), ("stablehlo", "onnx")
@@ -159,9 +159,10 @@ def _rounded(checkpoint: str | Path, params: dict) -> dict:
 
 
 def _without_places(config: dict) -> dict:
-    """A config without the paths of the machine that it was used on."""
+    """A config without the paths of the machine that it was used on; a name of shipped weights is none."""
     groups = {"data": {"root": "", "pseudo_root": ""}, "distill": {"teacher": ""}}
-    return config | {"init_from": "", "init_head": "load"} | {name: config[name] | new for name, new in groups.items()}
+    start = {} if config["init_from"] in shipped.NAMES else {"init_from": "", "init_head": "load"}
+    return config | start | {name: config[name] | new for name, new in groups.items()}
 
 
 def _weights(
@@ -173,6 +174,7 @@ def _weights(
     except ValueError as e:
         raise ExportError(f"{checkpoint}: {e}") from e
     tensors = {name: array.astype(dtype) if array.ndim > 1 else array for name, array in tensors.items()}
+    terms = hub_page.terms(loaded.experiment.config)
 
     def write(output: Path) -> None:
         if file_format == "safetensors":
@@ -187,7 +189,8 @@ def _weights(
         "naming": naming,
         "dtype": dtype,
         "output_stride": 1 if naming == "super-gradients" else 8,  # its heads upsample inside
-        "terms": hub_page.terms(loaded.experiment.data_name).text,
+        "license": terms.license,
+        "terms": terms.text,
         "not_for": hub_page.NOT_FOR,
         "notes": _notes(loaded, naming),
     } | _training(checkpoint, loaded), write

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from ddrnet_jax.weights import shipped
+
 PAGE, CONFIG = "README.md", "config.json"
 PAPER = "2101.06085"  # on arXiv
 
@@ -44,9 +46,24 @@ NOT_FOR = (
 )
 
 
-def terms(data_set: str) -> Terms:
-    """The terms that weights trained on a data set carry."""
-    return _TERMS.get(data_set, _OWN)
+def terms(config: dict) -> Terms:
+    """The terms that weights of a run carry: those of its data, and of the networks that it began with or learnt from.
+
+    config  JSON values, as the run keeps them
+    """
+    data = _TERMS.get(config["data"]["name"], _OWN)
+    others = {
+        "init_from": config.get("init_from"),
+        "distill.teacher": config.get("distill", {}).get("teacher"),
+        "data.pseudo_root": config["data"].get("pseudo_root"),
+    }
+    given = [key for key, value in others.items() if value]
+    if not given:
+        return data
+    more = f" Other weights had a part in it ({', '.join(given)}), and their terms hold too: "
+    if given == ["init_from"] and others["init_from"] in shipped.NAMES:
+        return Terms("other", f"{data.text}{more}it began with {others['init_from']}. {_TERMS['camvid'].text}")
+    return Terms("other", f"{data.text}{more}say here which, before others see this page.")
 
 
 def files(card: dict, weights_file: Path) -> dict[str, str]:
@@ -66,7 +83,7 @@ def _head(card: dict) -> dict:
     data_set, is_segmenter = card["config"]["data"]["name"], card["task"] == "segmentation"
     task = "image-segmentation" if is_segmenter else "image-classification"
     head: dict = {
-        "license": terms(data_set).license,
+        "license": card["license"],
         "library_name": "ddrnet_jax",
         "pipeline_tag": task,
         "tags": ["ddrnet", "jax", "flax", "real-time", f"arxiv:{PAPER}"],
@@ -130,7 +147,7 @@ mask = segmenter.predict(photo)  # u8[H,W,3] RGB -> u8[H,W] train ids
 
 ## Licence
 
-{terms(data_set).text}
+{card["terms"]}
 """
 
 

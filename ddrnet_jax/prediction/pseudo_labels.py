@@ -89,6 +89,8 @@ def pseudo_label(
         _log.warning(line)
     kept = Kept(trained.classes, *counts)
     _write_card(outputs, checkpoint, confidence, view, kept)
+    for line in kept.lines():
+        print(line)
     if broken:
         raise DataError(f"{len(broken)} of {len(paths)} images were left out:\n  " + "\n  ".join(broken))
     return len(paths), kept

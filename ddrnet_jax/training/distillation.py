@@ -16,6 +16,7 @@ from ddrnet_jax.data import teacher_logits
 from ddrnet_jax.data.samples import Source
 from ddrnet_jax.data.sets.of_config import dataset_spec
 from ddrnet_jax.data.teacher_logits import LOGITS
+from ddrnet_jax.errors import UserError
 from ddrnet_jax.models import platforms, variables
 from ddrnet_jax.models.ddrnet import DDRNet, normalise
 from ddrnet_jax.models.inference import Weights, merged
@@ -96,7 +97,11 @@ def read_teacher(experiment: Experiment) -> Teacher | None:
         return None
     if teacher_logits.is_folder_of_logits(path):
         return Teacher(f"teacher: the logits in {path}")
-    weights = pretrained.read(path)
+    try:
+        weights = pretrained.read(path)
+    except UserError as e:
+        more = "" if "://" in path or Path(path).is_file() else " (or a folder with each image's logits, STEM.npy)"
+        raise ConfigError(f"config.distill.teacher: {e}{more}") from e
     if weights.classes is None and (config := importing.config_in(places.local(path))):  # of a file of ours
         weights = dataclasses.replace(weights, classes=dataset_spec(config).classes)
     _check_classes(weights, experiment)

@@ -117,6 +117,10 @@ def test_a_crop_that_is_nearly_all_one_class_is_drawn_again():
     assert np.mean(np.array(limited) > 0.8) < 0.75  # at most ten times: 0.95 ** 11 of them stay
     assert largest_share(np.array([[0, 1, 1, 1, 255, 255]], np.uint8)) == 0.75
     assert largest_share(np.full((2, 2), 255, np.uint8)) == 0
+    label[:, :56] = 255  # crops without labels teach nothing
+    label[:32, 32:56] = 0
+    plain, limited = ([share(seed, **more) for seed in range(200)] for more in ({}, {"max_class_share": 0.99}))
+    assert np.mean(np.array(limited) == 0) < np.mean(np.array(plain) == 0) / 2
 
 
 @pytest.mark.parametrize("scale", [0.6, 1.0, 1.7])

@@ -157,6 +157,8 @@ def test_the_terms_are_those_of_the_data(data_set, license):
         **{"dtype": "float32", "file_sha256": "0" * 64, "input": {"mean": (0.5,), "std": (0.25,)}},
         "config": {"data": {"name": data_set, "eval_split": "val"}, "total_steps": 3, "batch_size": 2, "seed": 0},
     }
+    terms = hub_page.terms(card["config"])
+    card |= {"license": terms.license, "terms": terms.text}
     texts = hub_page.files(card, hub_page.Path("w.safetensors"))
     head = yaml.safe_load(texts["README.md"].split("---\n")[1])
     assert head["license"] == ("apache-2.0" if data_set == "scenes" else "other")
@@ -165,6 +167,22 @@ def test_the_terms_are_those_of_the_data(data_set, license):
     assert "model-index" not in head
     assert "| mIoU | not evaluated |" in texts["README.md"]
     assert json.loads(texts["config.json"])["model_type"] == "ddrnet"
+
+
+@pytest.mark.parametrize(
+    ("others", "parts"),
+    [
+        ({"init_from": "camvid_23_slim"}, ["draws: free", "(init_from)", "began with camvid_23_slim", "CamVid (Br"]),
+        ({"init_from": "/w.pth"}, ["(init_from), and their terms hold too: say here which"]),
+        ({"distill": {"teacher": "runs/23"}}, ["(distill.teacher)"]),
+        ({"init_from": "camvid_23_slim", "distill": {"teacher": "t"}}, ["(init_from, distill.teacher)", "say here"]),
+    ],
+)
+def test_the_terms_of_other_weights_hold_too(others, parts):
+    """Drawn scenes alone are free; what began with CamVid's weights is not."""
+    terms = hub_page.terms({"data": {"name": "scenes"}} | others)
+    assert terms.license == "other"
+    assert all(part in terms.text for part in parts)
 
 
 def test_what_cannot_be_halved_is_refused(model, tmp_path, capsys):

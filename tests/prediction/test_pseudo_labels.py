@@ -15,6 +15,7 @@ from ddrnet_jax.data.pseudo_labels import CARD, SPLIT
 from ddrnet_jax.data.sets.folder import folder_spec
 from ddrnet_jax.data.sources import FolderPairs
 from ddrnet_jax.evaluation.views import View
+from ddrnet_jax.main import main
 from ddrnet_jax.models.ddrnet import Output
 from ddrnet_jax.prediction import pseudo_labels, segmenter
 from ddrnet_jax.prediction.segmenter import Segmenter
@@ -87,6 +88,32 @@ def test_a_config_trains_on_it_whatever_the_values_of_its_own_labels(tmp_path, f
 def test_with_no_confidence_asked_for_every_pixel_is_labelled(tmp_path, frames):
     _, kept = pseudo_labels.pseudo_label("checkpoint", frames, tmp_path / "all", confidence=1e-6)
     np.testing.assert_array_equal(kept.kept, kept.predicted)
+
+
+def test_their_images_of_16_bits_are_read_as_the_data_sets_are(tmp_path, frames):
+    cv2.imwrite(str(frames / "c.png"), np.full((32, 64, 3), 2048, np.uint16))
+    pseudo_labels.pseudo_label("checkpoint", frames, tmp_path / "pseudo", confidence=0.9)
+    config = base()
+    config.data.name, config.data.root, config.data.classes = "folder", str(tmp_path), SPEC.classes
+    config.data.pseudo_root, config.data.value_range = str(tmp_path / "pseudo"), (0.0, 4096.0)
+    assert build.experiment(config).pseudo_source()[2]["image"].mean() == pytest.approx(127.5, abs=1)
+
+
+def test_check_data_reads_them_too(tmp_path, frames, capsys):
+    pseudo_labels.pseudo_label("checkpoint", frames, tmp_path / "pseudo", confidence=0.9)
+    for split in ("train", "val"):
+        for kind, pixels in (("images", np.zeros((32, 64, 3), np.uint8)), ("labels", np.ones((32, 64), np.uint8))):
+            folder = tmp_path / "mine" / kind / split
+            folder.mkdir(parents=True)
+            cv2.imwrite(str(folder / f"{split}.png"), pixels)
+    mine = (f"--config.data.root={tmp_path / 'mine'}", f"--config.data.classes={SPEC.classes}")
+    flags = ["--mode", "check_data", "--config", "configs/folder.py", *mine, "--output", str(tmp_path / "report")]
+    assert main(flags) == 0
+    assert main([*flags, f"--config.data.pseudo_root={tmp_path / 'pseudo'}"]) == 0
+    (tmp_path / "pseudo" / "labels" / SPLIT / "b.png").write_bytes(b"no mask")
+    assert main([*flags, f"--config.data.pseudo_root={tmp_path / 'pseudo'}"]) == 1
+    assert "b.png" in capsys.readouterr().err
+    assert main([*flags, "--config.data.pseudo_root=/no/such"]) == 1
 
 
 def test_nothing_is_overwritten(tmp_path, frames, monkeypatch):

@@ -10,6 +10,7 @@ import tiny
 from ddrnet_jax import build
 from ddrnet_jax.config import ConfigError, base
 from ddrnet_jax.data import class_balance
+from ddrnet_jax.data.errors import DataError
 from ddrnet_jax.training import class_weights, loop, program
 
 
@@ -62,6 +63,18 @@ def test_a_resumed_run_has_those_it_began_with(tmp_path):
     assert resumed[2] == pytest.approx(2 * first[2], rel=0.5)
     assert resumed != first
     assert class_weights.counted(tmp_path, source, is_resumed=False, num_threads=1) == first
+
+
+def test_classes_that_no_label_has_are_named_and_no_class_at_all_is_an_error(tmp_path, monkeypatch, caplog):
+    source = experiment().train_source()
+    counts = np.array([[5, 0, 7, *[1] * 6], [9, 0, 9, *[9] * 6]])
+    monkeypatch.setattr(class_balance, "count_pixels", lambda *_: counts)
+    weights = class_weights.counted(tmp_path, source, is_resumed=False, num_threads=1)
+    assert weights[1] == 1
+    assert f"in no training label, and with a weight of 1: {source.spec.classes[1]}" in caplog.text
+    monkeypatch.setattr(class_balance, "count_pixels", lambda *_: 0 * counts)
+    with pytest.raises(DataError, match="no pixel of the 8 training labels is of a class"):
+        class_weights.counted(tmp_path / "none", source, is_resumed=False, num_threads=1)
 
 
 NINE = ", 1" * 8

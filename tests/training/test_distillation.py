@@ -215,6 +215,8 @@ def test_logits_on_disk_teach_in_the_places_of_the_crop(folder_of_logits, tmp_pa
         (lambda path: path.unlink(), "scene_0_00003.npy: no such file; 1 of 8 images have no logits there"),
         (lambda path: np.save(path, np.zeros((4, 8, 5), np.float32)), r"float32\[4, 8, 5\] given, expected float16 or"),
         (lambda path: path.write_bytes(b"no array"), "scene_0_00003.npy: cannot be read as an array"),
+        (lambda path: _archive(path), r"scene_0_00003.npy: cannot be read as an array \(an archive of arrays"),
+        (lambda path: np.save(path, np.load(path) * np.nan), "scene_0_00003.npy: has logits that are not finite"),
     ],
 )
 def test_logits_that_are_not_of_the_image_end_in_one_line(folder_of_logits, damage, message):
@@ -222,6 +224,19 @@ def test_logits_that_are_not_of_the_image_end_in_one_line(folder_of_logits, dama
     e = with_teacher(folder_of_logits)
     with pytest.raises(DataError, match=message):
         distillation.taught(e.train_source(), e)[3]
+
+
+def _archive(path):
+    with path.open("wb") as file:
+        np.savez(file, np.load(path.with_name("scene_0_00002.npy")))
+
+
+def test_two_images_of_one_file_end_in_one_line(folder_of_logits):
+    e = with_teacher(folder_of_logits)
+    source = e.train_source()
+    source.names = lambda: ["a/scene_0_00003.png", "b/scene_0_00003.png"]
+    with pytest.raises(DataError, match=r"a/scene_0_00003.png and b/scene_0_00003.png would share scene_0_00003.npy"):
+        distillation.taught(source, e)
 
 
 def test_pseudo_labelled_images_have_no_logits(folder_of_logits):

@@ -197,6 +197,12 @@ def check(
     return Report(spec.name, str(root), actual, tuple(tallies), tuple(found), _some(opened, tallies))
 
 
+def read_all(source: Source) -> None:
+    """Read every sample under a progress bar. Raises DataError naming the first that cannot be used."""
+    for index in tqdm(range(len(source)), unit="image", disable=None, ncols=80):
+        source[index]
+
+
 def _layout(splits: Sequence[Split], spec: DatasetSpec, root: str | Path, found: list[Finding]) -> list[Finding]:
     """How the files of the user's own folder lie, where something is wrong with how they are read."""
     if not isinstance(spec, Folder) or not any(f.severity == "error" or f.message.endswith(SHARED) for f in found):
